@@ -1,0 +1,3 @@
+"""netsonde: a network probe engine."""
+
+__version__ = "0.1.0"

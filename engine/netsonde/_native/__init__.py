@@ -1,0 +1,1 @@
+"""Compiled leaves: sockets, packets and the deadline heap. They import nothing of ours."""
