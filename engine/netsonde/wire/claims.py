@@ -1,0 +1,156 @@
+"""Claims and extensions as agents read them, and the one place where lease times become ns."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from netsonde.clock import NS_PER_MS
+from netsonde.model import ID_MAX, ClaimResponse, ExtendOutcome, ExtendResponse, Lease
+from netsonde.wire.codec import DecodeError, decode_answer
+
+EPOCH_MS_MIN = 10**11  # a duration this long is 3 years; an instant this early is 1973
+MARGIN_MIN_NS = 250 * NS_PER_MS
+MARGIN_FRACTION = 100  # 1 %: drift between two hosts' clocks over one term
+DATE_HEADER_SLACK_MS = 1000  # the Date header is cut to whole seconds
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedLease:
+    """A lease that was granted but cannot be worked on; it is handed back."""
+
+    lease_id: int | None
+    task_id: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A claim's answer: the leases that decode, and those that do not."""
+
+    leases: tuple[Lease, ...] = ()
+    rejected: tuple[RejectedLease, ...] = ()
+    claim_id: str | None = None
+    held_ms: int | None = None
+    server_time_ms: int | None = None
+    config_revision: str | None = None
+
+
+class _LooseClaim(msgspec.Struct, frozen=True):
+    leases: tuple[msgspec.Raw, ...]
+    claim_id: str | None = None
+    held_ms: int | None = None
+    server_time_ms: int | None = None
+    config_revision: str | None = None
+
+
+@dataclass(slots=True)
+class _Sorted:
+    leases: list[Lease] = field(default_factory=list)
+    rejected: list[RejectedLease] = field(default_factory=list)
+
+    def take(self, lease: Lease) -> None:
+        problem = _inconsistency(lease)
+        if problem is None:
+            self.leases.append(lease)
+        else:
+            self.rejected.append(RejectedLease(lease.lease_id, lease.task_id, problem))
+
+
+def decode_claim(body: bytes) -> Claimed:
+    """Decode a claim's answer; an empty body is an answer without leases.
+
+    The whole batch is decoded at once; only when that fails is it decoded lease by lease, so that
+    one bad lease costs itself.
+
+    Raises:
+        DecodeError: the answer as a whole is not a claim's.
+    """
+    if not body:
+        return Claimed()
+    sorted_ = _Sorted()
+    answer: ClaimResponse | _LooseClaim
+    try:
+        answer = typed = decode_answer(ClaimResponse, body)
+    except DecodeError:
+        answer = loose = decode_answer(_LooseClaim, body)
+        for raw in loose.leases:
+            _take_loose(bytes(raw), sorted_)
+    else:
+        for lease in typed.leases:
+            sorted_.take(lease)
+    return Claimed(
+        leases=tuple(sorted_.leases),
+        rejected=tuple(sorted_.rejected),
+        claim_id=answer.claim_id,
+        held_ms=answer.held_ms,
+        server_time_ms=answer.server_time_ms,
+        config_revision=answer.config_revision,
+    )
+
+
+def decode_extend(body: bytes) -> ExtendResponse:
+    """Decode an extension's answer: ours, the original servers', or a bare array of outcomes.
+
+    Raises:
+        DecodeError: it is none of these.
+    """
+    if body.lstrip()[:1] == b"[":
+        return ExtendResponse(outcomes=decode_answer(tuple[ExtendOutcome, ...], body))
+    return decode_answer(ExtendResponse, body)
+
+
+def relative_ms(value: int, *, date_epoch_ms: int | None, term_ms: int) -> int:
+    """Return a deadline as the milliseconds that remain.
+
+    The original Go server sends epoch milliseconds; they are compared with that server's own Date
+    header, never with this host's wall clock, and clamped to (0, term_ms].
+    """
+    if value <= EPOCH_MS_MIN:
+        return value
+    if date_epoch_ms is None:
+        return term_ms
+    return max(1, min(value - date_epoch_ms - DATE_HEADER_SLACK_MS, term_ms))
+
+
+def lease_deadline_ns(sent_ns: int, lease_until_ms: int, granted_after_ms: int | None) -> int:
+    """Return the instant at which this agent stops working on a lease.
+
+    sent_ns is when this attempt's request left, on CLOCK_BOOTTIME; the server counts
+    granted_after_ms from its receipt. The result is early for any network delay, never late.
+    """
+    term_ns = lease_until_ms * NS_PER_MS
+    margin_ns = max(MARGIN_MIN_NS, term_ns // MARGIN_FRACTION)
+    return sent_ns + (granted_after_ms or 0) * NS_PER_MS + term_ns - margin_ns
+
+
+def _take_loose(raw: bytes, sorted_: _Sorted) -> None:
+    plain = msgspec.json.decode(raw)
+    try:
+        sorted_.take(msgspec.convert(_without_nulls(plain), Lease))
+    except msgspec.ValidationError as error:
+        sorted_.rejected.append(
+            RejectedLease(_id_of(plain, "lease_id"), _id_of(plain, "task_id"), str(error))
+        )
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop null fields: the original servers write absent options as null."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _id_of(value: Any, name: str) -> int | None:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if type(found) is int and 0 <= found <= ID_MAX else None
+
+
+def _inconsistency(lease: Lease) -> str | None:
+    if not 0 <= lease.lease_id <= ID_MAX or not 0 <= lease.task_id <= ID_MAX:
+        return "an id is outside 0 to 2^64-1"
+    if lease.spec.__struct_config__.tag != lease.kind.value:
+        return f"the lease says {lease.kind.value}, its spec {lease.spec.__struct_config__.tag}"
+    if lease.lease_until_ms <= 0:
+        return "the lease had ended when it was granted"
+    return None

@@ -1,0 +1,162 @@
+"""Bytes to typed values and back: the only place that decodes or encodes JSON.
+
+Decoding is typed and validates in one pass (msgspec); what we write is orjson's, around fragments
+that hold only bytes our own encoder made or our own decoder validated.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+import msgspec
+import orjson
+
+from netsonde.errors import ErrorCode, NetsondeError, RequestError
+from netsonde.wire.limits import BODY_MAX_BYTES, JSON_DEPTH_MAX
+
+T = TypeVar("T")
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS_ONLY = bytes(set(range(256)) - set(b"[]{}"))
+_ROUND_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}
+_AT = re.compile(r"^(?P<message>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
+
+
+class DecodeError(NetsondeError):
+    """The other side's answer is not what the contract says."""
+
+
+def encode(value: Any) -> bytes:
+    """Encode Structs, plain values and fragments as compact JSON.
+
+    Raises:
+        TypeError: value holds something JSON has no form for.
+    """
+    return orjson.dumps(value, default=_plain)
+
+
+def fragment(body: bytes) -> Any:
+    """Embed validated JSON bytes as they are in what `encode` writes."""
+    return orjson.Fragment(body)
+
+
+def parse(body: bytes) -> Any:
+    """Decode JSON into plain values; integers of any size stay integers.
+
+    Raises:
+        DecodeError: body is not JSON.
+    """
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not JSON: {error}") from error
+
+
+def decode(
+    type_: type[T],
+    body: bytes,
+    *,
+    max_bytes: int = BODY_MAX_BYTES,
+    depth_max: int = JSON_DEPTH_MAX,
+    strict: bool = False,
+) -> T:
+    """Decode and validate a request's body.
+
+    strict makes unknown fields an error, as the operator API does.
+
+    Raises:
+        RequestError: ERR_TOO_LARGE, ERR_MALFORMED_JSON, or ERR_VALIDATION with the path.
+    """
+    if len(body) > max_bytes:
+        raise RequestError(
+            ErrorCode.TOO_LARGE, f"the body has {len(body)} bytes, {max_bytes} are allowed"
+        )
+    if is_too_deep(body, depth_max):
+        raise RequestError(
+            ErrorCode.MALFORMED_JSON, f"the JSON is nested deeper than {depth_max} levels"
+        )
+    try:
+        value = decoder(type_).decode(body)
+    except msgspec.ValidationError as error:
+        raise validation_error(error) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RequestError(ErrorCode.MALFORMED_JSON, f"the body is not JSON: {error}") from error
+    if strict:
+        _refuse_unknown(type_, parse(body), "$")
+    return value
+
+
+def decode_answer(type_: type[T], body: bytes) -> T:
+    """Decode and validate a control plane's answer; unknown fields are ignored.
+
+    Raises:
+        DecodeError: body is not JSON or not of this type.
+    """
+    try:
+        return decoder(type_).decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise DecodeError(f"{error} (the body starts {body[:60]!r})") from error
+
+
+def decoder(type_: type[T]) -> "msgspec.json.Decoder[T]":
+    """Return the one decoder of a type: making one costs more than using it."""
+    known = _decoders.get(type_)
+    if known is None:
+        known = _decoders[type_] = msgspec.json.Decoder(type_)
+    return known
+
+
+def validation_error(error: msgspec.ValidationError) -> RequestError:
+    """Turn msgspec's message into ERR_VALIDATION with `(path, message)`."""
+    match = _AT.match(str(error))
+    path, message = (match["path"], match["message"]) if match else ("$", str(error))
+    return RequestError(ErrorCode.VALIDATION, f"{path}: {message}", violations=((path, message),))
+
+
+def is_too_deep(body: bytes, limit: int = JSON_DEPTH_MAX) -> bool:
+    """Whether JSON nests arrays and objects deeper than limit.
+
+    Each pass over the bare brackets removes the innermost level, so that the work is done by
+    bytes.replace and not by a loop over characters.
+    """
+    brackets = _STRING.sub(b"", body).translate(_ROUND_TO_SQUARE, _BRACKETS_ONLY)
+    for _ in range(limit):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    # What is left nests deeper, or was never closed and is as deep as it is long.
+    return b"[]" in brackets or brackets.count(b"[") > limit
+
+
+def _refuse_unknown(type_: Any, value: Any, path: str) -> None:
+    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return
+    if not isinstance(value, Mapping):
+        return
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(type_)}
+    tag = type_.__struct_config__.tag_field
+    for name, item in value.items():
+        if name == tag:
+            continue
+        if name not in fields:
+            known = ", ".join(sorted(fields))
+            message = f"unknown field; known are {known}"
+            raise RequestError(
+                ErrorCode.VALIDATION,
+                f"{path}.{name}: {message}",
+                violations=((f"{path}.{name}", message),),
+            )
+        _refuse_unknown(fields[name], item, f"{path}.{name}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return cast("dict[str, Any]", msgspec.to_builtins(value, builtin_types=(orjson.Fragment,)))
+    if isinstance(value, msgspec.Raw):
+        return orjson.Fragment(bytes(value))
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,272 @@
+"""Results on their way: report items, report bodies, and the one result object."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import orjson
+
+from netsonde.clock import NS_PER_MS, rfc3339
+from netsonde.model import ID_MAX, Measurement, Outcome, TaskKind, TaskSpec
+from netsonde.wire.codec import decode, decoder, encode, fragment, is_too_deep
+from netsonde.wire.limits import ITEM_MAX_BYTES, OBSERVATIONS_MAX, REPORT_MAX_BYTES
+
+# The result object's fields in their order; a server repeats no others.
+RESULT_FIELDS = (
+    "lease_id",
+    "task_id",
+    "tick",
+    "check_id",
+    "agent_id",
+    "kind",
+    "spec",
+    "outcome",
+    "scheduled_at",
+    "started_at",
+    "duration_ms",
+    "attempt",
+    "observations",
+    "error",
+    "env",
+)
+_ITEM_FIELDS = frozenset(
+    {
+        "lease_id",
+        "tick",
+        "outcome",
+        "scheduled_at",
+        "started_at",
+        "duration_ms",
+        "observations",
+        "error",
+        "env",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportItem:
+    """One reported result as the server takes it.
+
+    `body` is the item's validated JSON. With a `problem` the item is invalid and `body` empty;
+    `lease_id` is then whatever could be read, 0 for nothing. `observations` serve to classify
+    an original agent's result, which has no outcome of its own.
+    """
+
+    lease_id: int
+    cancelled: bool
+    body: bytes = b""
+    outcome: str | None = None
+    started_at: str | None = None
+    duration_ms: float | None = None
+    scheduled_at: str | None = None
+    tick: int | None = None
+    problem: str | None = None
+    observations: tuple["ObservationHead", ...] = ()
+
+
+class ObservationHead(msgspec.Struct, frozen=True):
+    """An observation whose value is validated but not built."""
+
+    name: str
+    value: msgspec.Raw
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportIn:
+    """A decoded report."""
+
+    agent_id: int
+    items: tuple[ReportItem, ...]
+
+
+class _LooseReport(msgspec.Struct, frozen=True):
+    agent_id: int
+    completed: tuple[msgspec.Raw, ...] = ()
+    cancelled: tuple[msgspec.Raw, ...] = ()
+
+
+class _FailureHead(msgspec.Struct, frozen=True):
+    reason: str
+    failure_source: str
+    message: str = ""
+
+
+class _ItemHead(msgspec.Struct, frozen=True):
+    lease_id: int
+    observations: tuple[ObservationHead, ...] = ()
+    tick: int | None = None
+    scheduled_at: str | None = None
+    outcome: str | None = None
+    started_at: str | None = None
+    duration_ms: float | None = None
+    error: _FailureHead | None = None
+    env: dict[str, msgspec.Raw] | None = None
+
+
+class _LeaseIdOnly(msgspec.Struct, frozen=True):
+    lease_id: int = 0
+
+
+def decode_report(body: bytes) -> ReportIn:
+    """Decode a report; a bad item costs itself.
+
+    Raises:
+        RequestError: the body as a whole is too large, not JSON, or not a report.
+    """
+    # Depth counts item by item, so that a deep item costs only itself; the decoder skips Raw
+    # values by recursion, hence a bound here too.
+    report = decode(_LooseReport, body, max_bytes=REPORT_MAX_BYTES, depth_max=500)
+    items = [_decode_item(bytes(raw), False) for raw in report.completed]
+    items += [_decode_item(bytes(raw), True) for raw in report.cancelled]
+    return ReportIn(report.agent_id, tuple(items))
+
+
+def _decode_item(raw: bytes, cancelled: bool) -> ReportItem:
+    if len(raw) > ITEM_MAX_BYTES:
+        return _bad_item(raw, cancelled, f"{len(raw)} bytes, {ITEM_MAX_BYTES} are allowed")
+    if is_too_deep(raw):
+        return _bad_item(raw, cancelled, "nested too deep")
+    try:
+        head = decoder(_ItemHead).decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _bad_item(raw, cancelled, str(error))
+    if not 0 < head.lease_id <= ID_MAX:
+        return _bad_item(raw, cancelled, "lease_id must be 1 to 2^64-1")
+    if len(head.observations) > OBSERVATIONS_MAX:
+        return _bad_item(
+            raw,
+            cancelled,
+            f"{len(head.observations)} observations, {OBSERVATIONS_MAX} are allowed",
+        )
+    return ReportItem(
+        lease_id=head.lease_id,
+        cancelled=cancelled,
+        body=raw,
+        outcome=head.outcome,
+        started_at=head.started_at,
+        duration_ms=head.duration_ms,
+        scheduled_at=head.scheduled_at,
+        tick=head.tick,
+        observations=head.observations,
+    )
+
+
+def _bad_item(raw: bytes, cancelled: bool, problem: str) -> ReportItem:
+    try:
+        lease_id = decoder(_LeaseIdOnly).decode(raw).lease_id
+    except (msgspec.DecodeError, RecursionError):
+        lease_id = 0
+    return ReportItem(
+        lease_id=lease_id if 0 <= lease_id <= ID_MAX else 0, cancelled=cancelled, problem=problem
+    )
+
+
+def classify(kind: TaskKind, item: ReportItem) -> str:
+    """Return an item's outcome; an original agent's is read off its observations.
+
+    The original's HTTP prober is a stub that reports nothing, which is no measurement; its DNS
+    prober reports nothing for an empty answer, which is one.
+    """
+    if item.outcome is not None:
+        return item.outcome
+    if item.cancelled:
+        return Outcome.CANCELLED
+    if not item.observations:
+        return Outcome.OK if kind is TaskKind.DNS else Outcome.AGENT_ERROR
+    return Outcome.TARGET_ERROR if _tells_failure(item.observations) else Outcome.OK
+
+
+def _tells_failure(observations: Collection[ObservationHead]) -> bool:
+    names = {observation.name for observation in observations}
+    if any(name.endswith("_resolution") for name in names) or names == {"dns_error"}:
+        return True
+    for observation in observations:
+        if observation.name.endswith("_summary"):
+            value = msgspec.json.decode(bytes(observation.value))
+            return isinstance(value, dict) and value.get("success") is False
+        if observation.name == "trace":
+            value = msgspec.json.decode(bytes(observation.value))
+            return isinstance(value, dict) and value.get("status") != "ok"
+    return False
+
+
+def encode_report_item(
+    lease_id: int,
+    measurement: Measurement,
+    *,
+    scheduled_at: str | None = None,
+    tick: int | None = None,
+) -> bytes:
+    """Encode one lease's result; one that is too large loses its details and says so."""
+    item: dict[str, Any] = {"lease_id": lease_id}
+    if tick is not None:
+        item["tick"] = tick
+    if scheduled_at is not None:
+        item["scheduled_at"] = scheduled_at
+    item |= _measured(measurement)
+    body = encode(item)
+    if len(body) <= ITEM_MAX_BYTES and len(measurement.observations) <= OBSERVATIONS_MAX:
+        return body
+    return encode(item | _cut(measurement))
+
+
+def encode_report(agent_id: int, completed: Sequence[bytes], cancelled: Sequence[bytes]) -> bytes:
+    """Assemble a report's body from encoded items."""
+    return encode(
+        {
+            "agent_id": agent_id,
+            "completed": [fragment(item) for item in completed],
+            "cancelled": [fragment(item) for item in cancelled],
+        }
+    )
+
+
+def encode_result(kind: TaskKind, spec: TaskSpec, measurement: Measurement, **ids: Any) -> bytes:
+    """Encode a result object of our own measuring: one line of JSON."""
+    known = {"kind": kind, "spec": spec, **_measured(measurement), **ids}
+    return encode(_ordered(known))
+
+
+def merge_result(item_body: bytes, known: Mapping[str, Any]) -> bytes:
+    """Make the result object of a reported item and what the server knows of its task.
+
+    Where both have a field the server's wins, save None, which says that it does not know.
+    """
+    item = decoder(dict[str, msgspec.Raw]).decode(item_body)
+    merged: dict[str, Any] = {
+        name: orjson.Fragment(bytes(raw)) for name, raw in item.items() if name in _ITEM_FIELDS
+    }
+    merged |= {name: value for name, value in known.items() if value is not None}
+    merged.setdefault("observations", [])
+    return encode(_ordered(merged))
+
+
+def _measured(measurement: Measurement) -> dict[str, Any]:
+    measured: dict[str, Any] = {
+        "outcome": measurement.outcome,
+        "started_at": rfc3339(measurement.started_at_ns),
+        "duration_ms": measurement.duration_ns / NS_PER_MS,
+        "observations": measurement.observations,
+        "env": measurement.env,
+    }
+    if measurement.error is not None:
+        measured["error"] = measurement.error
+    return measured
+
+
+def _cut(measurement: Measurement) -> dict[str, Any]:
+    """Keep the summaries of a result that is too large to travel."""
+    kept = [
+        observation
+        for observation in measurement.observations
+        if observation.name.endswith("_summary")
+    ]
+    dropped = len(measurement.observations) - len(kept)
+    return {"observations": kept, "env": {**measurement.env, "observations_dropped": dropped}}
+
+
+def _ordered(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in RESULT_FIELDS if fields.get(name) is not None}

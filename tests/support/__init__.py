@@ -1,0 +1,1 @@
+"""Fakes, builders and servers shared by tests; not in the wheel."""

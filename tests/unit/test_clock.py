@@ -1,0 +1,84 @@
+"""Time as a dependency."""
+
+import asyncio
+
+from netsonde.clock import NS_PER_S, ManualClock, SystemClock, rfc3339
+
+
+def test_rfc3339_keeps_nanoseconds() -> None:
+    assert rfc3339(1_000_000_000 * NS_PER_S + 1) == "2001-09-09T01:46:40.000000001Z"
+
+
+def test_rfc3339_before_the_epoch_does_not_borrow() -> None:
+    assert rfc3339(-1) == "1969-12-31T23:59:59.999999999Z"
+
+
+async def test_sleepers_wake_in_deadline_order_at_their_own_instants() -> None:
+    clock = ManualClock(start_ns=0)
+    woken: list[tuple[str, int]] = []
+
+    async def sleeper(name: str, delay_ns: int) -> None:
+        await clock.sleep(delay_ns)
+        woken.append((name, clock.monotonic_ns()))
+
+    async with asyncio.TaskGroup() as group:
+        for name, delay_ns in (("c", 30), ("a", 10), ("b", 20)):
+            group.create_task(sleeper(name, delay_ns))
+        await clock.advance(25)
+
+        assert woken == [("a", 10), ("b", 20)]
+        assert clock.next_wake_ns == 30
+
+        await clock.advance(5)
+
+    assert woken[-1] == ("c", 30)
+    assert clock.next_wake_ns is None
+
+
+async def test_wait_tells_an_event_from_the_passing_of_time() -> None:
+    clock = ManualClock()
+    event = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(clock.wait(event, 10))
+        await clock.advance(10)
+
+        assert waiting.result() is False
+
+        waiting = group.create_task(clock.wait(event, 10))
+        await clock.settle()
+        event.set()
+        await clock.settle()
+
+        assert waiting.result() is True
+    assert clock.next_wake_ns is None  # the sleeper that lost the race is gone
+
+
+async def test_a_cancelled_sleeper_is_forgotten() -> None:
+    clock = ManualClock()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(clock.sleep(5))
+        await clock.settle()
+        task.cancel()
+        await clock.settle()
+
+    assert clock.next_wake_ns is None
+
+
+async def test_stepping_the_wall_clock_moves_no_deadline() -> None:
+    clock = ManualClock()
+    before = clock.boottime_ns(), clock.monotonic_ns(), clock.realtime_ns()
+    clock.step_realtime(-3600 * NS_PER_S)
+
+    assert (clock.boottime_ns(), clock.monotonic_ns()) == before[:2]
+    assert clock.realtime_ns() == before[2] - 3600 * NS_PER_S
+
+
+async def test_the_system_clock_waits_for_an_event_or_gives_up() -> None:
+    clock = SystemClock()
+    event = asyncio.Event()
+
+    assert await clock.wait(event, 1000) is False
+    event.set()
+    assert await clock.wait(event, None) is True
+    await clock.sleep(-1)
+    assert 0 < clock.monotonic_ns() <= clock.boottime_ns()
