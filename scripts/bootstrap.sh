@@ -28,9 +28,12 @@ sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 
 # Every interpreter worth trying, the caller's own choice first.
 interpreters() {
     [ -z "${NETSONDE_PYTHON:-}" ] || { echo "$NETSONDE_PYTHON"; return; }
-    for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    names='python3 python3.14 python3.13 python3.12 python3.11'
+    for name in $names; do
         command -v "$name" || true
-        for directory in /usr/local/bin /usr/bin "$HOME"/.pyenv/versions/*/bin; do
+    done
+    for directory in /usr/local/bin /usr/bin "$HOME"/.pyenv/versions/*/bin; do
+        for name in $names; do
             [ ! -x "$directory/$name" ] || echo "$directory/$name"
         done
     done
