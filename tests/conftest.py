@@ -1,12 +1,19 @@
 """What every test gets: uvloop, and a reason when the host withholds a privilege."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 from support.privileges import netns_refusal, raw_socket_refusal
+
+# Machines are shared: a slow example is not a finding. CI repeats the same examples every time.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_asyncio_loop_factories(
