@@ -1,0 +1,85 @@
+"""The agent's side of the control plane contract (docs/control-plane-api.md).
+
+The names here are stable: they keep their meaning, and what they accept only grows.
+"""
+
+from netsonde.backoff import BackoffPolicy
+from netsonde.control_plane.client import ControlPlaneClient
+from netsonde.control_plane.grants import ClaimGrant, Extension, LeaseExtendClient
+from netsonde.control_plane.http import HttpControlPlaneTransport
+from netsonde.control_plane.memory import MemoryControlPlaneTransport
+from netsonde.control_plane.transport import (
+    ControlPlaneTransport,
+    TransportRequest,
+    TransportResponse,
+)
+from netsonde.errors import ControlPlaneError, TransportError
+from netsonde.model import (
+    AgentConfigEnvelope,
+    ClaimRequest,
+    ClaimResponse,
+    DnsSpec,
+    ErrorEnvelope,
+    ExtendOutcome,
+    ExtendRequest,
+    ExtendResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    HttpSpec,
+    Lease,
+    LeaseReport,
+    MetricSample,
+    MetricsEnvelope,
+    Observation,
+    PingSpec,
+    RegisterRequest,
+    RegisterResponse,
+    ReleaseRequest,
+    ReportRequest,
+    ReportResponse,
+    TaskKind,
+    TaskSpec,
+    TcpSpec,
+    TraceSpec,
+)
+
+__all__ = [
+    "AgentConfigEnvelope",
+    "BackoffPolicy",
+    "ClaimGrant",
+    "ClaimRequest",
+    "ClaimResponse",
+    "ControlPlaneClient",
+    "ControlPlaneError",
+    "ControlPlaneTransport",
+    "DnsSpec",
+    "ErrorEnvelope",
+    "ExtendOutcome",
+    "ExtendRequest",
+    "ExtendResponse",
+    "Extension",
+    "HeartbeatRequest",
+    "HeartbeatResponse",
+    "HttpControlPlaneTransport",
+    "HttpSpec",
+    "Lease",
+    "LeaseExtendClient",
+    "LeaseReport",
+    "MemoryControlPlaneTransport",
+    "MetricSample",
+    "MetricsEnvelope",
+    "Observation",
+    "PingSpec",
+    "RegisterRequest",
+    "RegisterResponse",
+    "ReleaseRequest",
+    "ReportRequest",
+    "ReportResponse",
+    "TaskKind",
+    "TaskSpec",
+    "TcpSpec",
+    "TraceSpec",
+    "TransportError",
+    "TransportRequest",
+    "TransportResponse",
+]

@@ -1,0 +1,383 @@
+"""The agent API as methods: the verbs, and what original control planes make of them."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from netsonde import wire
+from netsonde.backoff import Verb
+from netsonde.clock import Clock
+from netsonde.control_plane.exchange import Answer, Call, Exchange, Identity
+from netsonde.control_plane.grants import ClaimGrant, Extension, read_claim, read_extend
+from netsonde.control_plane.reporting import Batch, in_batches, read_report, report_all
+from netsonde.control_plane.transport import ControlPlaneTransport
+from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
+from netsonde.model import (
+    ID_MAX,
+    ClaimRequest,
+    ExtendRequest,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    Measurement,
+    Observation,
+    Outcome,
+    RegisterRequest,
+    RegisterResponse,
+    ReleaseRequest,
+    ReleaseResponse,
+    ReportResponse,
+)
+from netsonde.wire import RejectedLease
+
+ATTEMPTS = 4  # about a second of retries; who calls in a loop comes back anyway
+CALL_TIMEOUT_S = 10.0
+REPORT_TIMEOUT_S = 30.0  # 4 MiB over a slow uplink
+CLAIM_WAIT_MS = 20_000  # the hold of a server that did not say what it prefers
+CLAIM_WAIT_MAX_MS = 55_000
+CLAIM_SLACK_S = 10.0  # after the hold: the server's own work and the way back
+TERM_DEFAULT_MS = 60_000  # of a server that says 0
+# Aliases of the same handlers; a base address may end in one, so that the others are not there.
+PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")
+ABSENT_STATUSES = frozenset({404, 405})
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """The least time between two calls of one verb that the control plane's quotas allow."""
+
+    heartbeat_ms: int
+    claim_ms: int
+    extend_ms: int
+    report_ms: int
+
+
+CADENCE = Cadence(heartbeat_ms=2_000, claim_ms=100, extend_ms=100, report_ms=50)
+# The original server takes 6 heartbeats, 12 claims, 30 extensions and 12 reports a minute.
+LEGACY_CADENCE = Cadence(heartbeat_ms=10_000, claim_ms=5_000, extend_ms=2_000, report_ms=5_000)
+
+
+class ControlPlaneClient:
+    """Speaks the agent API to ours and to both original control planes.
+
+    Each verb is tried up to `attempts` times with backoff, then raises ControlPlaneError or
+    TransportError. Calls may run concurrently.
+    """
+
+    def __init__(self, transport: ControlPlaneTransport, clock: Clock, rng: Random) -> None:
+        self.registration: RegisterResponse | None = None
+        self._clock = clock
+        self._exchange = Exchange(transport, clock, rng)
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What happened so far, by name; only ever grows."""
+        return self._exchange.counters
+
+    @property
+    def control_plane(self) -> str:
+        """The control plane's address."""
+        return self._exchange.transport.base_url
+
+    @property
+    def rng(self) -> Random:
+        """What delays are drawn from."""
+        return self._exchange.rng
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who this agent is, once registered."""
+        return self._exchange.identity
+
+    @property
+    def prefix(self) -> str:
+        """The path prefix under which the control plane answers."""
+        return self._exchange.prefix
+
+    @property
+    def is_legacy(self) -> bool | None:
+        """Whether the control plane is an original one; None before its first answer."""
+        return self._exchange.is_legacy
+
+    @property
+    def cadence(self) -> Cadence:
+        """How far apart calls must be; gentle until the control plane is known not to mind."""
+        return CADENCE if self.is_legacy is False else LEGACY_CADENCE
+
+    @property
+    def term_ms(self) -> int:
+        """The lease term that the control plane named at registration."""
+        named_ms = self.registration.lease_duration_ms if self.registration else 0
+        return named_ms if named_ms > 0 else TERM_DEFAULT_MS
+
+    @property
+    def claim_wait_ms(self) -> int:
+        """How long the control plane would like to hold an empty claim."""
+        named_ms = self.registration.claim_wait_ms if self.registration else None
+        return CLAIM_WAIT_MS if named_ms is None else max(0, min(named_ms, CLAIM_WAIT_MAX_MS))
+
+    def adopt(
+        self, registration: RegisterResponse, *, prefix: str = PREFIXES[0], is_legacy: bool | None
+    ) -> None:
+        """Go on with an earlier registration, as after a restart."""
+        self.registration = registration
+        self._exchange.identity = Identity(registration.agent_id, registration.auth_token)
+        self._exchange.prefix = prefix
+        self._exchange.is_legacy = is_legacy
+
+    def connect(
+        self,
+        *,
+        reauthenticate: Callable[[Identity | None], Awaitable[None]],
+        observe: Callable[[Verb, NetsondeError | None], None],
+    ) -> None:
+        """Let a session supply identities and hear how every call ends.
+
+        reauthenticate gets the identity that was refused, None when there is none yet, and
+        returns when the client has another.
+        """
+        self._exchange.reauthenticate = reauthenticate
+        self._exchange.observe = observe
+
+    async def close(self) -> None:
+        """Close the transport. Idempotent."""
+        await self._exchange.transport.close()
+
+    async def register(
+        self, request: RegisterRequest, *, attempts: int = ATTEMPTS
+    ) -> RegisterResponse:
+        """Introduce this agent and go on as who the answer says it is.
+
+        A 404 means that the API is under another of its prefixes, which is then remembered.
+        """
+        known = self._exchange.prefix
+        refusal: ControlPlaneError | None = None
+        for prefix in (known, *(other for other in PREFIXES if other != known)):
+            call = Call(
+                verb=Verb.REGISTER,
+                make=lambda _: wire.encode(request),
+                read=_read_register,
+                timeout_s=CALL_TIMEOUT_S,
+                prefix=prefix,
+                tolerated=ABSENT_STATUSES,
+            )
+            try:
+                registration = await self._exchange.call(call, attempts)
+            except ControlPlaneError as error:
+                if error.status not in ABSENT_STATUSES:
+                    raise
+                refusal = refusal or error
+            else:
+                self.adopt(registration, prefix=prefix, is_legacy=self.is_legacy)
+                return registration
+        assert refusal is not None  # noqa: S101 (the loop ran at least once)
+        self._exchange.failed(Verb.REGISTER, refusal)
+        raise refusal
+
+    async def heartbeat(
+        self, request: HeartbeatRequest, *, attempts: int = ATTEMPTS
+    ) -> HeartbeatResponse:
+        """Say that this agent lives; the request's agent_id is filled in."""
+        call = Call(
+            verb=Verb.HEARTBEAT,
+            make=lambda agent_id: wire.encode(_stamped(request, agent_id)),
+            read=self._read_heartbeat,
+            timeout_s=CALL_TIMEOUT_S,
+        )
+        return await self._exchange.call(call, attempts)
+
+    async def claim(
+        self,
+        capacities: Mapping[str, int],
+        *,
+        claim_id: str,
+        max_leases: int | None = None,
+        wait_ms: int | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> ClaimGrant:
+        """Ask for work, free slots per kind; wait_ms None is the control plane's preference.
+
+        Every attempt repeats claim_id, so a lost answer strands no lease. Without a free slot
+        nothing is asked: an original server reads 0 as "as many as you like".
+        """
+        free = {kind: slots for kind, slots in capacities.items() if slots > 0}
+        if not free:
+            return ClaimGrant()
+        hold_ms = self.claim_wait_ms if wait_ms is None else min(wait_ms, CLAIM_WAIT_MAX_MS)
+        # An original server holds an empty claim for 20 s whatever it is asked.
+        longest_ms = hold_ms if self.is_legacy is False else max(hold_ms, CLAIM_WAIT_MS)
+        call = Call(
+            verb=Verb.CLAIM,
+            make=lambda agent_id: wire.encode(
+                ClaimRequest(
+                    agent_id=agent_id,
+                    capacities=free,
+                    claim_id=claim_id,
+                    max_leases=max_leases,
+                    wait_ms=hold_ms,
+                )
+            ),
+            read=lambda answer: read_claim(answer, self.term_ms),
+            timeout_s=longest_ms / 1000 + CLAIM_SLACK_S,
+            is_held=True,
+        )
+        grant = await self._exchange.call(call, attempts)
+        self.counters["leases_granted"] += len(grant.leases)
+        self.counters["leases_rejected"] += len(grant.rejected)
+        return grant
+
+    async def extend(
+        self, lease_ids: Sequence[int], extend_by_ms: int, *, attempts: int = ATTEMPTS
+    ) -> Extension:
+        """Ask for extend_by_ms more, from now, on every lease.
+
+        Leases that the answer does not mention, or whose part of a very long list got no answer,
+        are in neither result: they keep the deadlines they have.
+        """
+        got = Extension({})
+        for ids in _in_chunks(lease_ids, wire.LEASE_IDS_PER_EXTEND_MAX):
+            try:
+                got |= await self._exchange.call(self._extend_call(ids, extend_by_ms), attempts)
+            except (ControlPlaneError, TransportError):
+                if not got.deadlines_ns:
+                    raise
+                break
+        return got
+
+    async def release(
+        self,
+        lease_ids: Sequence[int],
+        claim_ids: Sequence[str] = (),
+        *,
+        attempts: int = ATTEMPTS,
+    ) -> int:
+        """Give leases back unworked, no attempt consumed; return how many went back.
+
+        An original control plane has no such call: it is told that they were cancelled.
+        """
+        if not lease_ids and not claim_ids:
+            return 0
+        if self.is_legacy:
+            return await self._cancel(dict.fromkeys(lease_ids, "released"), attempts)
+        released = 0
+        chunks = _in_chunks(lease_ids, wire.LEASE_IDS_PER_EXTEND_MAX) or [()]
+        for number, ids in enumerate(chunks):
+            claims = tuple(claim_ids) if number == 0 else ()
+            try:
+                released += await self._exchange.call(_release_call(ids, claims), attempts)
+            except ControlPlaneError as error:
+                if error.status not in ABSENT_STATUSES:
+                    raise
+                released += await self._cancel(dict.fromkeys(ids, "released"), attempts)
+        return released
+
+    async def hand_back(
+        self, rejected: Sequence[RejectedLease], *, attempts: int = ATTEMPTS
+    ) -> int:
+        """Give back leases this agent cannot work on; return how many went back.
+
+        One whose id could not be read cannot be given back: it ends by itself.
+        """
+        reasons = {item.lease_id: item.message for item in rejected if item.lease_id}
+        if self.is_legacy:
+            return await self._cancel(reasons, attempts)
+        return await self.release(tuple(reasons), attempts=attempts)
+
+    async def report(
+        self,
+        completed: Sequence[bytes],
+        cancelled: Sequence[bytes],
+        *,
+        attempts: int = ATTEMPTS,
+    ) -> ReportResponse:
+        """Hand in encoded report items; `results` has one entry each, completed ones first.
+
+        A batch that is refused as a whole is split until the item at fault is alone: that one is
+        `invalid`. Items that got no answer because a later request failed are `retry`. An original
+        control plane answers with a count only, which is final: its items are `accepted`.
+        """
+        items = [(body, False) for body in completed] + [(body, True) for body in cancelled]
+
+        async def send(batch: Batch) -> ReportResponse:
+            call = Call(
+                verb=Verb.REPORT,
+                make=batch.encode,
+                read=lambda answer: read_report(answer, batch),
+                timeout_s=REPORT_TIMEOUT_S,
+                tolerated=batch.SPLIT_STATUSES,
+            )
+            return await self._exchange.call(call, attempts)
+
+        return await report_all(in_batches(items), send, self.counters)
+
+    async def _cancel(self, reasons: Mapping[int, str], attempts: int) -> int:
+        """Report leases as cancelled without having been started."""
+        items = [
+            wire.encode_report_item(
+                lease_id,
+                Measurement(
+                    outcome=Outcome.REJECTED,
+                    started_at_ns=self._clock.realtime_ns(),
+                    duration_ns=0,
+                    observations=(Observation("agent_rejected", {"message": reason}),),
+                ),
+            )
+            for lease_id, reason in reasons.items()
+        ]
+        if not items:
+            return 0
+        await self.report((), items, attempts=attempts)
+        return len(items)
+
+    def _extend_call(self, ids: tuple[int, ...], extend_by_ms: int) -> Call[Extension]:
+        return Call(
+            verb=Verb.EXTEND,
+            make=lambda agent_id: wire.encode(
+                ExtendRequest(agent_id=agent_id, lease_ids=ids, extend_by_ms=extend_by_ms)
+            ),
+            read=lambda answer: read_extend(answer, ids, self.term_ms),
+            timeout_s=CALL_TIMEOUT_S,
+        )
+
+    def _read_heartbeat(self, answer: Answer) -> HeartbeatResponse:
+        if not answer.response.body:
+            return HeartbeatResponse()
+        response = wire.decode_answer(HeartbeatResponse, answer.response.body)
+        if response.agent_id == 0:
+            raise wire.DecodeError("the heartbeat was answered for agent 0")
+        timeout_ms = self.registration.heartbeat_timeout_ms if self.registration else 0
+        next_ms = wire.relative_ms(
+            response.next_deadline_ms, date_epoch_ms=answer.date_epoch_ms, term_ms=timeout_ms
+        )
+        return msgspec.structs.replace(response, next_deadline_ms=next_ms)
+
+
+def _read_register(answer: Answer) -> RegisterResponse:
+    registration = wire.decode_answer(RegisterResponse, answer.response.body)
+    if not 0 < registration.agent_id <= ID_MAX:
+        raise wire.DecodeError(f"agent_id must be 1 to 2^64-1, not {registration.agent_id}")
+    if not registration.auth_token.isascii() or not registration.auth_token.isprintable():
+        raise wire.DecodeError("auth_token does not fit into a header")
+    return registration
+
+
+def _release_call(ids: tuple[int, ...], claim_ids: tuple[str, ...]) -> Call[int]:
+    return Call(
+        verb=Verb.RELEASE,
+        make=lambda agent_id: wire.encode(
+            ReleaseRequest(agent_id=agent_id, lease_ids=ids, claim_ids=claim_ids)
+        ),
+        read=lambda answer: wire.decode_answer(ReleaseResponse, answer.response.body).released,
+        timeout_s=CALL_TIMEOUT_S,
+        tolerated=ABSENT_STATUSES,
+    )
+
+
+def _stamped(request: HeartbeatRequest, agent_id: int) -> HeartbeatRequest:
+    return msgspec.structs.replace(request, agent_id=agent_id)
+
+
+def _in_chunks(ids: Sequence[int], most: int) -> list[tuple[int, ...]]:
+    return [tuple(ids[start : start + most]) for start in range(0, len(ids), most)]

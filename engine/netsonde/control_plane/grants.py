@@ -1,0 +1,109 @@
+"""What claims and extensions bring: leases with instants of this host's clock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from netsonde import wire
+from netsonde.clock import NS_PER_MS
+from netsonde.control_plane.exchange import Answer
+from netsonde.model import Lease
+from netsonde.wire import Claimed, RejectedLease
+
+NOT_HELD_STATUSES = frozenset({"fenced", "unknown", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimGrant:
+    """What a claim brought: leases with the instants, on CLOCK_BOOTTIME, at which they end here.
+
+    `rejected` are granted leases nobody can work on; give them to `hand_back`.
+    """
+
+    leases: tuple[tuple[Lease, int], ...] = ()
+    rejected: tuple[RejectedLease, ...] = ()
+    response: Claimed = field(default_factory=Claimed)
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What an extension brought: new deadlines by lease id, and leases to stop working on.
+
+    `capped` are leases whose deadline is their last one.
+    """
+
+    deadlines_ns: Mapping[int, int]
+    revoked: tuple[int, ...] = ()
+    capped: tuple[int, ...] = ()
+
+    def __or__(self, other: "Extension") -> "Extension":
+        return Extension(
+            {**self.deadlines_ns, **other.deadlines_ns},
+            self.revoked + other.revoked,
+            self.capped + other.capped,
+        )
+
+
+class LeaseExtendClient(Protocol):
+    """What extends leases; all that a lease extender needs of a control plane."""
+
+    async def extend(self, lease_ids: Sequence[int], extend_by_ms: int) -> Extension:
+        """Ask for extend_by_ms more, from now, on every lease.
+
+        Raises:
+            ControlPlaneError: the control plane refused.
+            TransportError: there was no usable answer.
+        """
+        ...
+
+
+def read_claim(answer: Answer, term_ms: int) -> ClaimGrant:
+    """Read a claim's answer; term_ms bounds the deadlines of servers that send instants.
+
+    Raises:
+        DecodeError: the answer is not a claim's.
+    """
+    claimed = wire.decode_claim(answer.response.body)
+    leases = tuple(_timed(lease, answer, term_ms) for lease in claimed.leases)
+    return ClaimGrant(leases, claimed.rejected, claimed)
+
+
+def read_extend(answer: Answer, ids: Sequence[int], term_ms: int) -> Extension:
+    """Read an extension's answer; leases that were not asked for are ignored.
+
+    Raises:
+        DecodeError: the answer is not an extension's.
+    """
+    response = wire.decode_extend(answer.response.body)
+    asked = set(ids)
+    deadlines_ns = {
+        outcome.lease_id: wire.lease_deadline_ns(
+            answer.sent_ns, _relative_ms(outcome.new_deadline_ms, answer, term_ms), None
+        )
+        for outcome in response.outcomes
+        if outcome.lease_id in asked
+    }
+    revoked = set(response.revoked)
+    revoked |= {item.lease_id for item in response.results if item.status in NOT_HELD_STATUSES}
+    capped = {item.lease_id for item in response.results if item.status == "capped"}
+    return Extension(
+        deadlines_ns,
+        tuple(sorted((revoked & asked) - deadlines_ns.keys())),
+        tuple(sorted(capped & asked)),
+    )
+
+
+def _timed(lease: Lease, answer: Answer, term_ms: int) -> tuple[Lease, int]:
+    until_ms = _relative_ms(lease.lease_until_ms, answer, term_ms)
+    if until_ms != lease.lease_until_ms:
+        lease = msgspec.structs.replace(lease, lease_until_ms=until_ms)
+    # A grant cannot have happened after its answer came, whatever the server measured.
+    held_ms = (answer.received_ns - answer.sent_ns) // NS_PER_MS
+    granted_after_ms = min(max(lease.granted_after_ms or 0, 0), held_ms)
+    return lease, wire.lease_deadline_ns(answer.sent_ns, until_ms, granted_after_ms)
+
+
+def _relative_ms(value_ms: int, answer: Answer, term_ms: int) -> int:
+    return wire.relative_ms(value_ms, date_epoch_ms=answer.date_epoch_ms, term_ms=term_ms)

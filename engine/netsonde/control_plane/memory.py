@@ -1,0 +1,189 @@
+"""The transport's twin in memory: a handler instead of a network, and faults by script.
+
+Under a manual clock a call takes no time unless a fault or the handler waits, so that every lost
+request and every late answer is an ordinary, repeatable test.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from netsonde.clock import NS_PER_S, Clock, SystemClock
+from netsonde.control_plane.transport import TransportRequest, TransportResponse
+from netsonde.errors import TransportError
+
+REQUESTS_KEPT = 1000  # the last ones, for whoever looks; a simulation makes millions
+# Turns of the loop in which a handler that waits for nothing answers; only a longer one has a
+# timer, so that a manual clock does not jump to the timeout of a call that was merely queued.
+PROMPT_TURNS = 50
+
+Handler = Callable[[TransportRequest], Awaitable[TransportResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class LostRequest:
+    """The request never arrives; the handler does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostResponse:
+    """The handler runs, its answer never arrives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """The request takes so long to arrive and the answer so long to come back."""
+
+    request_ns: int = 0
+    response_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Something in between answers; the handler does not run."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Garbled:
+    """The handler runs; its answer arrives with this body."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """The handler runs; only so many bytes of its answer arrive, and look complete."""
+
+    keep_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Oversized:
+    """The handler runs; its answer is one byte larger than the request allows."""
+
+
+Fault = LostRequest | LostResponse | Delayed | Answered | Garbled | Truncated | Oversized
+
+
+@dataclass(slots=True)
+class _Scripted:
+    fault: Fault
+    path_end: str
+    times: int
+
+
+class MemoryControlPlaneTransport:
+    """Carries requests to a handler in this process.
+
+    `requests` are the last ones that were made, in order, lost ones included. While
+    `is_partitioned` is set nothing arrives.
+    """
+
+    def __init__(
+        self, handler: Handler, clock: Clock | None = None, base_url: str = "memory:"
+    ) -> None:
+        self.requests: deque[TransportRequest] = deque(maxlen=REQUESTS_KEPT)
+        self.is_partitioned = False
+        self._base_url = base_url
+        self._handler = handler
+        self._clock = clock or SystemClock()
+        self._script: list[_Scripted] = []
+        self._is_closed = False
+
+    @property
+    def base_url(self) -> str:
+        """The address this transport goes by."""
+        return self._base_url
+
+    def inject(self, fault: Fault, *, path_end: str = "", times: int = 1) -> None:
+        """Let the next `times` requests whose path ends so meet a fault, in the order injected."""
+        self._script.append(_Scripted(fault, path_end, times))
+
+    async def call(self, request: TransportRequest) -> TransportResponse:
+        """Send request and return the complete answer; nothing is retried.
+
+        Raises:
+            TransportError: no complete answer came; the message says why in words.
+        """
+        if self._is_closed:
+            raise TransportError(request.operation, "the transport is closed")
+        self.requests.append(request)
+        fault = LostRequest() if self.is_partitioned else self._next_fault(request.path)
+        response = await self._within(request, fault)
+        if len(response.body) > request.answer_max_bytes:
+            raise TransportError(
+                request.operation, f"the answer is larger than {request.answer_max_bytes} bytes"
+            )
+        return response
+
+    async def close(self) -> None:
+        """Refuse later calls. Idempotent."""
+        self._is_closed = True
+
+    def _next_fault(self, path: str) -> Fault | None:
+        path = path.partition("?")[0]
+        for scripted in self._script:
+            if path.endswith(scripted.path_end):
+                scripted.times -= 1
+                if scripted.times == 0:
+                    self._script.remove(scripted)
+                return scripted.fault
+        return None
+
+    async def _within(self, request: TransportRequest, fault: Fault | None) -> TransportResponse:
+        """Serve a request within its timeout."""
+        done = asyncio.Event()
+        served: list[TransportResponse | TransportError] = []
+
+        async def serve() -> None:
+            try:
+                served.append(await self._serve(request, fault))
+            except TransportError as error:
+                served.append(error)
+            done.set()
+
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(serve())
+            for _ in range(PROMPT_TURNS):
+                if done.is_set():
+                    break
+                await asyncio.sleep(0)
+            if not await self._clock.wait(done, round(request.timeout_s * NS_PER_S)):
+                serving.cancel()
+        if not served:
+            raise TransportError(
+                request.operation, f"no complete answer within {request.timeout_s:g} s"
+            )
+        if isinstance(served[0], TransportError):
+            raise served[0]
+        return served[0]
+
+    async def _serve(self, request: TransportRequest, fault: Fault | None) -> TransportResponse:
+        match fault:
+            case LostRequest():
+                raise TransportError(request.operation, "the connection broke: reset by peer")
+            case Answered():
+                return TransportResponse(fault.status, fault.headers, fault.body)
+            case Delayed():
+                await self._clock.sleep(fault.request_ns)
+                response = await self._handler(request)
+                await self._clock.sleep(fault.response_ns)
+                return response
+        response = await self._handler(request)
+        match fault:
+            case LostResponse():
+                raise TransportError(request.operation, "the server closed the connection")
+            case Garbled():
+                return TransportResponse(response.status, response.headers, fault.body)
+            case Truncated():
+                body = response.body[: fault.keep_bytes]
+                return TransportResponse(response.status, response.headers, body)
+            case Oversized():
+                body = b" " * (request.answer_max_bytes + 1)
+                return TransportResponse(response.status, response.headers, body)
+        return response
