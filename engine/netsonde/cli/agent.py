@@ -1,0 +1,85 @@
+"""`netsonde agent run`: the measuring agent."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from netsonde.agent import Agent, AgentConfig
+from netsonde.agent.config import LOG_LEVELS
+from netsonde.cli.exits import Exit
+from netsonde.cli.logs import configure
+from netsonde.cli.loop import draining, run
+from netsonde.cli.options import DURATION, NUMBER, read_token, split_pair
+from netsonde.cli.state import AGENT_DIR, default_state_dir, usable_dir
+
+
+@click.group()
+def agent() -> None:
+    """Run a measuring agent: it asks a control plane for work, measures and reports."""
+
+
+@agent.command("run")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="TOML file with its settings."
+)
+@click.option("--control-plane", metavar="URL", help="Where the control plane is.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Credentials and spool.")
+@click.option("--hostname", help="What to call this agent.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label of this agent.")
+@click.option(
+    "--capacity", "capacities", multiple=True, metavar="KIND=N", help="How many of a kind at once."
+)
+@click.option(
+    "--targets",
+    multiple=True,
+    metavar="public|private|PREFIX",
+    help="What it may measure (public).",
+)
+@click.option("--deny", multiple=True, metavar="PREFIX", help="What it may not.")
+@click.option(
+    "--enrolment-token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Token to enrol with; needed where the control plane is not on loopback.",
+)
+@click.option("--drain-timeout", type=DURATION, help="How long running probes may take at the end.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Log from this level on (info).")
+@click.option("--log-json", is_flag=True, default=None, help="Log JSON lines instead of text.")
+def run_agent(config_file: Path | None, **options: Any) -> int:
+    """Run the agent until SIGTERM or Ctrl-C; then it finishes and reports what it measures.
+
+    Settings come from the file, the environment (NETSONDE_<SETTING>) and these options; the
+    later one wins.
+    """
+    config = AgentConfig.load(
+        config_file,
+        defaults={"state_dir": default_state_dir() / AGENT_DIR},
+        **_overrides(options),
+    )
+    configure(config.log_level, config.log_json)
+    usable_dir(config.state_dir)
+    run(_run_until_stopped(config))
+    return Exit.OK
+
+
+async def _run_until_stopped(config: AgentConfig) -> None:
+    made = Agent(config)
+    with draining(made.drain):
+        await made.run()
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    """Turn options into settings; None is what was not given."""
+    labels = dict(split_pair("--label", text) for text in options.pop("labels"))
+    pairs = dict(split_pair("--capacity", text) for text in options.pop("capacities"))
+    capacities = {kind: NUMBER.convert(text, None, None) for kind, text in pairs.items()}
+    drain_ms = options.pop("drain_timeout")
+    token = read_token(options.pop("enrolment_token_file"))
+    return options | {
+        "labels": labels or None,
+        "capacities": capacities or None,
+        "targets": options["targets"] or None,
+        "deny": options["deny"] or None,
+        "enrolment_token": token,
+        "drain_timeout_s": None if drain_ms is None else drain_ms / 1000,
+    }

@@ -1,0 +1,119 @@
+"""Options that several commands share, and the types of what people type."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from netsonde.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OPERATOR_URL = "http://127.0.0.1:8090"  # where `server run` and `up` listen for operators
+TOKEN_MAX_BYTES = 4096  # a token file that is longer is not one
+
+_UNIT_MS = {"ms": 1, "": 1000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class Duration(click.ParamType[int]):
+    """A duration in whole milliseconds: 500ms, 2s, 1m, 1h, 1d; a bare number is seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return milliseconds."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d|)", value.strip())
+        if match is None:
+            self.fail(f"{value!r} is not a duration such as 500ms, 2s or 1m", param, ctx)
+        exact = float(match[1]) * _UNIT_MS[match[2]]
+        if abs(exact - round(exact)) > 1e-6:
+            self.fail(f"{value!r} is not a whole number of milliseconds", param, ctx)
+        return round(exact)
+
+
+class Number(click.ParamType[Any]):
+    """A whole number; anything else goes on as it is, so that the refusal names the range."""
+
+    name = "n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """Return the number, or the text for the spec's own check to refuse."""
+        text = str(value)
+        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
+DURATION = Duration()
+NUMBER = Number()
+
+
+def json_options(command: F) -> F:
+    """Add --json and --ndjson: the same, one JSON object per line."""
+    return click.option(
+        "--json",
+        "--ndjson",
+        "as_json",
+        is_flag=True,
+        help="Print one JSON object per line, nothing else.",
+    )(command)
+
+
+def family_options(command: F) -> F:
+    """Add -4 and -6."""
+    command = click.option("-4", "family", flag_value=4, type=int, help="IPv4 only.")(command)
+    return click.option("-6", "family", flag_value=6, type=int, help="IPv6 only.")(command)
+
+
+def operator_options(command: F) -> F:
+    """Add where the operator API is, and the token for it."""
+    command = click.option(
+        "--server",
+        "server_url",
+        metavar="URL",
+        default=OPERATOR_URL,
+        envvar="NETSONDE_OPERATOR_URL",
+        show_default=True,
+        show_envvar=True,
+        help="The control plane's operator API.",
+    )(command)
+    return click.option(
+        "--token-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="NETSONDE_OPERATOR_TOKEN_FILE",
+        show_envvar=True,
+        help="File that holds the operator token.",
+    )(command)
+
+
+def read_token(path: Path | None) -> str | None:
+    """Read the token in a file, where one is named.
+
+    Raises:
+        ConfigError: the file cannot be read or holds no token.
+    """
+    if path is None:
+        return None
+    try:
+        text = path.read_bytes()[: TOKEN_MAX_BYTES + 1].decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"token file {path} cannot be read: {error}") from error
+    if not text or len(text) > TOKEN_MAX_BYTES or any(character.isspace() for character in text):
+        raise ConfigError(f"token file {path} must hold one token and nothing else")
+    return text
+
+
+def split_pair(option: str, text: str, separator: str = "=") -> tuple[str, str]:
+    """Split `name=value`, or what else separates the two.
+
+    Raises:
+        ConfigError: text has no separator or no name.
+    """
+    name, found, value = text.partition(separator)
+    if not found or not name.strip():
+        raise ConfigError(f"{option} must be NAME{separator}VALUE, not {text!r}")
+    return name.strip(), value.strip()

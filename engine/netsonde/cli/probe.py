@@ -1,0 +1,145 @@
+"""The one-shots: `netsonde ping|trace|dns|http|tcp TARGET…`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from netsonde import wire
+from netsonde.cli.exits import Exit
+from netsonde.cli.loop import run
+from netsonde.cli.measuring import build_specs, measure_for_person
+from netsonde.cli.options import (
+    DURATION,
+    NUMBER,
+    family_options,
+    json_options,
+    split_pair,
+)
+from netsonde.cli.output import explain, write_line, write_text
+from netsonde.cli.render import details, headline_text, target_of
+from netsonde.model import Measurement, Outcome, TaskKind, TaskSpec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _targets(metavar: str) -> Callable[[F], F]:
+    return click.argument("targets", nargs=-1, required=True, metavar=f"{metavar}…")
+
+
+def _timeout(text: str) -> Callable[[F], F]:
+    return click.option("--timeout", "timeout_ms", type=DURATION, help=text)
+
+
+@click.command()
+@_targets("HOST")
+@click.option("--count", "-c", type=NUMBER, help="Echo requests per target, 1 to 100000 (4).")
+@click.option("--interval", "-i", "interval_ms", type=DURATION, help="Between requests (100ms).")
+@_timeout("Longest wait for each reply (1s).")
+@click.option("--size", "-s", type=NUMBER, help="ICMP payload in bytes, 16 to 65507 (56).")
+@click.option("--ttl", type=NUMBER, help="IP time-to-live, 1 to 255 (64).")
+@family_options
+@json_options
+def ping(targets: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Send ICMP echo requests to each HOST."""
+    return _one_shot(TaskKind.PING, targets, options, as_json)
+
+
+@click.command()
+@_targets("HOST")
+@click.option("--max-hops", "-m", type=NUMBER, help="Last TTL to try, 1 to 255 (30).")
+@click.option("--first-hop", "-f", type=NUMBER, help="First TTL to try, 1 to 255 (1).")
+@click.option(
+    "--probes", "-q", "probes_per_hop", type=NUMBER, help="Probes to a silent TTL, 1 to 10 (3)."
+)
+@click.option("--gap-limit", type=NUMBER, help="Stop after so many silent hops, 1 to 255 (5).")
+@_timeout("Longest wait for each reply (1.5s).")
+@family_options
+@json_options
+def trace(targets: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Find the routers on the way to each HOST."""
+    return _one_shot(TaskKind.TRACE, targets, options, as_json)
+
+
+@click.command()
+@_targets("NAME")
+@click.option("--type", "-t", "qtype", type=NUMBER, help="Type to ask for, name or number.")
+@click.option("--server", "-s", metavar="ADDRESS[:PORT]", help="Server to ask (the system's).")
+@click.option("--transport", metavar="udp|tcp", help="How to ask (udp).")
+@_timeout("Longest wait for each answer (2.5s).")
+@click.option("--retries", type=NUMBER, help="How often to ask again, 0 to 10 (1).")
+@json_options
+def dns(targets: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Ask a DNS server for each NAME; without --type for its A and AAAA records."""
+    return _one_shot(TaskKind.DNS, targets, options, as_json)
+
+
+@click.command()
+@_targets("URL")
+@click.option("--method", "-X", metavar="METHOD", help="Request method (GET).")
+@click.option("--header", "-H", "headers", multiple=True, metavar="NAME:VALUE")
+@_timeout("Longest the whole request may take (10s).")
+@click.option("--no-verify", is_flag=True, help="Accept any certificate.")
+@click.option("--redirects", type=NUMBER, help="Redirects to follow, 0 to 20 (5).")
+@click.option("--max-body", type=NUMBER, help="Bytes of the body to read, 0 to 67108864 (1048576).")
+@family_options
+@json_options
+def http(
+    targets: tuple[str, ...],
+    headers: tuple[str, ...],
+    no_verify: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Make one HTTP request to each URL and time its phases."""
+    if headers:
+        options["headers"] = dict(split_pair("--header", text, ":") for text in headers)
+    if no_verify:
+        options["verify"] = False
+    return _one_shot(TaskKind.HTTP, targets, options, as_json)
+
+
+@click.command()
+@_targets("HOST:PORT")
+@_timeout("Longest wait for the connection (5s).")
+@family_options
+@json_options
+def tcp(targets: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Open one TCP connection to each HOST:PORT; write IPv6 addresses as [ADDRESS]:PORT."""
+    return _one_shot(TaskKind.TCP, targets, options, as_json)
+
+
+def _one_shot(
+    kind: TaskKind, targets: Sequence[str], options: Mapping[str, Any], as_json: bool
+) -> int:
+    """Measure, print and tell the worst outcome as an exit code."""
+    specs = build_specs(kind, targets, options)
+    codes = {Exit.OK}
+
+    def emit(spec: TaskSpec, measurement: Measurement) -> None:
+        code = exit_of(measurement)
+        codes.add(code)
+        body = wire.encode_result(kind, spec, measurement)
+        if as_json:
+            write_line(body)
+        result = wire.parse(body)
+        if measurement.error is not None and code > Exit.TARGET_FAILED:
+            explain(f"{kind} {target_of(result)}: {measurement.error.message}")
+        if not as_json:
+            write_text("\n".join([headline_text(result), *details(result)]))
+
+    run(measure_for_person(kind, specs, emit))
+    return max(codes)
+
+
+def exit_of(measurement: Measurement) -> Exit:
+    """Return the exit code of one result."""
+    match measurement.outcome:
+        case Outcome.OK:
+            return Exit.OK
+        case Outcome.AGENT_ERROR:
+            return Exit.CANNOT
+        case Outcome.REJECTED if measurement.error and measurement.error.failure_source == "self":
+            return Exit.USAGE  # no policy forbids it: what was asked for cannot be asked
+        case _:
+            return Exit.TARGET_FAILED

@@ -1,0 +1,144 @@
+"""The `netsonde` command: finds the subcommand, and gives every failure its sentence."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import click
+
+from netsonde import __version__
+from netsonde.cli.exits import Exit, exit_for, first_leaf
+from netsonde.errors import NetsondeError, PrivilegeError
+
+
+class Entry(NamedTuple):
+    """Where a subcommand lives; its help stands here so that `--help` imports nothing."""
+
+    place: str
+    summary: str
+
+
+ENTRIES = {
+    "up": Entry("up:up", "Run a control plane and an agent here, and measure."),
+    "ping": Entry("probe:ping", "Send ICMP echo requests."),
+    "trace": Entry("probe:trace", "Find the routers on the way."),
+    "dns": Entry("probe:dns", "Ask a DNS server."),
+    "http": Entry("probe:http", "Make an HTTP request and time its phases."),
+    "tcp": Entry("probe:tcp", "Open a TCP connection."),
+    "agent": Entry("agent:agent", "Run a measuring agent."),
+    "server": Entry("server:server", "Run a control plane."),
+    "check": Entry("checks:check", "Add, list and remove checks."),
+    "results": Entry("results:results", "Show results."),
+    "agents": Entry("fleet:agents", "Show the agents."),
+    "queues": Entry("fleet:queues", "Show how much work waits."),
+    "doctor": Entry("doctor:doctor", "Say what this host lacks, and how to grant it."),
+    "version": Entry("version:version", "Print the version."),
+}
+
+
+class Root(click.Group):
+    """A group that imports a subcommand when it is called, and never shows a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the subcommands in the order people meet them."""
+        return list(ENTRIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand of that name."""
+        entry = ENTRIES.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.place.partition(":")
+        command: click.Command = getattr(
+            importlib.import_module(f"netsonde.cli.{module}"), attribute
+        )
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the subcommands' summaries."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in ENTRIES.items()])
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = "netsonde",
+        **extra: Any,
+    ) -> NoReturn:
+        """Run the command line and exit with its code."""
+        extra.pop("standalone_mode", None)
+        debug = _wants_debug(sys.argv[1:] if args is None else args)
+        try:
+            code = _run(super().main, args, prog_name, extra)
+        except Exception as error:
+            code = _explain(error, debug)
+        sys.exit(_flushed(code))
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="netsonde")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+def main(debug: bool) -> None:
+    """Measure networks: ping, trace, dns, http and tcp, alone or as a fleet.
+
+    Exit codes: 0 every target is ok, 1 some target failed, 2 bad input,
+    3 could not measure, 130 interrupted.
+    """
+
+
+def _run(run: Any, args: Sequence[str] | None, prog_name: str | None, extra: Any) -> int:
+    try:
+        code = run(args, prog_name=prog_name, standalone_mode=False, **extra)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return Exit.USAGE
+    except click.ClickException as error:
+        _say(error.format_message())
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        return Exit.BROKEN_PIPE
+    return code if isinstance(code, int) else Exit.OK
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    leaf = first_leaf(error)
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(leaf, BrokenPipeError):
+        return Exit.BROKEN_PIPE
+    if isinstance(leaf, PrivilegeError):
+        click.echo(f"netsonde: {leaf}", err=True)  # with the lines to paste
+        return exit_for(leaf)
+    if isinstance(leaf, (NetsondeError, OSError)):
+        _say(str(leaf))
+        return exit_for(leaf)
+    _say(f"internal error: {type(leaf).__name__}: {leaf} (`netsonde --debug …` shows where)")
+    return Exit.BUG
+
+
+def _say(sentence: str) -> None:
+    """Write one line on standard error, whatever the sentence holds."""
+    text = " ".join(sentence.split())
+    click.echo(f"netsonde: {text}", err=True)
+
+
+def _flushed(code: int) -> int:
+    """Flush standard output while a reader that has gone can still be noticed quietly."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = Exit.BROKEN_PIPE
+    if code == Exit.BROKEN_PIPE:
+        # Python flushes once more at exit and would complain.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+    return code
+
+
+def _wants_debug(args: Sequence[str]) -> bool:
+    return "--debug" in args[:1] or os.environ.get("NETSONDE_DEBUG") == "1"

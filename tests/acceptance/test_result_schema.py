@@ -1,0 +1,230 @@
+"""Every result that any command prints is valid by the published schema."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+
+from netsonde import wire
+from netsonde.model import (
+    SPEC_TYPES,
+    Failure,
+    FailureSource,
+    Measurement,
+    Observation,
+    Outcome,
+    Reason,
+    TaskKind,
+)
+from netsonde.server.beacon import NAME, beacon
+from netsonde.wire.reports import RESULT_FIELDS
+from support.commands import json_lines, netsonde, running
+from support.privileges import raw_socket_refusal
+
+SCHEMA_PATH = Path(__file__).resolve().parents[2] / "docs" / "result.schema.json"
+SCHEMA: dict[str, Any] = json.loads(SCHEMA_PATH.read_text())
+VALIDATOR = Draft202012Validator(SCHEMA)
+
+RESULT: dict[str, Any] = {
+    "kind": "tcp",
+    "spec": {"kind": "tcp", "host": "127.0.0.1", "port": 80},
+    "outcome": "ok",
+    "started_at": "2026-11-24T10:11:12.123456789Z",
+    "duration_ms": 0.25,
+    "observations": [{"name": "anything_new", "value": {"x": 1}}],
+    "env": {"version": "0.1.0"},
+}
+FAILED = {"reason": "refused", "failure_source": "target", "message": "closed"}
+
+
+def problems(result: Mapping[str, Any]) -> list[str]:
+    return [f"{error.json_path}: {error.message}" for error in VALIDATOR.iter_errors(result)]
+
+
+def valid(text: str) -> list[dict[str, Any]]:
+    """Decode the results of a command's output, each of which must be valid."""
+    results = json_lines(text)
+    for result in results:
+        assert problems(result) == [], json.dumps(result, indent=1)
+    return results
+
+
+# ── the schema itself ──
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_it_has_exactly_the_fields_that_are_written() -> None:
+    assert tuple(SCHEMA["properties"]) == RESULT_FIELDS
+
+
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_it_has_exactly_the_options_of_each_kind(kind: TaskKind) -> None:
+    described = SCHEMA["$defs"][f"{kind}_spec"]
+    fields = {field.encode_name: field for field in msgspec.structs.fields(SPEC_TYPES[kind])}
+    assert set(described["properties"]) == {"kind", *fields}
+    needed = {name for name, field in fields.items() if field.required}
+    assert set(described["required"]) == {"kind", *needed}
+
+
+def test_it_has_exactly_the_words_of_the_model() -> None:
+    assert SCHEMA["properties"]["kind"]["enum"] == list(TaskKind)
+    assert SCHEMA["properties"]["outcome"]["enum"] == list(Outcome)
+    error = SCHEMA["$defs"]["error"]["properties"]
+    assert error["reason"]["enum"] == list(Reason)
+    assert error["failure_source"]["enum"] == list(FailureSource)
+
+
+def test_a_whole_result_is_valid() -> None:
+    whole = RESULT | {
+        "lease_id": 2**64 - 1,
+        "task_id": 1,
+        "tick": 0,
+        "check_id": 3,
+        "agent_id": 4,
+        "scheduled_at": "2026-11-24T10:11:12Z",
+        "attempt": 1,
+        "outcome": "target_error",
+        "error": FAILED,
+        "env": {"version": "0.1.0", "policy_version": "abc", "source": "127.0.0.1"},
+    }
+    assert problems(RESULT) == []
+    assert problems(whole) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lease_id": 0},
+        {"lease_id": 2**64},
+        {"task_id": "7"},
+        {"colour": "red"},
+        {"kind": "pong"},
+        {"kind": "ping"},
+        {"spec": {"kind": "tcp", "host": "a", "port": 0}},
+        {"spec": {"kind": "tcp", "host": "a", "port": 1, "extra": 1}},
+        {"outcome": "fine"},
+        {"outcome": "target_error"},
+        {"error": FAILED},
+        {"outcome": "target_error", "error": FAILED | {"reason": "bad_luck"}},
+        {"outcome": "target_error", "error": {"reason": "refused"}},
+        {"started_at": "2026-11-24 10:11:12"},
+        {"started_at": "2026-11-24T10:11:12.1234567890Z"},
+        {"duration_ms": -1},
+        {"duration_ms": "1"},
+        {"observations": {}},
+        {"observations": [{"name": "Bad Name", "value": 1}]},
+        {"observations": [{"name": "no_value"}]},
+        {"observations": [{"name": "tcp_summary", "value": {}}]},
+        {"env": {}},
+        {"env": {"version": "0.1.0", "mood": "good"}},
+    ],
+    ids=str,
+)
+def test_what_is_no_result_is_not_valid(change: dict[str, Any]) -> None:
+    assert problems(RESULT | change)
+
+
+@pytest.mark.parametrize("name", SCHEMA["required"])
+def test_what_is_required_is_required(name: str) -> None:
+    assert problems({field: value for field, value in RESULT.items() if field != name})
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_what_our_encoder_writes_is_valid(kind: TaskKind, outcome: Outcome) -> None:
+    target = {"http": "http://a/", "tcp": "a:1"}.get(kind, "a")
+    failure = Failure(reason="timeout", failure_source="target", message="no answer")
+    measurement = Measurement(
+        outcome=outcome,
+        started_at_ns=1,
+        duration_ns=1,
+        observations=(Observation("x", {"y": None}, "ms"),),
+        error=None if outcome is Outcome.OK else failure,
+        env={"version": "0.1.0"},
+    )
+    body = wire.encode_result(kind, wire.build_spec(kind, target, {}), measurement)
+    assert problems(json.loads(body)) == []
+
+
+# ── what the commands print ──
+
+
+async def test_dns_results() -> None:
+    async with beacon() as dns:
+        done = await asyncio.to_thread(
+            netsonde, "dns", NAME, "none.netsonde.test", "other.invalid",
+            "--server", dns.endpoint, "--json",
+        )  # fmt: skip
+    results = {result["spec"]["query"]: result for result in valid(done.stdout)}
+    assert len(results) == 3
+    assert results[NAME]["outcome"] == "ok"
+    done = netsonde("dns", NAME, "--server", dns.endpoint, "--timeout", "200ms", "--json")
+    (silent,) = valid(done.stdout)
+    assert silent["outcome"] == "target_error"
+
+
+def test_tcp_and_http_results() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        opened, closed = listener.getsockname()[1], holder.getsockname()[1]
+        done = netsonde(
+            "tcp", f"127.0.0.1:{opened}", f"127.0.0.1:{closed}", f"[::1]:{closed}",
+            "no-such-name.invalid:1", "255.255.255.255:1", "--json",
+        )  # fmt: skip
+        tcp = valid(done.stdout)
+        done = netsonde(
+            "http", f"http://127.0.0.1:{closed}/", f"https://127.0.0.1:{opened}/",
+            "http://no-such-name.invalid/", "http://224.0.0.1/", "--timeout", "500ms", "--json",
+        )  # fmt: skip
+        http = valid(done.stdout)
+    assert len(tcp) == 5
+    assert {result["outcome"] for result in tcp} == {"ok", "target_error", "rejected"}
+    assert len(http) == 4
+    assert {result["outcome"] for result in http} == {"target_error", "rejected"}
+
+
+@pytest.mark.raw
+@pytest.mark.parametrize(
+    "args",
+    [("ping", "--count", "3", "-i", "10ms"), ("ping", "--count", "300", "-i", "0"), ("trace",)],
+)
+def test_packet_results(args: tuple[str, ...]) -> None:
+    done = netsonde(
+        *args, "127.0.0.1", "::1", "no-such-name.invalid", "224.0.0.1", "--timeout", "500ms",
+        "--json",
+    )  # fmt: skip
+    outcomes = {result["spec"]["host"]: result["outcome"] for result in valid(done.stdout)}
+    assert outcomes == {
+        "127.0.0.1": "ok",
+        "::1": "ok",
+        "no-such-name.invalid": "target_error",
+        "224.0.0.1": "rejected",
+    }
+
+
+def test_up_once_and_what_the_server_keeps_of_it(tmp_path: Path) -> None:
+    state = ("--state-dir", str(tmp_path))
+    once = netsonde("up", "--once", "--json", *state, "--check", "tcp 127.0.0.1:1", timeout_s=120)
+    results = valid(once.stdout)
+    kinds = {result["kind"] for result in results if result["outcome"] == "ok"}
+    permitted = set(TaskKind) if raw_socket_refusal() is None else {"dns", "http", "tcp"}
+    assert kinds >= permitted, once.stderr
+    with running(
+        "server", "run", *state, "--listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0"
+    ) as server:
+        line = server.line("stderr", "operators reach it at ")
+        url = line.partition("operators reach it at ")[2].split()[0]
+        kept = valid(netsonde("results", "--json", "--server", url).stdout)
+    assert sorted(result["lease_id"] for result in kept) == sorted(
+        result["lease_id"] for result in results
+    )
+    assert all(result in kept for result in results)
