@@ -1,0 +1,74 @@
+"""Run benches by name and hold them against their budgets.
+
+usage: python -m benches [NAME …] [--quick] [--strict] [--json]
+
+The table goes to standard output, progress to standard error. The exit status is 1 when a budget
+is missed and, with --strict, when a rival is missing.
+"""
+
+import argparse
+import gc
+import importlib
+import json
+import sys
+import time
+
+from benches.harness import (
+    QUICK_RUNS,
+    QUICK_SLACK,
+    RUNS,
+    Bench,
+    MissingRivalError,
+    Row,
+    interleave,
+    judge,
+    say,
+    table,
+)
+
+# A bench is a file: its name here, its module there.
+BENCHES = {"heap": "bench_deadlines"}
+
+
+def run(name: str, *, quick: bool) -> list[Row]:
+    """Run one bench and return its rows."""
+    begun = time.monotonic()
+    say(f"{name}: preparing")
+    bench: Bench = importlib.import_module(f"benches.{BENCHES[name]}").bench()
+    able = {}
+    for contestant, thing in bench.contestants.items():
+        if isinstance(thing, MissingRivalError):
+            say(f"{name}: no {contestant}: {thing}")
+        else:
+            able[contestant] = thing
+    gc.collect()
+    gc.disable()  # a collection in the middle of a rival's run would flatter us
+    try:
+        figures = interleave(able, QUICK_RUNS if quick else RUNS)
+    finally:
+        gc.enable()
+    say(f"{name}: {time.monotonic() - begun:.0f} s")
+    return judge(bench, figures, QUICK_SLACK if quick else 0.0)
+
+
+def main() -> int:
+    """Run the benches named, or all of them."""
+    parser = argparse.ArgumentParser(prog="benches", description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("--quick", action="store_true", help="fewer runs, 25 %% slack")
+    parser.add_argument("--strict", action="store_true", help="a missing rival fails")
+    parser.add_argument("--json", action="store_true", help="rows as JSON")
+    chosen = parser.parse_args()
+    if unknown := sorted(set(chosen.names) - set(BENCHES)):
+        parser.error(f"no bench {', '.join(unknown)}: there are {', '.join(BENCHES)}")
+    rows = [
+        row for name in chosen.names or BENCHES for row in run(name, quick=chosen.quick)
+    ]
+    print(json.dumps([row.as_dict() for row in rows], indent=1) if chosen.json else table(rows))
+    if missed := [row for row in rows if row.met is False]:
+        say(f"{len(missed)} of {len(rows)} budgets missed")
+    return int(bool(missed) or (chosen.strict and any(row.met is None for row in rows)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

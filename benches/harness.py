@@ -1,0 +1,155 @@
+"""What every bench is made of: contestants, interleaved runs, budgets and the table of rows.
+
+A bench is a module with a `bench()` that returns a `Bench`. A contestant is a callable that does
+the whole measured thing once and returns its figures by name; ours is the one called OURS. Figures
+of different machines or minutes are not compared: a budget is a ratio of two contestants of the
+same round, or an absolute figure where there is no rival.
+"""
+
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+OURS = "netsonde"
+RUNS = 7
+QUICK_RUNS = 3
+QUICK_SLACK = 0.25
+
+Contestant = Callable[[], Mapping[str, float]]
+Figures = Mapping[str, Sequence[Mapping[str, float]]]  # contestant -> one mapping per run
+
+
+class MissingRivalError(Exception):
+    """A contestant cannot run on this host; the message says what it lacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """One line that must hold: a figure of ours, alone or against a rival's.
+
+    `quotient` says which way round the ratio is, so that `at_least` reads as written in the table
+    of budgets: "15x faster" is rival/ours of a duration, "0.93 of the rate" is ours/rival. Figures
+    that do not vary from run to run take no slack under --quick: noisy=False.
+    """
+
+    id: str
+    figure: str
+    unit: str
+    rival: str | None = None
+    quotient: Literal["ours/rival", "rival/ours"] = "ours/rival"
+    at_least: float | None = None
+    at_most: float | None = None
+    noisy: bool = True
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Contestants by name, or why one cannot run, and the budgets between them."""
+
+    contestants: Mapping[str, Contestant | MissingRivalError]
+    budgets: Sequence[Budget]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A budget and what was measured; a figure is None when its contestant is missing."""
+
+    id: str
+    figure: str
+    unit: str
+    ours: float
+    rival: str | None
+    theirs: float | None
+    ratio: float | None
+    budget: str
+    met: bool | None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the row for JSON."""
+        return asdict(self)
+
+
+def say(text: str) -> None:
+    """Report progress, away from the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def interleave(contestants: Mapping[str, Contestant], runs: int) -> Figures:
+    """Run every contestant once a round, beginning each round with another one."""
+    figures: dict[str, list[Mapping[str, float]]] = {name: [] for name in contestants}
+    names = list(contestants)
+    for run in range(runs):
+        shift = run % len(names)
+        for name in names[shift:] + names[:shift]:
+            say(f"  run {run + 1}/{runs}: {name}")
+            figures[name].append(contestants[name]())
+    return figures
+
+
+def judge(bench: Bench, figures: Figures, slack: float) -> list[Row]:
+    """Hold the medians against the budgets."""
+    return [judge_one(budget, figures, slack if budget.noisy else 0.0) for budget in bench.budgets]
+
+
+def judge_one(budget: Budget, figures: Figures, slack: float) -> Row:
+    """Make a row of a budget. Its ratio is the median of the rounds' ratios."""
+    ours = [run[budget.figure] for run in figures[OURS]]
+    theirs = None
+    measured: float | None = statistics.median(ours)
+    if budget.rival is not None:
+        theirs = [run[budget.figure] for run in figures.get(budget.rival, ())]
+        ratios = [mine / other for mine, other in zip(ours, theirs, strict=False)]
+        if budget.quotient == "rival/ours":
+            ratios = [1 / ratio for ratio in ratios]
+        measured = statistics.median(ratios) if ratios else None
+    least = None if budget.at_least is None else budget.at_least * (1 - slack)
+    most = None if budget.at_most is None else budget.at_most * (1 + slack)
+    bounds = [f"≥ {least:g}"] if least is not None else []
+    bounds += [f"≤ {most:g}"] if most is not None else []
+    met = None
+    if measured is not None:
+        met = (least is None or measured >= least) and (most is None or measured <= most)
+    return Row(
+        id=budget.id,
+        figure=budget.figure,
+        unit=budget.unit,
+        ours=statistics.median(ours),
+        rival=budget.rival,
+        theirs=statistics.median(theirs) if theirs else None,
+        ratio=measured if budget.rival else None,
+        budget=", ".join(bounds),
+        met=met,
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Lay rows out for people."""
+    verdicts = {True: "met", False: "MISSED", None: "no rival"}
+    head = ("id", "figure", "ours", "rival", "theirs", "ratio", "budget", "")
+    lines = [head] + [
+        (
+            row.id,
+            f"{row.figure} [{row.unit}]",
+            amount(row.ours),
+            row.rival or "",
+            amount(row.theirs),
+            amount(row.ratio),
+            row.budget,
+            verdicts[row.met],
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def amount(value: float | None) -> str:
+    """Format a figure with three significant digits or as a whole number."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

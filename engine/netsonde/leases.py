@@ -1,0 +1,325 @@
+"""The leases this agent holds: what runs, what must be extended when, what has ended. Pure.
+
+Instants are nanoseconds of CLOCK_BOOTTIME and come in as arguments. Nothing here waits or sends:
+the lease extender sleeps until `next_wake_ns`, sends what `due` names, gives the answer to `extend`
+and cancels what `pop_expired` and `revoke` return. Races are answers, not errors: a worker that
+starts or finishes a lease that has ended meanwhile is told False.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+from typing import NamedTuple
+
+from netsonde._native.deadlines import DONE, DeadlineHeap
+from netsonde.clock import NS_PER_MS
+from netsonde.model import Lease, TaskKind
+
+LEASES_MAX = 100_000  # in flight per agent, by the contract
+BATCH_MAX = 1000  # lease ids per extend, by the contract; also how many expire at once
+GATHER_NS = 500 * NS_PER_MS  # leases due this soon after the first go in the same call
+ASK_AGAIN_MIN_NS = 500 * NS_PER_MS  # never ask faster than calls are gathered
+NEVER_NS = 2**63 - 1
+# An extension is due when this part of the term has passed, drawn for each lease so that leases
+# granted together do not stay together.
+FRACTION_MIN, FRACTION_MAX = 0.35, 0.45
+
+
+class LeaseState(StrEnum):
+    """Where a lease is in this agent."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"  # measured; its result waits for the control plane's acknowledgement
+    ENDED = "ended"  # no longer held
+
+
+class LeaseEvent(StrEnum):
+    """What happens to a lease."""
+
+    START = "start"
+    FINISH = "finish"
+    RELEASE = "release"  # acknowledged, or handed back
+    REVOKE = "revoke"  # their word
+    EXPIRE = "expire"  # our clock
+
+
+# Every transition there is; an event that is not here does nothing.
+TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
+    (LeaseState.QUEUED, LeaseEvent.START): LeaseState.RUNNING,
+    (LeaseState.QUEUED, LeaseEvent.RELEASE): LeaseState.ENDED,
+    (LeaseState.QUEUED, LeaseEvent.REVOKE): LeaseState.ENDED,
+    (LeaseState.QUEUED, LeaseEvent.EXPIRE): LeaseState.ENDED,
+    (LeaseState.RUNNING, LeaseEvent.FINISH): LeaseState.FINISHED,
+    (LeaseState.RUNNING, LeaseEvent.RELEASE): LeaseState.ENDED,
+    (LeaseState.RUNNING, LeaseEvent.REVOKE): LeaseState.ENDED,
+    (LeaseState.RUNNING, LeaseEvent.EXPIRE): LeaseState.ENDED,
+    (LeaseState.FINISHED, LeaseEvent.RELEASE): LeaseState.ENDED,
+    (LeaseState.FINISHED, LeaseEvent.REVOKE): LeaseState.ENDED,
+    (LeaseState.FINISHED, LeaseEvent.EXPIRE): LeaseState.ENDED,
+}
+EXTENDED_STATES = frozenset({LeaseState.QUEUED, LeaseState.RUNNING})  # still needed for the work
+
+
+class Grant(StrEnum):
+    """What became of a granted lease."""
+
+    GRANTED = "granted"
+    DUPLICATE = "duplicate"  # held already, unchanged
+    LATE = "late"  # its deadline had passed on arrival
+    FULL = "full"  # the table holds `capacity` leases
+
+
+class Ended(NamedTuple):
+    """A lease the table let go, and where it was then."""
+
+    lease: Lease
+    state: LeaseState
+
+
+@dataclass(slots=True)
+class LeaseCounters:
+    """What has happened since the table was made."""
+
+    granted: int = 0
+    refused: int = 0
+    extended: int = 0
+    unextended: int = 0  # answers that would not lengthen the lease
+    unknown: int = 0  # ids of extend and revoke answers that are not held
+    released: int = 0
+    revoked: int = 0
+    expired: int = 0
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: Lease
+    state: LeaseState
+    keep: float  # an extension is due when this part of the term is left
+    limit_ns: int | None  # max_lease_ms as an instant
+
+
+class LeaseTable:
+    """Leases by id, with their deadlines and the instants at which to ask for more time.
+
+    Every lease has its deadline in one native heap; those queued or running have in another the
+    instant of their next extension. `rng` draws when, within the contract's bounds.
+    """
+
+    def __init__(self, rng: Random, *, capacity: int = LEASES_MAX) -> None:
+        self.counters = LeaseCounters()
+        self._rng = rng
+        self._capacity = capacity
+        self._held: dict[int, _Held] = {}
+        self._deadlines = DeadlineHeap(capacity)
+        self._asks = DeadlineHeap(capacity)
+        self._counts: Counter[tuple[TaskKind, LeaseState]] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, lease_id: int) -> bool:
+        return lease_id in self._held
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the ids, in the order they were granted."""
+        return iter(self._held)
+
+    @property
+    def capacity(self) -> int:
+        """The most leases this table holds."""
+        return self._capacity
+
+    @property
+    def next_wake_ns(self) -> int | None:
+        """The earliest instant at which `due` or `pop_expired` has something, or None."""
+        ask_ns, deadline_ns = self._asks.next_ns, self._deadlines.next_ns
+        if ask_ns is None or deadline_ns is None:
+            return deadline_ns
+        return min(ask_ns, deadline_ns)
+
+    def lease(self, lease_id: int) -> Lease | None:
+        """Return a held lease."""
+        held = self._held.get(lease_id)
+        return held.lease if held else None
+
+    def state(self, lease_id: int) -> LeaseState:
+        """Return where a lease is; one that is not held has ended."""
+        held = self._held.get(lease_id)
+        return held.state if held else LeaseState.ENDED
+
+    def deadline_ns(self, lease_id: int) -> int | None:
+        """Return when a held lease ends."""
+        return self._deadlines.deadline_of(lease_id)
+
+    def count(self, kind: TaskKind | None = None, state: LeaseState | None = None) -> int:
+        """Count the leases held of this kind and in this state; None: of any."""
+        return sum(
+            count
+            for (its_kind, its_state), count in self._counts.items()
+            if kind in (None, its_kind) and state in (None, its_state)
+        )
+
+    def grant(self, lease: Lease, deadline_ns: int, now_ns: int) -> Grant:
+        """Take a lease into the table, queued."""
+        return self.grant_many([(lease, deadline_ns)], now_ns)[0]
+
+    def grant_many(self, grants: Sequence[tuple[Lease, int]], now_ns: int) -> list[Grant]:
+        """Take leases and their deadlines into the table, queued; one answer each, in order."""
+        answers = []
+        fresh: dict[int, _Held] = {}
+        deadlines_ns, asks_ns = array("q"), array("q")
+        for lease, deadline_ns in grants:
+            answer = self._admit(lease.lease_id, deadline_ns - now_ns, fresh)
+            answers.append(answer)
+            if answer is Grant.GRANTED:
+                held = self._hold(lease, deadline_ns)
+                fresh[lease.lease_id] = held
+                deadlines_ns.append(deadline_ns)
+                asks_ns.append(self._ask_ns(held, deadline_ns, now_ns))
+        self._push(fresh, deadlines_ns, asks_ns)
+        self.counters.granted += len(fresh)
+        self.counters.refused += len(answers) - len(fresh)
+        return answers
+
+    def start(self, lease_id: int, now_ns: int) -> bool:
+        """Mark a queued lease running; False: it has ended, or ends now, and must not start."""
+        deadline_ns = self._deadlines.deadline_of(lease_id)
+        if deadline_ns is None or deadline_ns <= now_ns:
+            return False
+        return self._change(lease_id, LeaseEvent.START) is not None
+
+    def finish(self, lease_id: int) -> bool:
+        """Mark a running lease measured: it is not extended any more; False: it has ended."""
+        if self._change(lease_id, LeaseEvent.FINISH) is None:
+            return False
+        self._asks.drop_one(lease_id)
+        return True
+
+    def release(self, lease_id: int) -> bool:
+        """Let a lease go that was acknowledged or handed back; False: it had ended."""
+        return self.release_many((lease_id,)) == 1
+
+    def release_many(self, lease_ids: Iterable[int]) -> int:
+        """Let leases go that were acknowledged or handed back; return how many were held."""
+        released = len(self._end(lease_ids, LeaseEvent.RELEASE))
+        self.counters.released += released
+        return released
+
+    def revoke(self, lease_ids: Iterable[int]) -> list[Ended]:
+        """Let leases go that the control plane took back; unknown ids are counted."""
+        lease_ids = tuple(lease_ids)
+        ended = self._end(lease_ids, LeaseEvent.REVOKE)
+        self.counters.revoked += len(ended)
+        self.counters.unknown += len(lease_ids) - len(ended)
+        return ended
+
+    def pop_expired(self, now_ns: int, limit: int = BATCH_MAX) -> list[Ended]:
+        """Let go what has reached its deadline, earliest first; call again while it is `limit`."""
+        ended = self._end(self._deadlines.pop_due(now_ns, limit).tolist(), LeaseEvent.EXPIRE)
+        self.counters.expired += len(ended)
+        return ended
+
+    def due(self, now_ns: int, limit: int = BATCH_MAX) -> list[int]:
+        """Return the leases to extend in one call now; empty until the first of them is due.
+
+        Each is due again later, in case the call fails: after a quarter of the time it has left.
+        """
+        first_ns = self._asks.next_ns
+        if first_ns is None or first_ns > now_ns:
+            return []
+        ids = self._asks.pop_due(now_ns + GATHER_NS, limit)
+        again_ns = array("q")
+        for lease_id in ids:
+            left_ns = (self._deadlines.deadline_of(lease_id) or now_ns) - now_ns
+            again_ns.append(now_ns + max(left_ns // 4, ASK_AGAIN_MIN_NS))
+        self._asks.push(ids, again_ns)
+        return ids.tolist()
+
+    def extend(self, deadlines_ns: Mapping[int, int], now_ns: int) -> int:
+        """Move deadlines to where the control plane's answer puts them; return how many moved.
+
+        A deadline never becomes earlier and never passes `max_lease_ms`. Ids that are not held
+        are counted and ignored.
+        """
+        held = [(key, self._held[key]) for key in deadlines_ns if key in self._held]
+        self.counters.unknown += len(deadlines_ns) - len(held)
+        ids = array("Q", (lease_id for lease_id, _ in held))
+        ends_ns = array("q", (self._end_ns(one, deadlines_ns[key]) for key, one in held))
+        codes = self._deadlines.extend(ids, ends_ns)
+        moved = array("Q")
+        asks_ns = array("q")
+        for (lease_id, one), end_ns, code in zip(held, ends_ns, codes, strict=True):
+            if code == DONE:
+                moved.append(lease_id)
+                asks_ns.append(self._ask_ns(one, end_ns, now_ns))
+        self._asks.move(moved, asks_ns)  # finished leases are not in it and stay out
+        self.counters.extended += len(moved)
+        self.counters.unextended += len(held) - len(moved)
+        return len(moved)
+
+    def _admit(self, lease_id: int, left_ns: int, fresh: dict[int, _Held]) -> Grant:
+        if lease_id in self._held or lease_id in fresh:
+            return Grant.DUPLICATE
+        if left_ns <= 0:
+            return Grant.LATE
+        if len(self._held) + len(fresh) >= self._capacity:
+            return Grant.FULL
+        return Grant.GRANTED
+
+    def _hold(self, lease: Lease, deadline_ns: int) -> _Held:
+        limit_ns = None
+        if lease.max_lease_ms is not None:
+            # The deadline less the term is the grant, early by the margin: so is the limit.
+            limit_ns = deadline_ns + (lease.max_lease_ms - lease.lease_until_ms) * NS_PER_MS
+        keep = 1.0 - self._rng.uniform(FRACTION_MIN, FRACTION_MAX)
+        return _Held(lease, LeaseState.QUEUED, keep, limit_ns)
+
+    @staticmethod
+    def _end_ns(held: _Held, deadline_ns: int) -> int:
+        return deadline_ns if held.limit_ns is None else min(deadline_ns, held.limit_ns)
+
+    @staticmethod
+    def _ask_ns(held: _Held, deadline_ns: int, now_ns: int) -> int:
+        """Return when to ask for more time: never when there is none to be had."""
+        if held.limit_ns is not None and deadline_ns >= held.limit_ns:
+            return NEVER_NS
+        return deadline_ns - int(held.keep * (deadline_ns - now_ns))
+
+    def _push(
+        self, fresh: dict[int, _Held], deadlines_ns: "array[int]", asks_ns: "array[int]"
+    ) -> None:
+        ids = array("Q", fresh)
+        self._deadlines.push(ids, deadlines_ns)
+        try:
+            self._asks.push(ids, asks_ns)
+        except MemoryError:
+            self._deadlines.drop(ids)
+            raise
+        self._held |= fresh
+        for held in fresh.values():
+            self._counts[held.lease.kind, LeaseState.QUEUED] += 1
+
+    def _change(self, lease_id: int, event: LeaseEvent) -> Ended | None:
+        """Apply an event; return the lease and the state it left, or None: nothing happened."""
+        held = self._held.get(lease_id)
+        if held is None or (state := TRANSITIONS.get((held.state, event))) is None:
+            return None
+        left = held.state
+        self._counts[held.lease.kind, left] -= 1
+        if state is LeaseState.ENDED:
+            del self._held[lease_id]
+        else:
+            held.state = state
+            self._counts[held.lease.kind, state] += 1
+        return Ended(held.lease, left)
+
+    def _end(self, lease_ids: Iterable[int], event: LeaseEvent) -> list[Ended]:
+        ended = [one for one in (self._change(key, event) for key in lease_ids) if one]
+        ids = array("Q", (one.lease.lease_id for one in ended))
+        self._deadlines.drop(ids)
+        self._asks.drop(ids)
+        return ended

@@ -1,0 +1,169 @@
+"""The native packet core against a plain Python oracle, and the edges of the engine's face.
+
+What needs sockets is in tests/integration/test_icmp.py.
+"""
+
+import struct
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netsonde._native import icmp
+from support import packets
+
+VERSIONS: st.SearchStrategy[Literal[4, 6]] = st.sampled_from([4, 6])
+EDGES = (0, 1, 65_534, 65_535)
+
+
+@given(st.binary(max_size=400))
+def test_checksum_is_rfc_1071(data: bytes) -> None:
+    assert icmp.checksum(data) == packets.checksum(data)
+
+
+def test_checksum_of_extremes() -> None:
+    assert icmp.checksum(b"") == 0xFFFF
+    assert icmp.checksum(b"\xff" * 65_535) == packets.checksum(b"\xff" * 65_535)
+    assert icmp.checksum(b"\xff" * 65_536) == 0  # sums to 0xFFFF however often it wraps
+
+
+@given(st.binary(min_size=8, max_size=200))
+def test_a_packet_with_its_checksum_sums_to_zero(message: bytes) -> None:
+    assert icmp.checksum(packets.with_checksum(message)) in {0, 0xFFFF}
+
+
+def test_siphash_gives_the_papers_value() -> None:
+    assert icmp.siphash24(bytes(range(16)), bytes(range(15))) == 0xA129CA6149BE45E5
+
+
+@given(st.binary(min_size=16, max_size=16), st.binary(max_size=64))
+def test_siphash_matches_the_oracle(key: bytes, data: bytes) -> None:
+    assert icmp.siphash24(key, data) == packets.siphash24(key, data)
+
+
+@pytest.mark.parametrize("length", [0, 15, 17])
+def test_siphash_wants_16_bytes_of_key(length: int) -> None:
+    with pytest.raises(ValueError, match="16 bytes"):
+        icmp.siphash24(bytes(length), b"")
+
+
+@given(VERSIONS, st.binary(max_size=200), st.booleans())
+def test_ip_parser_survives_garbage(version: Literal[4, 6], data: bytes, quoted: bool) -> None:
+    assert icmp.parse_ip(version, data, quoted=quoted) == packets.parse_ip(
+        version, data, quoted=quoted
+    )
+
+
+@given(VERSIONS, st.binary(max_size=300))
+def test_message_parser_survives_garbage(version: Literal[4, 6], data: bytes) -> None:
+    assert icmp.parse_message(version, data) == packets.parse_message(version, data)
+
+
+@st.composite
+def almost_ipv6(draw: st.DrawFn) -> bytes:
+    """An IPv6 packet with a chain of extension headers, cut somewhere."""
+    kinds = draw(st.lists(st.sampled_from([0, 43, 44, 60, 135, 50, 58]), min_size=1, max_size=10))
+    body = b""
+    for following in (*kinds[1:], 58):
+        words = draw(st.integers(0, 3))
+        offset = draw(st.sampled_from([0, 0, 0, 8]))
+        body += bytes([following, words]) + struct.pack("!H", offset) + bytes(4 + words * 8)
+    body += draw(st.binary(max_size=40))
+    packet = packets.ipv6("fd00::1", "fd00::2", body, next_header=kinds[0])
+    return packet[: draw(st.integers(0, len(packet)))]
+
+
+@given(almost_ipv6())
+def test_extension_headers_are_walked_like_the_oracle_does(data: bytes) -> None:
+    assert icmp.parse_ip(6, data) == packets.parse_ip(6, data)
+
+
+@given(
+    VERSIONS,
+    st.data(),
+    st.integers(0, 255),
+    st.binary(max_size=300),
+    st.integers(0, 400),
+)
+def test_errors_are_read_like_the_oracle_does(
+    version: Literal[4, 6], data: st.DataObject, length: int, payload: bytes, cut: int
+) -> None:
+    type_ = data.draw(st.sampled_from(packets.ERRORS[version]))
+    request = packets.echo(version, "request", 1, 2, payload)
+    quoted = (
+        packets.ipv4("10.0.0.1", "10.0.0.2", request, options=bytes(8))
+        if version == 4
+        else packets.ipv6("fd00::1", "fd00::2", request)
+    )
+    rest = bytes([0, length, 0, 0]) if version == 4 else bytes([length, 0, 0, 0])
+    message = packets.icmp(type_, 0, rest, quoted)[:cut]
+    assert icmp.parse_message(version, message) == packets.parse_message(version, message)
+
+
+@pytest.mark.parametrize("ident", EDGES)
+@pytest.mark.parametrize("sequence", EDGES)
+def test_sixteen_bit_edges_are_read_back(ident: int, sequence: int) -> None:
+    message = packets.echo(4, "reply", ident, sequence, b"payload")
+    parsed = icmp.parse_message(4, message)
+    assert parsed == (0, 0, parsed[2], ident, sequence, b"payload", None)
+
+
+def test_a_quote_keeps_source_and_destination_apart() -> None:
+    request = packets.echo(4, "request", 7, 9, bytes(16))
+    quoted = packets.ipv4("192.0.2.1", "198.51.100.9", request, ttl=1, tos=0x2E)
+    quote = icmp.parse_message(4, packets.icmp_error(11, 0, quoted))[6]
+    assert quote == (1, 0x2E, 1, bytes([192, 0, 2, 1]), bytes([198, 51, 100, 9]), request)
+
+
+@pytest.mark.parametrize("version", [-1, 0, 5, 7])
+def test_parsers_know_two_versions(version: int) -> None:
+    for parse in (icmp.parse_ip, icmp.parse_message):
+        with pytest.raises(ValueError, match="4 or 6"):
+            parse(version, bytes(60))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"family": 5}, "family"),
+        ({"family": 4, "access": "tcp"}, "access"),
+        ({"family": 4, "secret": b"short"}, "16 bytes"),
+        ({"family": 4, "capacity": 0}, "capacity"),
+        ({"family": 4, "capacity": icmp.CAPACITY_MAX + 1}, "capacity"),
+        ({"family": 4, "linger_ns": -1}, "linger_ns"),
+        ({"family": 4, "linger_ns": icmp.LINGER_MAX_NS + 1}, "linger_ns"),
+    ],
+)
+def test_engine_refuses_bad_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        icmp.EchoEngine(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ident", [-1, 65_536])
+def test_identifier_is_16_bits(ident: int) -> None:
+    with pytest.raises(OverflowError):
+        icmp.EchoEngine(4, ident=ident)
+
+
+def test_records_have_the_documented_sizes() -> None:
+    assert struct.calcsize(icmp.REQUEST_FORMAT) == 40
+    assert struct.calcsize(icmp.COMPLETION_FORMAT) == 48
+
+
+@pytest.mark.parametrize(
+    ("samples", "steps"),
+    [
+        ([], 0),
+        ([(100, 200)], 0),
+        ([(10_000, 20_000), (15_000, 90_000), (0, 16_000)], 0),  # they share 15 000 to 16 000
+        ([(10_000, 20_000), (21_001, 30_000)], 1),
+        ([(10_000, 20_000), (20_900, 30_000)], 0),  # within rounding
+        ([(10_000, 20_000), (0, 8_000)], 1),
+        ([(10_000, 20_000), (50_000, 60_000), (10_000, 20_000)], 2),
+        ([(0, 10_000), (9_000, 20_000), (0, 7_000)], 1),  # overlaps each, but not both at once
+        ([(-(2**62), 2**62), (2**61, 2**62)], 0),
+    ],
+)
+def test_disjoint_samples_prove_a_clock_step(samples: list[tuple[int, int]], steps: int) -> None:
+    assert icmp.count_steps(samples) == steps
