@@ -1,0 +1,162 @@
+"""One UDP question and its answer, timed with the kernel's receive stamp.
+
+The socket is connected, so the kernel drops what comes from any other address or port and hands
+over the ICMP errors that belong to it.
+"""
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
+from netsonde.errors import ResolveError
+from netsonde.model import FailureSource, Reason
+from netsonde.probe.connect import (
+    IcmpError,
+    SocketFailure,
+    explain,
+    queue_icmp_errors,
+    queued_icmp_error,
+)
+from netsonde.probe.targets import socket_address
+
+_SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the message that carries the stamp has the same number
+_TIMESPEC = struct.Struct("@ll")
+_DATAGRAM_MAX = 65_535
+_STRAYS_MAX = 1000  # a flood of forged answers must not keep the loop busy for a whole timeout
+_STEP_NS = NS_PER_MS  # wall clock against monotonic: slewing stays far below this, a step does not
+
+
+class Answer(NamedTuple):
+    """An accepted datagram, its round trip, and the clock that stamped its arrival."""
+
+    data: bytes
+    rtt_ns: int
+    rx_clock: str
+
+
+class DatagramSocket:
+    """A connected UDP socket to one vetted address, on a port the kernel picks at random."""
+
+    def __init__(self, clock: Clock, sock: socket.socket) -> None:
+        self._clock = clock
+        self._sock = sock
+        self.strays = 0
+
+    @classmethod
+    def open(cls, clock: Clock, address: str, port: int) -> "Self | SocketFailure":
+        """Open and connect a socket; a failure to do so is this host's."""
+        try:
+            family, target = socket_address(address, port)
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+        except ResolveError as error:
+            return SocketFailure(Reason.NO_ROUTE, FailureSource.SELF, str(error))
+        except OSError as error:
+            return explain(error.errno or errno.EIO, local=True)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            queue_icmp_errors(sock)
+            sock.connect(target)
+        except OSError as error:
+            sock.close()
+            return explain(error.errno or errno.EIO, local=True)
+        return cls(clock, sock)
+
+    @property
+    def local(self) -> str:
+        """The source address the kernel chose."""
+        return str(self._sock.getsockname()[0])
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+    async def ask(
+        self, question: bytes, accept: Callable[[bytes], bool], timeout_ns: int
+    ) -> Answer | SocketFailure:
+        """Send question and return the first datagram that accept takes, or why there is none.
+
+        Datagrams that accept refuses are counted in `strays`.
+        """
+        before = (self._clock.realtime_ns(), self._clock.monotonic_ns())
+        try:
+            self._sock.send(question)
+        except OSError as error:
+            return explain(error.errno or errno.EIO, local=True)
+        limit = SocketFailure(Reason.TIMEOUT, FailureSource.TARGET, "no answer in time")
+        try:
+            async with asyncio.timeout(timeout_ns / NS_PER_S):
+                while self.strays < _STRAYS_MAX:
+                    received = await self._receive(before)
+                    if isinstance(received, SocketFailure) or accept(received.data):
+                        return received
+                    self.strays += 1
+        except TimeoutError:
+            return limit
+        return limit._replace(text=f"{_STRAYS_MAX} datagrams came and none was the answer")
+
+    async def _receive(self, before: tuple[int, int]) -> Answer | SocketFailure:
+        while True:
+            await _readable(self._sock)
+            try:
+                data, ancillary, _, _ = self._sock.recvmsg(_DATAGRAM_MAX, 128)
+            except BlockingIOError:
+                if (icmp := queued_icmp_error(self._sock)) is not None and icmp.is_failure:
+                    return _explain(errno.EHOSTUNREACH, icmp)
+                continue
+            except OSError as error:
+                return _explain(error.errno or errno.EIO, queued_icmp_error(self._sock))
+            now = (self._clock.realtime_ns(), self._clock.monotonic_ns())
+            return Answer(data, *_round_trip(before, now, _kernel_stamp_ns(ancillary)))
+
+
+def _explain(code: int, icmp: IcmpError | None) -> SocketFailure:
+    failure = explain(code, local=False, icmp=icmp)
+    if failure.reason is Reason.UNREACHABLE_PORT:  # how a host says that a UDP port is closed
+        return failure._replace(reason=Reason.REFUSED)
+    return failure
+
+
+def _kernel_stamp_ns(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(data) >= _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
+            return int(seconds) * NS_PER_S + int(nanoseconds)
+    return None
+
+
+def _round_trip(
+    before: tuple[int, int], now: tuple[int, int], stamp_ns: int | None
+) -> tuple[int, str]:
+    """Return the round trip and the clock that ended it.
+
+    before and now are (realtime, monotonic) pairs of the send and of the read. The kernel's stamp
+    is wall time: it counts only when the two clocks agree that no step fell in between.
+    """
+    user_ns = now[1] - before[1]
+    stepped = abs((now[0] - before[0]) - user_ns) > _STEP_NS
+    if stamp_ns is None or stepped:
+        return user_ns, "user"
+    queued_ns = now[0] - stamp_ns
+    if not 0 <= queued_ns <= user_ns:
+        return user_ns, "user"
+    return user_ns - queued_ns, "kernel"
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(sock, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock)

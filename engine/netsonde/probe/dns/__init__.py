@@ -1,0 +1,5 @@
+"""DNS checks."""
+
+from netsonde.probe.dns.prober import DnsProber
+
+__all__ = ["DnsProber"]

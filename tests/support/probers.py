@@ -1,0 +1,96 @@
+"""Probers without a network: tests decide when and how each measurement ends."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from netsonde.clock import Clock
+from netsonde.model import FailureSource, Outcome, Reason, TaskKind
+from netsonde.probe.base import Prober, Recorder
+
+
+class GatedProber:
+    """Measures until the test opens the gate; says what it saw when it is cancelled.
+
+    `running` holds the specs in progress, `started` counts all, `raises` are exceptions for the
+    next runs.
+    """
+
+    def __init__(self, kind: TaskKind) -> None:
+        self.kind = kind
+        self.gate = asyncio.Event()
+        self.running: list[Any] = []
+        self.started = 0
+        self.raises: deque[Exception] = deque()
+        self.is_closed = False
+
+    async def run(self, spec: Any, record: Recorder) -> None:
+        self.started += 1
+        self.running.append(spec)
+        record.observe("seen_before", {"n": self.started})
+        try:
+            await self.gate.wait()
+            if self.raises:
+                raise self.raises.popleft()
+            record.ok()
+        finally:
+            record.observe("seen_summary", {"n": self.started})
+            self.running.remove(spec)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class TimedProber:
+    """Takes the same time for every measurement."""
+
+    def __init__(self, kind: TaskKind, clock: Clock, takes_ns: int) -> None:
+        self.kind = kind
+        self.finished = 0
+        self._clock = clock
+        self._takes_ns = takes_ns
+
+    async def run(self, spec: Any, record: Recorder) -> None:
+        await self._clock.sleep(self._takes_ns)
+        self.finished += 1
+        record.ok()
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class FailingProber:
+    """Finds every target down."""
+
+    def __init__(self, kind: TaskKind) -> None:
+        self.kind = kind
+
+    async def run(self, spec: Any, record: Recorder) -> None:
+        record.fail(Outcome.TARGET_ERROR, Reason.TIMEOUT, FailureSource.TARGET, "no reply")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class StubbornProber(GatedProber):
+    """Does not let itself be cancelled, as a broken prober would."""
+
+    async def run(self, spec: Any, record: Recorder) -> None:
+        self.started += 1
+        while not self.gate.is_set():
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:  # the defect that this prober is
+                record.observe("ignored_cancel", {})
+        record.ok()
+
+
+def gated() -> dict[TaskKind, GatedProber]:
+    """One gated prober of every kind."""
+    return {kind: GatedProber(kind) for kind in TaskKind}
+
+
+def as_probers(probers: Mapping[TaskKind, Prober[Any]]) -> dict[TaskKind, Prober[Any]]:
+    """Let a type checker see probers in probers of one class."""
+    return dict(probers)

@@ -1,0 +1,59 @@
+"""The spool without its thread, so that a manual clock's turns of the loop are all there is."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from netsonde.clock import Clock
+from netsonde.errors import StorageError
+from netsonde.spool import Spool, SpoolLimits
+
+T = TypeVar("T")
+
+
+class InlineExecutor(Executor):
+    """Does the work where it is submitted; takes what a thread pool takes."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.is_shut_down = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.is_shut_down = True
+
+
+def inline_spools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every spool opened from now on work on the caller's thread."""
+    monkeypatch.setattr("netsonde.spool.ThreadPoolExecutor", InlineExecutor)
+
+
+class SpoolFaults:
+    """Lets a spool refuse, as a full disk would, for as long as `error` is set."""
+
+    def __init__(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: StorageError | None = None
+        self.refused = 0
+        write = spool._file.write
+
+        def faulty(group: Any) -> None:
+            if self.error is not None:
+                self.refused += 1
+                raise self.error
+            write(group)
+
+        monkeypatch.setattr(spool._file, "write", faulty)
+
+
+async def open_spool(folder: Path, clock: Clock, **limits: int) -> Spool:
+    """Open a spool in folder."""
+    return await Spool.open(folder / "spool.db", SpoolLimits(**limits), clock)
