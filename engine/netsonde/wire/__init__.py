@@ -29,6 +29,7 @@ from netsonde.wire.reports import (
     encode_report,
     encode_report_item,
     encode_result,
+    item_lease_id,
     merge_result,
 )
 from netsonde.wire.specs import build_spec, convert_spec
@@ -63,6 +64,7 @@ __all__ = [
     "encode_result",
     "error_body",
     "fragment",
+    "item_lease_id",
     "lease_deadline_ns",
     "merge_result",
     "parse",

@@ -7,7 +7,7 @@ import msgspec
 
 from netsonde.clock import NS_PER_MS
 from netsonde.model import ID_MAX, ClaimResponse, ExtendOutcome, ExtendResponse, Lease
-from netsonde.wire.codec import DecodeError, decode_answer
+from netsonde.wire.codec import DecodeError, decode_answer, is_too_deep
 
 EPOCH_MS_MIN = 10**11  # a duration this long is 3 years; an instant this early is 1973
 MARGIN_MIN_NS = 250 * NS_PER_MS
@@ -125,6 +125,9 @@ def lease_deadline_ns(sent_ns: int, lease_until_ms: int, granted_after_ms: int |
 
 
 def _take_loose(raw: bytes, sorted_: _Sorted) -> None:
+    if is_too_deep(raw):
+        sorted_.rejected.append(RejectedLease(None, None, "nested too deep"))
+        return
     plain = msgspec.json.decode(raw)
     try:
         sorted_.take(msgspec.convert(_without_nulls(plain), Lease))

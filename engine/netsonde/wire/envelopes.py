@@ -1,5 +1,6 @@
 """The error envelope, written by servers and read leniently by clients."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -72,5 +73,7 @@ def _is_retryable(envelope: ErrorEnvelope, status: int) -> bool:
 
 def _hint_ms(in_body: int | None, in_header: str | None) -> int | None:
     """Take the larger hint; 0 is the original's rounding, not a hint."""
-    seconds = int(in_header) if in_header and in_header.strip().isdecimal() else 0
+    # Ten digits are 300 years; int() refuses far longer ones with an exception.
+    is_number = in_header is not None and re.fullmatch(r"\s*[0-9]{1,10}\s*", in_header)
+    seconds = int(in_header) if in_header and is_number else 0
     return max(in_body or 0, seconds * 1000) or None

@@ -213,6 +213,14 @@ def encode_report_item(
     return encode(item | _cut(measurement))
 
 
+def item_lease_id(item_body: bytes) -> int:
+    """Return the lease an encoded item reports on, 0 when it does not say."""
+    try:
+        return decoder(_LeaseIdOnly).decode(item_body).lease_id
+    except (msgspec.DecodeError, RecursionError):
+        return 0
+
+
 def encode_report(agent_id: int, completed: Sequence[bytes], cancelled: Sequence[bytes]) -> bytes:
     """Assemble a report's body from encoded items."""
     return encode(

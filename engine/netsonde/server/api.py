@@ -1,0 +1,229 @@
+"""What both APIs share: requests, responses, routes, and an envelope for every failure.
+
+Nothing here knows of sockets: `app` turns HTTP into `ApiRequest` and back, simulations call
+`dispatch` directly.
+"""
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from netsonde import wire
+from netsonde.errors import ErrorCode, RequestError, StorageError
+
+PROTOCOL = "1"
+JSON = "application/json"
+_log = logging.getLogger("netsonde.server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiRequest:
+    """One request. Header names are lower case; `received_ns` is the server's clock."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Sequence[tuple[str, str]] = ()
+    body: bytes = b""
+    received_ns: int = 0
+    remote: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def header(self, name: str) -> str:
+        """Return a header's value, empty when it is absent."""
+        return self.headers.get(name, "")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiResponse:
+    """One answer."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[ApiRequest], Awaitable[ApiResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One call: a method, a path whose `{name}` parts are variables, and its body's limit."""
+
+    method: str
+    path: str
+    handler: Handler
+    max_bytes: int = wire.BODY_MAX_BYTES
+
+
+class Router:
+    """Finds the route of a request."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._fixed: dict[str, dict[str, Route]] = {}
+        self._open: list[tuple[tuple[str, ...], Route]] = []
+        for route in routes:
+            if "{" in route.path:
+                self._open.append((tuple(route.path.split("/")), route))
+            else:
+                self._fixed.setdefault(route.path, {})[route.method] = route
+
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """Return the route and the path's variables.
+
+        Raises:
+            RequestError: ERR_NOT_FOUND, or MethodError with the methods that are allowed.
+        """
+        variables: dict[str, dict[str, str]] = {}
+        routes = dict(self._fixed.get(path, {}))
+        if not routes:
+            for parts, route in self._open:
+                bound = _bind(parts, path.split("/"))
+                if bound is not None:
+                    routes[route.method] = route
+                    variables[route.method] = bound
+        if method in routes:
+            return routes[method], variables.get(method, {})
+        if routes:
+            raise MethodError(method, path, sorted(routes))
+        raise RequestError(ErrorCode.NOT_FOUND, f"there is nothing at {path[:200]}")
+
+
+class MethodError(RequestError):
+    """The path exists, the method does not."""
+
+    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
+        names = ", ".join(allowed)
+        super().__init__(
+            ErrorCode.METHOD_NOT_ALLOWED, f"{path[:200]} takes {names}, not {method[:20]}"
+        )
+        self.allow = names
+
+
+def _bind(parts: Sequence[str], given: Sequence[str]) -> dict[str, str] | None:
+    if len(parts) != len(given):
+        return None
+    bound: dict[str, str] = {}
+    for part, value in zip(parts, given, strict=True):
+        if part.startswith("{"):
+            if not value:
+                return None
+            bound[part[1:-1]] = value
+        elif part != value:
+            return None
+    return bound
+
+
+class Api:
+    """One listener's calls: routes them, and answers whatever goes wrong with the envelope."""
+
+    name = "api"
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._router = Router(routes)
+
+    def body_limit(self, method: str, path: str) -> int:
+        """Return how many bytes a request's body may have; the router's own refusals need none."""
+        try:
+            return self._router.find(method, path)[0].max_bytes
+        except RequestError:
+            return wire.BODY_MAX_BYTES
+
+    async def dispatch(self, request: ApiRequest) -> ApiResponse:
+        """Answer a request; never raises but for cancellation."""
+        request_id = new_request_id()
+        try:
+            route, variables = self._router.find(request.method, request.path)
+            await self.admit(request, route)
+            bound = ApiRequest(
+                method=request.method,
+                path=request.path,
+                headers=request.headers,
+                query=request.query,
+                body=request.body,
+                received_ns=request.received_ns,
+                remote=request.remote,
+                variables=variables,
+            )
+            answer = await route.handler(bound)
+        except RequestError as error:
+            return problem(error, request_id)
+        except StorageError as error:
+            _log.error("storage: %s", error, extra={"action": "storage_failed"})
+            return problem(_internal(), request_id)
+        except Exception:
+            _log.exception(
+                "internal error",
+                extra={"action": "internal_error", "request_id": request_id, "path": request.path},
+            )
+            return problem(_internal(), request_id)
+        return ApiResponse(
+            answer.status, answer.body, {**standard_headers(request_id), **answer.headers}
+        )
+
+    async def admit(self, request: ApiRequest, route: Route) -> None:
+        """Refuse what may not be answered at all."""
+
+
+def new_request_id() -> str:
+    """Return an id that ties an answer to the log."""
+    return uuid.uuid4().hex
+
+
+def standard_headers(request_id: str) -> dict[str, str]:
+    """Return what every answer carries."""
+    return {
+        "Content-Type": JSON,
+        "Netsonde-Protocol": PROTOCOL,
+        "X-Request-Id": request_id,
+        "Cache-Control": "no-store",
+        "Server": "netsonde",
+    }
+
+
+def problem(error: RequestError, request_id: str | None = None) -> ApiResponse:
+    """Make the answer of a request that failed."""
+    request_id = request_id or new_request_id()
+    headers = standard_headers(request_id)
+    if error.facts.status in (429, 503, 507):
+        hint_ms = error.retry_after_ms = max(error.retry_after_ms or 0, 1_000)
+        headers["Retry-After"] = str(-(-hint_ms // 1_000))
+    if isinstance(error, MethodError):
+        headers["Allow"] = error.allow
+    if error.facts.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return ApiResponse(error.facts.status, wire.error_body(error, request_id), headers)
+
+
+def ok(value: Any, status: int = 200) -> ApiResponse:
+    """Answer with a value."""
+    return ApiResponse(status, wire.encode(value))
+
+
+def require_json(request: ApiRequest) -> None:
+    """Refuse a body that is declared to be something other than plain JSON.
+
+    Raises:
+        RequestError: ERR_MEDIA_TYPE.
+    """
+    media_type = request.header("content-type").partition(";")[0].strip().lower()
+    if media_type not in ("", JSON):
+        raise RequestError(ErrorCode.MEDIA_TYPE, f"the body must be {JSON}, not {media_type[:100]}")
+    coding = request.header("content-encoding").strip().lower()
+    if coding not in ("", "identity"):
+        raise RequestError(
+            ErrorCode.MEDIA_TYPE, f"the body must be sent without encoding, not {coding[:100]}"
+        )
+
+
+def refuse(field_name: str, message: str) -> NoReturn:
+    """Raise ERR_VALIDATION for one field."""
+    raise RequestError(ErrorCode.VALIDATION, message, violations=((f"$.{field_name}", message),))
+
+
+def _internal() -> RequestError:
+    return RequestError(
+        ErrorCode.BACKEND, "the control plane failed; its log has the cause under this request_id"
+    )

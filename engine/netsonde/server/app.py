@@ -1,0 +1,265 @@
+"""The control plane on sockets: both listeners, the work behind them, and a clean end.
+
+The only module of the server that knows aiohttp. It turns HTTP into `ApiRequest` and back; bytes
+that are no HTTP, bodies that are too large or too slow get the same envelope as everything else.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from netsonde.clock import NS_PER_S, Clock, SystemClock
+from netsonde.errors import ConfigError, ErrorCode, RequestError
+from netsonde.server.api import Api, ApiRequest, ApiResponse, problem
+from netsonde.server.background import schedule_forever, sweep_forever
+from netsonde.server.config import ServerConfig, endpoint
+from netsonde.server.core import ControlPlane
+from netsonde.server.handlers import AgentApi
+from netsonde.server.operator_handlers import OperatorApi
+from netsonde.server.store import (
+    InlineWriter,
+    MemoryStore,
+    SqliteStore,
+    Store,
+    StoreWriter,
+    ThreadWriter,
+)
+
+KEEPALIVE_S = 75.0  # longer than a held claim, so that an idle agent keeps its connection
+SLOW_AFTER_NS = 5 * NS_PER_S  # a body may dawdle this long
+SLOW_BYTES_PER_S = 1024  # and must come at least this fast after
+CHUNK_TIMEOUT_S = 5.0
+HEADERS_MAX = 64
+LINE_MAX_BYTES = 8190
+BACKLOG = 1024
+QUERY_FIELDS_MAX = 32
+
+_log = logging.getLogger("netsonde.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running control plane."""
+
+    agent_url: str
+    operator_url: str
+    plane: ControlPlane
+
+
+@asynccontextmanager
+async def serve(config: ServerConfig, clock: Clock | None = None) -> AsyncIterator[Server]:
+    """Run a control plane for the duration of the block.
+
+    At the end it turns away new work, ends what is held, answers what is being answered and
+    commits what was reported.
+
+    Raises:
+        ConfigError: an address cannot be listened on, a token file cannot be read.
+        StorageError: the database is unusable.
+    """
+    clock = clock or SystemClock()
+    operator_token = config.operator_token()
+    plane = open_plane(config, clock)
+    try:
+        agents = _Listener(AgentApi(plane), plane, config)
+        operators = _Listener(OperatorApi(plane, operator_token), plane, config)
+        try:
+            agent_url = await agents.start("listen", config.listen)
+            operator_url = await operators.start("operator_listen", config.operator_listen)
+            failure: BaseException | None = None
+            async with asyncio.TaskGroup() as group:
+                work = [
+                    group.create_task(sweep_forever(plane), name="sweep"),
+                    group.create_task(schedule_forever(plane), name="schedule"),
+                ]
+                try:
+                    yield Server(agent_url, operator_url, plane)
+                except (Exception, asyncio.CancelledError) as error:
+                    failure = error  # the caller's own failure is not one of the group
+                plane.close()
+                for task in work:
+                    task.cancel()
+            if failure is not None:
+                raise failure
+        finally:
+            plane.close()
+            await agents.stop()
+            await operators.stop()
+            await plane.registry.flush_seen(at_once=True)
+            await plane.housekeep()
+    finally:
+        await plane.writer.close()
+
+
+def open_plane(
+    config: ServerConfig, clock: Clock, rng: random.Random | None = None
+) -> ControlPlane:
+    """Open the store that config names and make the control plane over it.
+
+    Raises:
+        StorageError: the database is unusable.
+    """
+    store: Store
+    writer: StoreWriter
+    if config.database is None:
+        store = MemoryStore()
+        writer = InlineWriter(store)
+    else:
+        store = database = SqliteStore.open(config.database)
+        writer = ThreadWriter(database, database.reader(), clock)
+    return ControlPlane(config, clock, writer, store, rng or random.Random())  # noqa: S311 (jitter)
+
+
+class _Listener:
+    """One API on one address."""
+
+    def __init__(self, api: Api, plane: ControlPlane, config: ServerConfig) -> None:
+        self._api = api
+        self._plane = plane
+        self._runner = web.ServerRunner(
+            _HttpServer(
+                self._answer,
+                handler_cancellation=True,
+                keepalive_timeout=KEEPALIVE_S,
+                access_log=None,
+                auto_decompress=False,
+                max_headers=HEADERS_MAX,
+                max_line_size=LINE_MAX_BYTES,
+                max_field_size=LINE_MAX_BYTES,
+                lingering_time=1.0,
+            ),
+            shutdown_timeout=config.shutdown_timeout_s,
+        )
+
+    async def start(self, setting: str, text: str) -> str:
+        """Listen and return the real URL.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        host, port = endpoint(setting, text)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, backlog=BACKLOG, reuse_address=True)
+        try:
+            await site.start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                f"cannot listen on {text}: {reason}; choose another address for {setting}"
+            ) from error
+        bound = self._runner.addresses[0]
+        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        return f"http://{shown}:{bound[1]}"
+
+    async def stop(self) -> None:
+        """Stop listening, let what is being answered finish."""
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        received_ns = self._plane.time.now_ns()
+        try:
+            answer = await self._api.dispatch(await self._read(request, received_ns))
+        except RequestError as error:
+            answer = problem(error)
+            response = _response(answer)
+            response.force_close()  # what is left of the body is of no use
+            return response
+        return _response(answer)
+
+    async def _read(self, request: web.BaseRequest, received_ns: int) -> ApiRequest:
+        path = request.path
+        limit = self._api.body_limit(request.method, path)
+        if (request.content_length or 0) > limit:
+            raise _too_large(limit)
+        expectation = request.headers.get("Expect", "")
+        if expectation.lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # What was written is not yet the answer.
+            request.writer.output_size = 0
+        query = parse_qsl(
+            request.query_string, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX
+        )
+        body = await self._read_body(request, limit) if request.can_read_body else b""
+        return ApiRequest(
+            method=request.method,
+            path=path,
+            headers={name.lower(): value for name, value in request.headers.items()},
+            query=query,
+            body=body,
+            received_ns=received_ns,
+            remote=request.remote or "",
+        )
+
+    async def _read_body(self, request: web.BaseRequest, limit: int) -> bytes:
+        clock = self._plane.clock
+        started_ns = clock.monotonic_ns()
+        body = bytearray()
+        while True:
+            try:
+                async with asyncio.timeout(CHUNK_TIMEOUT_S):
+                    chunk = await request.content.readany()
+            except TimeoutError as error:
+                raise _too_slow() from error
+            if not chunk:
+                return bytes(body)
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+            elapsed_ns = clock.monotonic_ns() - started_ns
+            if elapsed_ns > SLOW_AFTER_NS and len(body) * NS_PER_S < SLOW_BYTES_PER_S * elapsed_ns:
+                raise _too_slow()
+
+
+class _HttpServer(web.Server):
+    """aiohttp's server, with our protocol so that its own refusals carry our envelope."""
+
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class _Protocol(RequestHandler):
+    """aiohttp's HTTP protocol; what it refuses by itself is answered with the envelope."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request that could not be parsed, or whose handler broke."""
+        if status >= 500:
+            _log.error("broken request", exc_info=exc, extra={"action": "request_failed"})
+            error = RequestError(ErrorCode.BACKEND, "the control plane failed")
+        else:
+            error = RequestError(ErrorCode.VALIDATION, f"not HTTP: {_first_line(message)}")
+        response = _response(problem(error))
+        response.force_close()
+        return response
+
+
+def _response(answer: ApiResponse) -> web.Response:
+    return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
+
+
+def _first_line(message: str | None) -> str:
+    return (message or "unreadable request").strip().splitlines()[0][:200]
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(ErrorCode.TOO_LARGE, f"the body may have {limit} bytes")
+
+
+def _too_slow() -> RequestError:
+    return RequestError(
+        ErrorCode.TIMEOUT, f"the body came slower than {SLOW_BYTES_PER_S} bytes a second"
+    )

@@ -1,0 +1,109 @@
+"""What the control plane does by itself: takes leases back, and makes the tasks of checks."""
+
+import logging
+
+from netsonde.clock import NS_PER_MS, NS_PER_S
+from netsonde.errors import RequestError, StorageError
+from netsonde.server.checks import DUE_MAX, Tick, run_tick
+from netsonde.server.core import SWEEP_MAX, Announcement, ControlPlane
+from netsonde.server.leasing import SweepGate
+from netsonde.server.operator_handlers import carriers_of
+from netsonde.server.store import Store
+
+SWEEP_MAX_NS = NS_PER_S
+SWEEP_MIN_NS = 20 * NS_PER_MS  # terms of a few hundred ms, as simulations use, need no finer
+TERM_SHARE = 4  # looks per shortest term
+HOUSEKEEP_NS = 5 * NS_PER_S  # how much of the clock a crash may forget
+RETRY_NS = NS_PER_S  # after the storage failed
+
+_log = logging.getLogger("netsonde.server")
+
+
+async def sweep_forever(plane: ControlPlane) -> None:
+    """Expire, drop and announce; the storage failing for a while ends nothing."""
+    period_ns = min(plane.policy.terms_ns.values()) // TERM_SHARE
+    period_ns = min(max(period_ns, SWEEP_MIN_NS), SWEEP_MAX_NS)
+    gate = SweepGate(plane.policy.grace_max_ns)
+    housekept_ns = plane.time.now_ns()
+    trouble = _Trouble("sweep")
+    while True:
+        now_ns = plane.time.now_ns()
+        plane.waiters.sooner.clear()
+        swept = 0
+        try:
+            swept = await plane.sweep(may_expire=gate.may_expire(now_ns))
+            if now_ns - housekept_ns >= HOUSEKEEP_NS:
+                housekept_ns = now_ns
+                await plane.housekeep()
+            trouble.passed()
+        except (StorageError, RequestError) as error:
+            trouble.met(error)
+        plane.waiters.announce_due(plane.time.now_ns())
+        if swept < SWEEP_MAX:
+            await plane.clock.wait(plane.waiters.sooner, _until(plane, period_ns))
+
+
+def _until(plane: ControlPlane, period_ns: int) -> int:
+    next_ns = plane.waiters.next_ns
+    if next_ns is None:
+        return period_ns
+    return min(period_ns, max(next_ns - plane.time.now_ns(), NS_PER_MS))
+
+
+async def schedule_forever(plane: ControlPlane) -> None:
+    """Run the ticks of checks as they come due."""
+    trouble = _Trouble("schedule")
+    while True:
+        pulse = plane.checks_pulse.next()
+        try:
+            wait_ns = await _run_due(plane)
+            trouble.passed()
+        except (StorageError, RequestError) as error:
+            trouble.met(error)
+            wait_ns = RETRY_NS
+        if wait_ns is None or wait_ns > 0:
+            if plane.checks_pulse.is_closed:
+                return
+            await plane.clock.wait(pulse, wait_ns)
+
+
+async def _run_due(plane: ControlPlane) -> int | None:
+    """Run what is due; return how long until the next tick, None when there is none."""
+    next_ns = await plane.writer.read(lambda store: store.next_tick_ns())
+    now_ns = plane.time.now_ns()
+    if next_ns is None:
+        return None
+    if next_ns > now_ns:
+        return next_ns - now_ns
+    carriers = carriers_of(plane)
+
+    def operation(store: Store) -> tuple[list[Tick], dict[int, bytes]]:
+        ticks = [
+            run_tick(store, check, carriers, now_ns, default_attempts=plane.config.max_attempts)
+            for check in store.checks_due(now_ns, DUE_MAX)
+        ]
+        return ticks, store.label_queues()
+
+    ticks, queues = await plane.writer.write(operation, DUE_MAX)
+    plane.keep_label_queues(queues)
+    for tick in ticks:
+        plane.announce(Announcement(queue, kind, now_ns, count) for queue, kind, count in tick.made)
+    return 0
+
+
+class _Trouble:
+    """Says once that the storage fails, and once that it works again."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._is_met = False
+
+    def met(self, error: Exception) -> None:
+        if not self._is_met:
+            _log.error("%s: %s", self._what, error, extra={"action": f"{self._what}_failed"})
+        self._is_met = True
+
+    def passed(self) -> None:
+        if self._is_met:
+            _log.warning("%s works again", self._what, extra={"action": f"{self._what}_recovered"})
+        self._is_met = False

@@ -1,0 +1,264 @@
+"""Checks: what an operator wants measured, and the tasks that one tick of it makes."""
+
+import functools
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from msgspec import Struct
+
+from netsonde import wire
+from netsonde.clock import NS_PER_MS, NS_PER_S
+from netsonde.errors import ErrorCode, RequestError
+from netsonde.model import TARGET_FIELDS, TaskKind
+from netsonde.server.registry import matches_labels
+from netsonde.server.store import Store
+from netsonde.server.store.base import ANY_QUEUE, CheckRow, NewTask, pinned_queue
+
+TARGETS_MAX = 1_000  # of one check; more are more checks
+CHECKS_MAX = 10_000
+EVERY_MIN_MS = 100
+EVERY_MAX_MS = 31 * 86_400_000
+ATTEMPTS_MAX = 100
+PRIORITY_MAX = 100
+NAME_MAX_CHARS = 200
+NOBODY_YET_NS = NS_PER_S  # a check that runs once looks for its agents this often
+DUE_MAX = 100  # checks per scheduler transaction, each up to TARGETS_MAX tasks and their agents
+
+
+class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who measures: anybody, agents that carry labels, or agents by id or hostname."""
+
+    any: bool = False
+    agents: tuple[int | str, ...] = ()
+    labels: dict[str, str] = {}
+    count: int | None = None
+    all: bool = False
+
+
+class CheckDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A check as an operator writes it."""
+
+    kind: TaskKind
+    targets: tuple[str, ...]
+    name: str | None = None
+    spec: dict[str, Any] = {}
+    select: Selection = Selection()
+    every_ms: int | None = None
+    jitter_ms: int = 0
+    stale_after_ms: int | None = None
+    max_attempts: int | None = None
+    priority: int = 0
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """An agent as the scheduler sees it."""
+
+    agent_id: int
+    hostname: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one tick did: the tasks it made as `(queue, kind, count)`, and those left out."""
+
+    check: CheckRow
+    made: tuple[tuple[int, TaskKind, int], ...]
+    skipped: int
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks were made."""
+        return sum(count for _, _, count in self.made)
+
+
+def read_definition(body: bytes) -> CheckDefinition:
+    """Decode and check a definition.
+
+    Raises:
+        RequestError: naming the field and what is allowed.
+    """
+    definition = wire.decode(CheckDefinition, body, max_bytes=wire.ADMIN_MAX_BYTES, strict=True)
+    _check_numbers(definition)
+    _check_selection(definition.select)
+    specs_of(definition)
+    return definition
+
+
+def patched(document: bytes, patch: bytes) -> CheckDefinition:
+    """Put the fields of a patch over a stored definition; null means the default.
+
+    Raises:
+        RequestError: naming the field and what is allowed.
+    """
+    given = wire.decode(dict[str, Any], patch, max_bytes=wire.ADMIN_MAX_BYTES)
+    merged = {**wire.parse(document), **given}
+    return read_definition(
+        wire.encode({name: value for name, value in merged.items() if value is not None})
+    )
+
+
+def is_renamed_only(old: bytes, new: bytes) -> bool:
+    """Whether two stored definitions measure the same in the same way."""
+    return {**wire.parse(old), "name": None} == {**wire.parse(new), "name": None}
+
+
+def specs_of(definition: CheckDefinition) -> tuple[bytes, ...]:
+    """Return the encoded spec of every target, without repetitions.
+
+    Raises:
+        RequestError: naming the target and what is allowed.
+    """
+    target_field = TARGET_FIELDS[definition.kind]
+    if target_field in definition.spec:
+        raise _refusal(f"spec.{target_field}", f"{target_field} comes from targets, not from spec")
+    specs: dict[bytes, None] = {}
+    for place, target in enumerate(definition.targets):
+        try:
+            spec = wire.build_spec(definition.kind, target, definition.spec)
+        except RequestError as error:
+            paths = tuple((f"$.targets[{place}]", text) for _, text in error.violations)
+            raise RequestError(error.code, str(error), violations=paths) from error
+        specs[wire.encode(spec)] = None
+    return tuple(specs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _understood(document: bytes) -> tuple[CheckDefinition, tuple[bytes, ...]]:
+    """Decode a stored definition; a check ticks for months on the same bytes."""
+    definition = wire.decode(CheckDefinition, document, max_bytes=wire.ADMIN_MAX_BYTES)
+    return definition, specs_of(definition)
+
+
+def run_tick(
+    store: Store,
+    check: CheckRow,
+    carriers: Collection[Carrier],
+    now_ns: int,
+    *,
+    default_attempts: int,
+    is_extra: bool = False,
+) -> Tick:
+    """Make the tasks of one tick and set the next one; an extra tick leaves the schedule alone."""
+    definition, specs = _understood(check.document)
+    queues = _queues(store, definition.select, carriers, check.tick)
+    live = store.live_of_check(check.check_id)
+    wanted = [(queue, spec) for queue in queues for spec in specs]
+    fresh = [pair for pair in wanted if pair not in live]
+    scheduled_ns = now_ns if is_extra or check.next_ns is None else check.next_ns
+    stale_after_ms = definition.stale_after_ms or definition.every_ms
+    store.add_tasks(
+        [
+            NewTask(
+                kind=definition.kind,
+                spec=spec,
+                run_ns=now_ns,
+                max_attempts=definition.max_attempts or default_attempts,
+                queue=queue,
+                priority=definition.priority,
+                stale_ns=None if stale_after_ms is None else now_ns + stale_after_ms * NS_PER_MS,
+                check_id=check.check_id,
+                scheduled_ns=scheduled_ns,
+            )
+            for queue, spec in fresh
+        ]
+    )
+    skipped = len(wanted) - len(fresh)
+    store.count("overlap", skipped)
+    changed = replace(
+        check, tasks=check.tasks + len(fresh), skipped=check.skipped + skipped, tick=check.tick + 1
+    )
+    if not is_extra:
+        changed = replace(changed, next_ns=_next_ns(check, definition, bool(queues), now_ns))
+    store.save_check(changed)
+    counts: dict[int, int] = {}
+    for queue, _ in fresh:
+        counts[queue] = counts.get(queue, 0) + 1
+    made = tuple((queue, definition.kind, count) for queue, count in counts.items())
+    return Tick(changed, made, skipped)
+
+
+def _next_ns(
+    check: CheckRow, definition: CheckDefinition, has_agents: bool, now_ns: int
+) -> int | None:
+    """Return the next instant of a check's own grid; what was missed is not made up."""
+    if definition.every_ms is None:
+        return None if has_agents else now_ns + NOBODY_YET_NS
+    every_ns = definition.every_ms * NS_PER_MS
+    place = (now_ns - check.created_ns) // every_ns + 1
+    spread = random.Random(check.check_id * 1_000_003 + place)  # noqa: S311 (spread, not secrecy)
+    jitter_ns = spread.randrange(definition.jitter_ms * NS_PER_MS + 1)
+    return check.created_ns + place * every_ns + jitter_ns
+
+
+def _queues(
+    store: Store, select: Selection, carriers: Collection[Carrier], tick: int
+) -> Sequence[int]:
+    """Return the queue of each task of a tick, before targets."""
+    if select.agents:
+        named = [one for one in carriers if _is_named(one, select.agents)]
+        return _pinned(named, select.count or len(named), tick)
+    is_shared = not select.all and (select.count or 1) == 1
+    if is_shared:
+        return [store.label_queue(_canonical(select.labels)) if select.labels else ANY_QUEUE]
+    matching = [one for one in carriers if matches_labels(select.labels, one.labels)]
+    return _pinned(matching, len(matching) if select.all else select.count or 1, tick)
+
+
+def _pinned(carriers: Sequence[Carrier], count: int, tick: int) -> Sequence[int]:
+    """Pin to count of these agents; with fewer than all, take turns from tick to tick."""
+    if not carriers:
+        return []
+    ordered = sorted(carriers, key=lambda one: one.agent_id)
+    if count >= len(ordered):
+        return [pinned_queue(one.agent_id) for one in ordered]
+    start = tick * count % len(ordered)
+    turned = ordered[start:] + ordered[:start]
+    return [pinned_queue(one.agent_id) for one in turned[:count]]
+
+
+def _is_named(carrier: Carrier, names: Collection[int | str]) -> bool:
+    return carrier.agent_id in names or str(carrier.agent_id) in names or carrier.hostname in names
+
+
+def _canonical(labels: Mapping[str, str]) -> bytes:
+    return wire.encode(dict(sorted(labels.items())))
+
+
+def _check_numbers(definition: CheckDefinition) -> None:
+    every_ms = definition.every_ms
+    bounds: tuple[tuple[str, int | None, int, int], ...] = (
+        ("every_ms", every_ms, EVERY_MIN_MS, EVERY_MAX_MS),
+        ("jitter_ms", definition.jitter_ms, 0, (every_ms or 1) - 1),
+        ("stale_after_ms", definition.stale_after_ms, 1, EVERY_MAX_MS),
+        ("max_attempts", definition.max_attempts, 1, ATTEMPTS_MAX),
+        ("priority", definition.priority, -PRIORITY_MAX, PRIORITY_MAX),
+        ("select.count", definition.select.count, 1, TARGETS_MAX),
+    )
+    for field, value, low, high in bounds:
+        if value is not None and not low <= value <= high:
+            raise _refusal(field, f"{field} must be {low} to {high}, not {value}")
+    if not 1 <= len(definition.targets) <= TARGETS_MAX:
+        raise _refusal("targets", f"targets must have 1 to {TARGETS_MAX} entries")
+    if definition.name is not None and not 0 < len(definition.name) <= NAME_MAX_CHARS:
+        raise _refusal("name", f"name must have 1 to {NAME_MAX_CHARS} characters")
+
+
+def _check_selection(select: Selection) -> None:
+    ways = [bool(select.agents), bool(select.labels), select.any]
+    if sum(ways) > 1:
+        raise _refusal("select", "select takes one of any, agents and labels")
+    if select.all and select.count is not None:
+        raise _refusal("select", "select takes one of count and all")
+    if select.any and (select.all or (select.count or 1) > 1):
+        raise _refusal("select", "any is one agent: for more say labels, {} for every agent")
+    if len(select.agents) > TARGETS_MAX:
+        raise _refusal("select.agents", f"at most {TARGETS_MAX} agents are allowed")
+
+
+def _refusal(field: str, message: str) -> RequestError:
+    return RequestError(ErrorCode.VALIDATION, message, violations=((f"$.{field}", message),))

@@ -1,0 +1,136 @@
+"""The control plane's settings: checked when made, frozen after."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from netsonde.errors import ConfigError
+from netsonde.model import TaskKind
+
+DEFAULT_TERMS_MS: Mapping[TaskKind, int] = MappingProxyType(
+    {
+        TaskKind.DNS: 20_000,
+        TaskKind.TCP: 20_000,
+        TaskKind.HTTP: 45_000,
+        TaskKind.PING: 45_000,
+        TaskKind.TRACE: 90_000,
+    }
+)
+TERM_MIN_MS = 100  # below this the round trip of an extension is the term
+TERM_MAX_MS = 3_600_000
+CLAIM_WAIT_MAX_MS = 55_000  # proxies cut a silent answer at 60 s
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What a control plane is told.
+
+    `database` None keeps everything in memory. `listen` and `operator_listen` are `host:port`,
+    `[v6]:port` or `:port` on loopback; port 0 lets the kernel choose. `enrolment_token` is needed
+    when agents reach the server from other hosts, `operator_token_file` when operators do.
+    `quota_scale` multiplies how often one agent may call.
+
+    Raises:
+        ConfigError: naming the setting and what is allowed.
+    """
+
+    listen: str = "127.0.0.1:8080"
+    operator_listen: str = "127.0.0.1:8090"
+    database: Path | None = None
+    enrolment_token: str | None = field(default=None, repr=False)
+    operator_token_file: Path | None = None
+    terms_ms: Mapping[TaskKind, int] = field(default_factory=lambda: DEFAULT_TERMS_MS)
+    grace_ms: int = 2_000
+    max_lease_ms: int = 600_000
+    max_attempts: int = 3
+    requeue_base_ms: int = 1_000
+    requeue_cap_ms: int = 60_000
+    heartbeat_interval_ms: int = 15_000
+    claim_wait_ms: int = 20_000
+    legacy_hold_ms: int = 20_000
+    quota_scale: int = 1
+    shutdown_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        endpoint("listen", self.listen)
+        endpoint("operator_listen", self.operator_listen)
+        for kind in TaskKind:
+            _between(f"terms_ms[{kind}]", self.terms_ms.get(kind, 0), TERM_MIN_MS, TERM_MAX_MS)
+        _between("grace_ms", self.grace_ms, 10, 600_000)
+        _between("max_lease_ms", self.max_lease_ms, max(self.terms_ms.values()), 86_400_000)
+        _between("max_attempts", self.max_attempts, 1, 100)
+        _between("requeue_base_ms", self.requeue_base_ms, 1, 3_600_000)
+        _between("requeue_cap_ms", self.requeue_cap_ms, self.requeue_base_ms, 86_400_000)
+        _between("heartbeat_interval_ms", self.heartbeat_interval_ms, 100, 3_600_000)
+        _between("claim_wait_ms", self.claim_wait_ms, 0, CLAIM_WAIT_MAX_MS)
+        _between("legacy_hold_ms", self.legacy_hold_ms, 0, 20_000)
+        _between("quota_scale", self.quota_scale, 1, 1_000)
+        if self.enrolment_token is not None and len(self.enrolment_token) < 16:
+            raise ConfigError("enrolment_token must have at least 16 characters")
+        self._check_exposure()
+
+    def _check_exposure(self) -> None:
+        if not self.is_enrolment_open and self.enrolment_token is None:
+            raise ConfigError(
+                f"listen {self.listen} is reachable from other hosts: set an enrolment_token, "
+                "which agents present when they register, or listen on loopback"
+            )
+        if not is_loopback(self.operator_listen) and self.operator_token_file is None:
+            raise ConfigError(
+                f"operator_listen {self.operator_listen} is reachable from other hosts: name an "
+                "operator_token_file, or listen on loopback"
+            )
+
+    @property
+    def is_enrolment_open(self) -> bool:
+        """Whether any agent that reaches the listener may register."""
+        return self.enrolment_token is None and is_loopback(self.listen)
+
+    def operator_token(self) -> str | None:
+        """Read the operators' bearer token from its file; None when there is no file.
+
+        Raises:
+            ConfigError: the file cannot be read or holds no token.
+        """
+        path = self.operator_token_file
+        if path is None:
+            return None
+        try:
+            token = path.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"operator_token_file {path} cannot be read: {error}") from error
+        if len(token) < 16:
+            raise ConfigError(f"operator_token_file {path} must hold at least 16 characters")
+        return token
+
+
+def endpoint(setting: str, text: str) -> tuple[str, int]:
+    """Split `host:port` into its parts; an empty host is loopback.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    host, separator, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if not separator or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+        raise ConfigError(f"{setting} must be host:port with a port from 0 to 65535, not {text!r}")
+    return host, int(port)
+
+
+def is_loopback(text: str) -> bool:
+    """Whether the host of `host:port` is reachable from this host only."""
+    host, _ = endpoint("listen", text)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _between(setting: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{setting} must be {low} to {high}, not {value}")

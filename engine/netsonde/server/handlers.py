@@ -1,0 +1,320 @@
+"""The agent API: what a request means, for our agents and for the original ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from netsonde import wire
+from netsonde.clock import NS_PER_MS, rfc3339
+from netsonde.errors import ErrorCode, RequestError
+from netsonde.model import (
+    ID_MAX,
+    ClaimRequest,
+    ExtendOutcome,
+    ExtendRequest,
+    ExtendResponse,
+    ExtendResult,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    MetricsEnvelope,
+    RegisterRequest,
+    RegisterResponse,
+    ReleaseRequest,
+    ReleaseResponse,
+    ReportResponse,
+    ReportStatus,
+)
+from netsonde.server.api import (
+    Api,
+    ApiRequest,
+    ApiResponse,
+    Handler,
+    Route,
+    ok,
+    refuse,
+    require_json,
+)
+from netsonde.server.core import Claimed, ControlPlane
+from netsonde.server.leasing import ExtendStatus, Extension
+from netsonde.server.quotas import Quotas
+from netsonde.server.store.base import AgentRow, GrantedTask
+
+PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")  # aliases of the same handlers
+ORIGINAL_AGENT = "codecrafters-agent/"
+NDJSON = "application/x-ndjson"
+HEARTBEATS_MISSED = 3  # before an agent counts as late
+EXTEND_FRACTION = 0.4
+METRIC_SAMPLES_MAX = 500
+METRIC_NAME_MAX_CHARS = 128
+_TAKEN = frozenset({ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED, ReportStatus.DUPLICATE})
+
+
+class AgentApi(Api):
+    """The calls of contract section 1, under all their prefixes."""
+
+    name = "agent"
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._quotas = Quotas(plane.config.quota_scale)
+        calls: tuple[tuple[str, str, Handler, int], ...] = (
+            ("POST", "register", self._register, wire.BODY_MAX_BYTES),
+            ("POST", "heartbeat", self._heartbeat, wire.BODY_MAX_BYTES),
+            ("POST", "claim", self._claim, wire.BODY_MAX_BYTES),
+            ("POST", "extend", self._extend, wire.BODY_MAX_BYTES),
+            ("POST", "release", self._release, wire.BODY_MAX_BYTES),
+            ("POST", "report", self._report, wire.REPORT_MAX_BYTES),
+            ("POST", "metrics", self._metrics, wire.REPORT_MAX_BYTES),
+            ("GET", "config", self._config, wire.BODY_MAX_BYTES),
+        )
+        routes = [
+            Route(method, f"{prefix}/{call}", handler, max_bytes)
+            for prefix in PREFIXES
+            for method, call, handler, max_bytes in calls
+        ]
+        super().__init__([*routes, *health_routes(plane)])
+
+    async def admit(self, request: ApiRequest, route: Route) -> None:
+        """Refuse what is not plain JSON."""
+        if route.method == "POST":
+            require_json(request)
+
+    # ── the calls ──
+
+    async def _register(self, request: ApiRequest) -> ApiResponse:
+        body = wire.decode(RegisterRequest, request.body)
+        self._quotas.spend("register", _register_key(body, request), request.received_ns)
+        agent, token, changes = await self._plane.registry.register(
+            body, is_legacy=body.agent_key is None
+        )
+        if changes:
+            self._plane.waiters.wake_all()
+        config = self._plane.config
+        return ok(
+            RegisterResponse(
+                agent_id=agent.agent_id,
+                lease_duration_ms=max(config.terms_ms.values()),
+                heartbeat_timeout_ms=config.heartbeat_interval_ms * HEARTBEATS_MISSED,
+                auth_token=token,
+                server_time_ms=self._plane.time.now_ns() // NS_PER_MS,
+                heartbeat_interval_ms=config.heartbeat_interval_ms,
+                claim_wait_ms=config.claim_wait_ms,
+                extend_fraction=EXTEND_FRACTION,
+                limits={
+                    "leases_per_claim": wire.LEASES_PER_CLAIM_MAX,
+                    "lease_ids_per_extend": wire.LEASE_IDS_PER_EXTEND_MAX,
+                    "report_items": wire.REPORT_ITEMS_MAX,
+                    "report_bytes": wire.REPORT_MAX_BYTES,
+                    "item_bytes": wire.ITEM_MAX_BYTES,
+                },
+            )
+        )
+
+    async def _heartbeat(self, request: ApiRequest) -> ApiResponse:
+        agent = await self._authenticated(request, "heartbeat")
+        body = wire.decode(HeartbeatRequest, request.body)
+        _same_agent(agent, body.agent_id)
+        ids = body.active_leases.get("ids", ())
+        if not isinstance(ids, list | tuple) or not all(type(one) is int for one in ids):
+            refuse("active_leases.ids", "active_leases.ids must be a list of lease ids")
+        revoked, unknown = await self._plane.lost_leases(agent, ids)
+        config = self._plane.config
+        return ok(
+            HeartbeatResponse(
+                agent_id=agent.agent_id,
+                next_deadline_ms=config.heartbeat_interval_ms * HEARTBEATS_MISSED,
+                heartbeat_interval_ms=config.heartbeat_interval_ms,
+                server_time_ms=self._plane.time.now_ns() // NS_PER_MS,
+                revoked_leases=revoked,
+                unknown_leases=unknown,
+            )
+        )
+
+    async def _claim(self, request: ApiRequest) -> ApiResponse:
+        accepted = request.header("accept").lower()
+        if (
+            NDJSON in accepted
+            and "json" not in accepted.replace(NDJSON, "")
+            and "*" not in accepted
+        ):
+            raise RequestError(ErrorCode.NOT_ACCEPTABLE, "claims are answered as application/json")
+        agent = await self._authenticated(request, "claim")
+        body = wire.decode(ClaimRequest, request.body)
+        _same_agent(agent, body.agent_id)
+        claimed = await self._plane.claim(
+            agent, body, request.received_ns, is_legacy=_is_legacy(request)
+        )
+        return ok(self._claim_body(body, claimed, request.received_ns))
+
+    def _claim_body(
+        self, body: ClaimRequest, claimed: Claimed, received_ns: int
+    ) -> Mapping[str, Any]:
+        held_ms = max(claimed.now_ns - received_ns, 0) // NS_PER_MS
+        max_lease_ms = self._plane.policy.max_lease_ns // NS_PER_MS
+        answer: dict[str, Any] = {
+            "leases": [
+                _lease(task, claimed.now_ns, held_ms, max_lease_ms) for task in claimed.tasks
+            ],
+            "held_ms": held_ms,
+            "server_time_ms": claimed.now_ns // NS_PER_MS,
+        }
+        if body.claim_id is not None:
+            answer["claim_id"] = body.claim_id
+        return answer
+
+    async def _extend(self, request: ApiRequest) -> ApiResponse:
+        agent = await self._authenticated(request, "extend")
+        body = wire.decode(ExtendRequest, request.body)
+        _same_agent(agent, body.agent_id)
+        if body.extend_by_ms < 0:
+            refuse("extend_by_ms", "extend_by_ms must be 0 or more")
+        answers = await self._plane.extend(agent, body)
+        outcomes = tuple(
+            ExtendOutcome(
+                lease_id=lease_id, new_deadline_ms=_remaining_ms(extension, request.received_ns)
+            )
+            for lease_id, extension in answers
+            if extension.until_ns is not None
+        )
+        if _is_original(request):
+            return ok(list(outcomes))
+        return ok(
+            ExtendResponse(
+                outcomes=outcomes,
+                revoked=tuple(
+                    lease_id
+                    for lease_id, extension in answers
+                    if extension.until_ns is None and extension.status is not ExtendStatus.CAPPED
+                ),
+                results=tuple(
+                    ExtendResult(lease_id=lease_id, status=extension.status)
+                    for lease_id, extension in answers
+                ),
+            )
+        )
+
+    async def _release(self, request: ApiRequest) -> ApiResponse:
+        agent = await self._authenticated(request, "release")
+        body = wire.decode(ReleaseRequest, request.body)
+        _same_agent(agent, body.agent_id)
+        return ok(ReleaseResponse(released=await self._plane.release(agent, body)))
+
+    async def _report(self, request: ApiRequest) -> ApiResponse:
+        agent = await self._authenticated(request, "report")
+        try:
+            body = wire.decode_report(request.body)
+            _same_agent(agent, body.agent_id)
+        except RequestError:
+            if _is_original(request):  # an original agent would send the same bytes for ever
+                return ok(ReportResponse(acknowledged=0))
+            raise
+        answers = await self._plane.report(agent, body.items)
+        taken = sum(answer.status in _TAKEN for answer in answers)
+        results = () if _is_original(request) else tuple(answers)
+        return ok(ReportResponse(acknowledged=taken, results=results))
+
+    async def _metrics(self, request: ApiRequest) -> ApiResponse:
+        agent = await self._authenticated(request, "metrics")
+        body = wire.decode(MetricsEnvelope, request.body, max_bytes=wire.REPORT_MAX_BYTES)
+        _same_agent(agent, body.agent_id)
+        samples = [*body.counters, *body.gauges]
+        if len(samples) > METRIC_SAMPLES_MAX:
+            refuse("counters", f"at most {METRIC_SAMPLES_MAX} samples are allowed")
+        if any(not 0 < len(sample.name) <= METRIC_NAME_MAX_CHARS for sample in samples):
+            refuse("counters", f"a name must have 1 to {METRIC_NAME_MAX_CHARS} characters")
+        now_ns = self._plane.time.now_ns()
+        await self._plane.writer.write(
+            lambda store: store.save_metrics(agent.agent_id, request.body, now_ns)
+        )
+        return ok({"accepted": True, "id": f"{agent.agent_id}/{body.timestamp}"}, 202)
+
+    async def _config(self, request: ApiRequest) -> ApiResponse:
+        await self._authenticated(request, "config")
+        raise RequestError(ErrorCode.NOT_FOUND, "no configuration is published")
+
+    # ── who asks ──
+
+    async def _authenticated(self, request: ApiRequest, call: str) -> AgentRow:
+        agent_id, token = _credentials(request)
+        agent = await self._plane.registry.authenticate(agent_id, token)
+        self._quotas.spend(call, str(agent_id), request.received_ns)
+        return agent
+
+
+def health_routes(plane: ControlPlane) -> list[Route]:
+    """Return the two calls that tell a supervisor how the process is."""
+
+    async def livez(_: ApiRequest) -> ApiResponse:
+        return ok({"status": "ok"})
+
+    async def readyz(_: ApiRequest) -> ApiResponse:
+        if not plane.is_ready:
+            raise RequestError(ErrorCode.UNAVAILABLE, "the control plane is shutting down")
+        await plane.writer.read(lambda store: store.counters())
+        return ok({"status": "ok"})
+
+    return [Route("GET", "/livez", livez), Route("GET", "/readyz", readyz)]
+
+
+def _credentials(request: ApiRequest) -> tuple[int, str]:
+    text = request.header("x-agent-id").strip()
+    token = request.header("x-agent-token").strip() or bearer(request)
+    if not text or not token:
+        raise RequestError(
+            ErrorCode.UNAUTHORIZED, "X-Agent-Id and X-Agent-Token (or Bearer) are needed"
+        )
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:21]) <= ID_MAX:
+        raise RequestError(ErrorCode.VALIDATION, "X-Agent-Id must be a positive integer")
+    return int(text), token
+
+
+def bearer(request: ApiRequest) -> str:
+    """Return the bearer token of a request, empty when it has none."""
+    scheme, _, token = request.header("authorization").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _same_agent(agent: AgentRow, agent_id: int) -> None:
+    if agent.agent_id != agent_id:
+        raise RequestError(ErrorCode.FORBIDDEN, "agent_id is not the agent of X-Agent-Id")
+
+
+def _register_key(body: RegisterRequest, request: ApiRequest) -> str:
+    if body.agent_key:
+        return f"key:{body.agent_key}"
+    return f"host:{body.hostname}" if body.hostname else f"remote:{request.remote}"
+
+
+def _is_legacy(request: ApiRequest) -> bool:
+    return not request.header("netsonde-protocol")
+
+
+def _is_original(request: ApiRequest) -> bool:
+    return request.header("user-agent").startswith(ORIGINAL_AGENT)
+
+
+def _lease(
+    task: GrantedTask, now_ns: int, granted_after_ms: int, max_lease_ms: int
+) -> Mapping[str, Any]:
+    """Write a lease; its durations count from now_ns, `granted_after_ms` after the request."""
+    lease: dict[str, Any] = {
+        "lease_id": task.lease_id,
+        "task_id": task.task_id,
+        "kind": task.kind,
+        "lease_until_ms": (task.until_ns - now_ns) // NS_PER_MS,
+        "spec": wire.fragment(task.spec),
+        "attempt": task.attempt,
+        "max_attempts": task.max_attempts,
+        "granted_after_ms": granted_after_ms,
+        "max_lease_ms": max_lease_ms,
+    }
+    if task.check_id is not None:
+        lease["check_id"] = task.check_id
+    if task.priority:
+        lease["priority"] = task.priority
+    if task.scheduled_ns is not None:
+        lease["scheduled_at"] = rfc3339(task.scheduled_ns)
+    return lease
+
+
+def _remaining_ms(extension: Extension, received_ns: int) -> int:
+    return max((extension.until_ns or 0) - received_ns, 0) // NS_PER_MS

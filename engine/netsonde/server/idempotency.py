@@ -1,0 +1,50 @@
+"""Idempotency-Key: the same request under the same key happens once and is answered alike."""
+
+import hashlib
+from collections.abc import Callable
+
+from netsonde.clock import NS_PER_S
+from netsonde.errors import ErrorCode, RequestError
+from netsonde.server.api import ApiRequest, ApiResponse, refuse
+from netsonde.server.store import Store
+from netsonde.server.store.base import RememberedAnswer
+
+KEY_MAX_CHARS = 255
+KEPT_NS = 24 * 3600 * NS_PER_S
+
+Committed = Callable[[], None]
+Operation = Callable[[Store], tuple[ApiResponse, Committed]]
+
+
+def remembered(request: ApiRequest, operation: Operation, now_ns: int) -> Operation:
+    """Make a POST's operation remember its answer in its own transaction.
+
+    Raises:
+        RequestError: ERR_VALIDATION when the key is too long; inside the operation ERR_CONFLICT
+            when the key was used for something else.
+    """
+    key = request.header("idempotency-key")
+    if request.method != "POST" or not key:
+        return operation
+    if len(key) > KEY_MAX_CHARS:
+        refuse("Idempotency-Key", f"Idempotency-Key must have 1 to {KEY_MAX_CHARS} characters")
+    asked = b"\0".join((request.method.encode(), request.path.encode(), request.body))
+    digest = hashlib.sha256(asked).digest()
+
+    def once(store: Store) -> tuple[ApiResponse, Committed]:
+        known = store.recall(key)
+        if known is not None:
+            if known.body_digest != digest:
+                raise RequestError(
+                    ErrorCode.CONFLICT, "this Idempotency-Key was used for another request"
+                )
+            return ApiResponse(known.status, known.body), _nothing
+        response, committed = operation(store)
+        store.remember(key, RememberedAnswer(digest, response.status, response.body), now_ns)
+        return response, committed
+
+    return once
+
+
+def _nothing() -> None:
+    """Do nothing: what was to happen happened the first time."""

@@ -1,0 +1,319 @@
+"""Agents: who they are, the tokens they prove it with, what labels they carry.
+
+The store is the truth; since this process is its only owner, every agent is also kept here, where
+requests look it up without a query.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from netsonde import wire
+from netsonde.clock import NS_PER_S
+from netsonde.errors import ErrorCode, RequestError
+from netsonde.model import MINTED_ID_MAX, RegisterRequest
+from netsonde.server.config import ServerConfig
+from netsonde.server.leasing import Change, LeasingPolicy, ServerTime
+from netsonde.server.store import Store, StoreWriter
+from netsonde.server.store.base import AgentRow, TokenRow
+
+TOKEN_BYTES = 32  # 256 bits
+TOKEN_OVERLAP_NS = 60 * NS_PER_S  # the old token's life after the new one is first used
+LEGACY_OVERLAP_NS = 24 * 3600 * NS_PER_S  # an original agent never learns of a new token
+TOKENS_MAX = 4  # lost answers in a row that an agent survives
+AGENTS_MAX = 100_000  # rows kept in memory: about 2 KiB each
+LABELS_MAX = 64
+LABEL_MAX_CHARS = 128
+FLUSH_SEEN_NS = 10 * NS_PER_S  # heartbeats are not worth a commit each
+HOSTNAME_MAX_CHARS = 255  # what the original's interface allows
+
+AgentChange = Callable[[AgentRow], AgentRow]
+
+
+class AgentRegistry:
+    """Registers, authenticates and describes agents."""
+
+    def __init__(
+        self, config: ServerConfig, time: ServerTime, policy: LeasingPolicy, writer: StoreWriter
+    ) -> None:
+        self._config = config
+        self._time = time
+        self._policy = policy
+        self._writer = writer
+        self._agents: dict[int, AgentRow] = {}
+        self._labels: dict[int, dict[str, str]] = {}
+        self._seen: dict[int, int] = {}
+        self._flushed_ns = time.now_ns()
+
+    def load(self, store: Store) -> None:
+        """Read every agent."""
+        for agent in store.agents(0, AGENTS_MAX):
+            self._keep(agent)
+
+    def _keep(self, agent: AgentRow) -> None:
+        self._agents[agent.agent_id] = agent
+        self._labels[agent.agent_id] = wire.parse(agent.labels)
+
+    # ── reading ──
+
+    def get(self, agent_id: int) -> AgentRow | None:
+        """Return one agent."""
+        return self._agents.get(agent_id)
+
+    def all(self) -> list[AgentRow]:
+        """Return every agent, by id."""
+        return [self._agents[agent_id] for agent_id in sorted(self._agents)]
+
+    def labels(self, agent_id: int) -> Mapping[str, str]:
+        """Return an agent's labels."""
+        return self._labels.get(agent_id, {})
+
+    def last_seen_ns(self, agent: AgentRow) -> int:
+        """Return when an agent was last heard of."""
+        return max(agent.last_seen_ns, self._seen.get(agent.agent_id, 0))
+
+    def find(self, name: str) -> list[int]:
+        """Return the ids of the agents that an id or a hostname names."""
+        if name.isascii() and name.isdecimal() and int(name) in self._agents:
+            return [int(name)]
+        return [agent.agent_id for agent in self.all() if agent.hostname == name]
+
+    # ── register ──
+
+    async def register(
+        self, request: RegisterRequest, *, is_legacy: bool
+    ) -> tuple[AgentRow, str, list[Change]]:
+        """Give an agent its id and a new token.
+
+        A new instance of a known agent has forgotten what the old one held: that goes back.
+
+        Raises:
+            RequestError: ERR_ENROLMENT_REQUIRED, ERR_UNAVAILABLE.
+        """
+        self._check_enrolment(request)
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        digest = token_digest(token)
+
+        def operation(store: Store) -> tuple[AgentRow, list[Change]]:
+            now_ns = self._time.now_ns()
+            known = self._known(store, request)
+            if known is not None and known.is_disabled:
+                raise RequestError(ErrorCode.FORBIDDEN, "this agent is disabled by an operator")
+            agent = self._described(store, known, request, is_legacy=is_legacy, now_ns=now_ns)
+            agent = replace(agent, tokens=_with_new(agent, TokenRow(digest), now_ns))
+            store.save_agent(agent)
+            changes = self._orphaned(store, known, agent, now_ns)
+            store.apply(changes, now_ns)
+            store.count("returned", len(changes))
+            return agent, changes
+
+        agent, changes = await self._writer.write(operation)
+        self._keep(agent)
+        self._seen[agent.agent_id] = self._time.now_ns()
+        return agent, token, changes
+
+    def _check_enrolment(self, request: RegisterRequest) -> None:
+        if self._config.is_enrolment_open:
+            return
+        expected = self._config.enrolment_token or ""
+        given = request.enrolment_token or ""
+        if not hmac.compare_digest(given.encode(), expected.encode()):
+            raise RequestError(
+                ErrorCode.ENROLMENT_REQUIRED,
+                "this control plane registers agents that present its enrolment token",
+            )
+
+    def _known(self, store: Store, request: RegisterRequest) -> AgentRow | None:
+        identity = _identity(request)
+        return None if identity is None else store.agent_by_identity(identity)
+
+    def _described(
+        self,
+        store: Store,
+        known: AgentRow | None,
+        request: RegisterRequest,
+        *,
+        is_legacy: bool,
+        now_ns: int,
+    ) -> AgentRow:
+        document = wire.encode(
+            {
+                "version": request.version,
+                "capacities": request.capacities,
+                "inventory": request.inventory,
+            }
+        )
+        labels = wire.encode(clean_labels(request.inventory.get("labels")))
+        if known is None:
+            if len(self._agents) >= AGENTS_MAX:
+                raise RequestError(ErrorCode.UNAVAILABLE, f"{AGENTS_MAX} agents are registered")
+            agent_id = store.new_agent_id()
+            return AgentRow(
+                agent_id=agent_id,
+                identity=_identity(request) or f"anonymous:{agent_id}",
+                hostname=(request.hostname or f"agent-{agent_id}")[:HOSTNAME_MAX_CHARS],
+                is_legacy=is_legacy,
+                registered_ns=now_ns,
+                last_seen_ns=now_ns,
+                instance_id=request.instance_id,
+                labels=labels,
+                document=document,
+            )
+        return replace(
+            known,
+            hostname=(request.hostname or known.hostname)[:HOSTNAME_MAX_CHARS],
+            is_legacy=is_legacy,
+            last_seen_ns=now_ns,
+            instance_id=request.instance_id,
+            labels=known.labels if known.has_operator_labels else labels,
+            document=document,
+        )
+
+    def _orphaned(
+        self, store: Store, known: AgentRow | None, agent: AgentRow, now_ns: int
+    ) -> list[Change]:
+        if known is None or agent.instance_id is None or known.instance_id == agent.instance_id:
+            return []
+        return [
+            self._policy.give_back(held, now_ns, keeps_lease=True)
+            for held in store.held_by(agent.agent_id)
+        ]
+
+    # ── authenticate ──
+
+    async def authenticate(self, agent_id: int, token: str) -> AgentRow:
+        """Return the agent that this token proves.
+
+        Raises:
+            RequestError: ERR_UNAUTHORIZED, ERR_TOKEN_EXPIRED, ERR_FORBIDDEN.
+        """
+        agent = self._agents.get(agent_id)
+        digest = token_digest(token)
+        # Every token is compared, known agent or not, so that time tells nothing.
+        tokens = agent.tokens if agent is not None else ()
+        matches = [hmac.compare_digest(row.digest, digest) for row in tokens]
+        if agent is None or not any(matches):
+            raise RequestError(ErrorCode.UNAUTHORIZED, "unknown agent or wrong token")
+        position = matches.index(True)
+        now_ns = self._time.now_ns()
+        until_ns = agent.tokens[position].until_ns
+        if until_ns is not None and until_ns <= now_ns:
+            raise RequestError(ErrorCode.TOKEN_EXPIRED, "this token was replaced: register again")
+        if agent.is_disabled:
+            raise RequestError(ErrorCode.FORBIDDEN, "this agent is disabled by an operator")
+        self._seen[agent_id] = now_ns
+        if not agent.tokens[position].is_used:
+            agent = await self.update(agent_id, lambda row: _first_use(row, digest, now_ns))
+        return agent
+
+    async def update(self, agent_id: int, change: AgentChange) -> AgentRow:
+        """Change an agent's row.
+
+        Raises:
+            RequestError: ERR_NOT_FOUND.
+        """
+
+        def operation(store: Store) -> AgentRow:
+            return update_agent(store, agent_id, change)
+
+        agent = await self._writer.write(operation)
+        self._keep(agent)
+        return agent
+
+    def keep(self, agent: AgentRow) -> None:
+        """Take over a row that was saved by an operation of somebody else's."""
+        self._keep(agent)
+
+    # ── last seen ──
+
+    async def flush_seen(self, *, at_once: bool = False) -> None:
+        """Write down when agents were last heard of, now and then."""
+        now_ns = self._time.now_ns()
+        if not self._seen or (not at_once and now_ns - self._flushed_ns < FLUSH_SEEN_NS):
+            return
+        seen, self._seen = self._seen, {}
+        self._flushed_ns = now_ns
+        await self._writer.write(lambda store: store.saw_agents(seen))
+        for agent_id, seen_ns in seen.items():
+            agent = self._agents.get(agent_id)
+            if agent is not None:
+                self._agents[agent_id] = replace(agent, last_seen_ns=seen_ns)
+
+
+def update_agent(store: Store, agent_id: int, change: AgentChange) -> AgentRow:
+    """Apply change to a stored agent.
+
+    Raises:
+        RequestError: ERR_NOT_FOUND.
+    """
+    agent = store.agent(agent_id) if 0 < agent_id <= MINTED_ID_MAX else None
+    if agent is None:
+        raise RequestError(ErrorCode.NOT_FOUND, f"there is no agent {agent_id}")
+    changed = change(agent)
+    store.save_agent(changed)
+    return changed
+
+
+def token_digest(token: str) -> bytes:
+    """Hash a token for keeping and comparing; it is random, so a plain hash will do."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
+
+
+def clean_labels(given: Any) -> dict[str, str]:
+    """Keep what is a label; the rest of an agent's account of itself is not an error."""
+    if not isinstance(given, dict):
+        return {}
+    fitting = {
+        name: value
+        for name, value in given.items()
+        if isinstance(name, str)
+        and isinstance(value, str)
+        and 0 < len(name) <= LABEL_MAX_CHARS
+        and len(value) <= LABEL_MAX_CHARS
+    }
+    return dict(sorted(fitting.items())[:LABELS_MAX])
+
+
+def matches_labels(wanted: Mapping[str, str], carried: Mapping[str, str]) -> bool:
+    """Whether an agent that carries these labels has all that are wanted."""
+    return all(carried.get(name) == value for name, value in wanted.items())
+
+
+def _identity(request: RegisterRequest) -> str | None:
+    """Name an agent by its key, hashed since it is a secret, or an original one by its host."""
+    if request.agent_key:
+        return f"key:{hashlib.sha256(request.agent_key.encode('utf-8', 'replace')).hexdigest()}"
+    if request.hostname:
+        return f"host:{request.hostname[:HOSTNAME_MAX_CHARS]}"
+    return None
+
+
+def _with_new(agent: AgentRow, token: TokenRow, now_ns: int) -> tuple[TokenRow, ...]:
+    """Put a new token before the old ones; the one in use is never the one dropped."""
+    alive = [row for row in agent.tokens if row.until_ns is None or row.until_ns > now_ns]
+    if agent.is_legacy:
+        limit_ns = now_ns + LEGACY_OVERLAP_NS
+        alive = [replace(row, until_ns=row.until_ns or limit_ns) for row in alive]
+    used = next((row for row in alive if row.is_used), None)
+    kept = [row for row in alive if row is not used][: TOKENS_MAX - 2]
+    if used is not None:
+        kept.append(used)
+    return (token, *kept)
+
+
+def _first_use(agent: AgentRow, digest: bytes, now_ns: int) -> AgentRow:
+    """Note that a token was used for the first time: what is older ends soon."""
+    position = next((at for at, row in enumerate(agent.tokens) if row.digest == digest), None)
+    if position is None:
+        return agent
+    limit_ns = now_ns + TOKEN_OVERLAP_NS
+    newer = agent.tokens[:position]
+    used = replace(agent.tokens[position], is_used=True)
+    older = [
+        row if row.until_ns is not None else replace(row, until_ns=limit_ns)
+        for row in agent.tokens[position + 1 :]
+    ]
+    return replace(agent, tokens=(*newer, used, *older))

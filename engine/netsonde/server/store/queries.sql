@@ -1,0 +1,236 @@
+-- Every statement by name. Lists of ids come as one JSON array, so that no statement depends on
+-- how many there are.
+
+-- name: meta
+SELECT name, value FROM meta;
+
+-- name: save_meta
+INSERT INTO meta (name, value) VALUES (?, ?)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: count
+INSERT INTO counter (name, value) VALUES (?, ?)
+ON CONFLICT (name) DO UPDATE SET value = value + excluded.value;
+
+-- name: counters
+SELECT name, value FROM counter;
+
+-- name: add_spec
+INSERT OR IGNORE INTO spec (digest, body) VALUES (?, ?);
+
+-- name: spec_id
+SELECT spec_id FROM spec WHERE digest = ?;
+
+-- name: add_task
+INSERT INTO task (task_id, queue, kind, priority, run_ns, stale_ns, max_attempts, spec_id,
+                  check_id, scheduled_ns)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: take
+UPDATE task
+SET state = 1, attempt = attempt + 1, lease_id = :first_lease_id + chosen.place,
+    agent_id = :agent_id, claim_key = :claim_key, granted_ns = :now_ns, until_ns = :until_ns,
+    due_ns = :due_ns
+FROM (
+  SELECT task_id AS chosen_id, row_number() OVER (ORDER BY priority, run_ns, task_id) - 1 AS place
+  FROM (
+    SELECT task_id, priority, run_ns FROM task INDEXED BY task_ready
+    WHERE state = 0 AND queue = :queue AND kind = :kind AND run_ns <= :now_ns
+      AND (stale_ns IS NULL OR stale_ns > :now_ns)
+    ORDER BY priority, run_ns, task_id LIMIT :limit
+  )
+) AS chosen
+WHERE task_id = chosen.chosen_id
+RETURNING task_id, lease_id, kind, (SELECT body FROM spec WHERE spec.spec_id = task.spec_id),
+          attempt, max_attempts, granted_ns, until_ns, priority, check_id, scheduled_ns;
+
+-- name: granted_under
+SELECT task_id, lease_id, kind, body, attempt, max_attempts, granted_ns, until_ns, priority,
+       check_id, scheduled_ns
+FROM task INDEXED BY task_holder JOIN spec USING (spec_id)
+WHERE agent_id = ? AND claim_key = ? AND state > 0 AND state < 2
+ORDER BY lease_id;
+
+-- name: by_lease
+SELECT task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns,
+       until_ns, check_id, spec_id, scheduled_ns, queue
+FROM task WHERE lease_id IN (SELECT value FROM json_each(?));
+
+-- name: held_by
+SELECT task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns,
+       until_ns, check_id, spec_id, scheduled_ns, queue
+FROM task WHERE agent_id = ? AND state > 0 ORDER BY lease_id;
+
+-- name: holds_more_than
+SELECT 1 FROM task INDEXED BY task_holder WHERE agent_id = ? AND state > 0 LIMIT 1 OFFSET ?;
+
+-- name: extend
+UPDATE task SET state = 1, until_ns = ?, due_ns = ? WHERE task_id = ?;
+
+-- name: requeue
+UPDATE task
+SET state = 0, run_ns = ?, attempt = ?, returns = ?, lease_id = CASE WHEN ? THEN lease_id END
+WHERE task_id = ?;
+
+-- name: free_lease
+UPDATE task SET lease_id = NULL WHERE task_id = ?;
+
+-- name: bury
+INSERT INTO dead_letter (task_id, lease_id, agent_id, kind, attempt, reason, died_ns, spec_id,
+                         check_id, scheduled_ns)
+SELECT task_id, lease_id, agent_id, kind, attempt, ?, ?, spec_id, check_id, scheduled_ns
+FROM task WHERE task_id = ?;
+
+-- name: finish
+DELETE FROM task WHERE task_id IN (SELECT value FROM json_each(?));
+
+-- name: due
+SELECT task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns,
+       until_ns, check_id, spec_id, scheduled_ns, queue
+FROM task INDEXED BY task_due WHERE state > 0 AND due_ns <= ? ORDER BY due_ns LIMIT ?;
+
+-- name: is_sweep_due
+SELECT EXISTS (SELECT 1 FROM task INDEXED BY task_due WHERE state > 0 AND due_ns <= ?)
+    OR EXISTS (SELECT 1 FROM task INDEXED BY task_stale
+               WHERE state = 0 AND stale_ns IS NOT NULL AND stale_ns <= ?);
+
+-- name: drop_stale
+DELETE FROM task WHERE task_id IN (
+  SELECT task_id FROM task WHERE state = 0 AND stale_ns IS NOT NULL AND stale_ns <= ? LIMIT ?
+);
+
+-- name: drop_of_check
+DELETE FROM task WHERE check_id = ? AND state = 0;
+
+-- name: revoke_of_check
+UPDATE task SET state = 2 WHERE check_id = ? AND state = 1;
+
+-- name: live_of_check
+SELECT queue, body FROM task JOIN spec USING (spec_id) WHERE check_id = ? AND state < 2;
+
+-- name: delayed
+SELECT DISTINCT queue, kind, run_ns FROM task WHERE state = 0 AND run_ns > ?;
+
+-- name: depths
+SELECT queue, kind, sum(state = 0 AND run_ns <= ?1), sum(state = 0 AND run_ns > ?1),
+       sum(state > 0), min(CASE WHEN state = 0 AND run_ns <= ?1 THEN run_ns END)
+FROM task GROUP BY queue, kind ORDER BY queue, kind;
+
+-- name: add_result
+INSERT INTO result (lease_id, task_id, agent_id, check_id, kind, outcome, attempt, is_final,
+                    received_ns, scheduled_ns, spec_id, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: result_owners
+SELECT lease_id, agent_id FROM result WHERE lease_id IN (SELECT value FROM json_each(?));
+
+-- name: dead_by_lease
+SELECT task_id, lease_id, agent_id, kind, attempt, reason, died_ns, body, spec_id, check_id,
+       scheduled_ns
+FROM dead_letter JOIN spec USING (spec_id)
+WHERE lease_id IN (SELECT value FROM json_each(?));
+
+-- name: unbury
+DELETE FROM dead_letter WHERE task_id IN (SELECT value FROM json_each(?));
+
+-- name: dead_letters
+SELECT task_id, lease_id, agent_id, kind, attempt, reason, died_ns, body, spec_id, check_id,
+       scheduled_ns
+FROM dead_letter JOIN spec USING (spec_id)
+WHERE task_id < ? ORDER BY task_id DESC LIMIT ?;
+
+-- name: save_agent
+INSERT INTO agent (agent_id, identity, hostname, is_legacy, registered_ns, last_seen_ns,
+                   instance_id, labels, has_operator_labels, is_disabled, document)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (agent_id) DO UPDATE SET
+  identity = excluded.identity, hostname = excluded.hostname, is_legacy = excluded.is_legacy,
+  registered_ns = excluded.registered_ns, last_seen_ns = excluded.last_seen_ns,
+  instance_id = excluded.instance_id, labels = excluded.labels,
+  has_operator_labels = excluded.has_operator_labels, is_disabled = excluded.is_disabled,
+  document = excluded.document;
+
+-- name: drop_tokens
+DELETE FROM token WHERE agent_id = ?;
+
+-- name: add_token
+INSERT INTO token (agent_id, position, digest, is_used, until_ns) VALUES (?, ?, ?, ?, ?);
+
+-- name: tokens
+SELECT digest, is_used, until_ns FROM token WHERE agent_id = ? ORDER BY position;
+
+-- name: agent
+SELECT agent_id, identity, hostname, is_legacy, registered_ns, last_seen_ns, instance_id, labels,
+       has_operator_labels, is_disabled, document
+FROM agent WHERE agent_id = ?;
+
+-- name: agent_by_identity
+SELECT agent_id, identity, hostname, is_legacy, registered_ns, last_seen_ns, instance_id, labels,
+       has_operator_labels, is_disabled, document
+FROM agent WHERE identity = ?;
+
+-- name: agents
+SELECT agent_id, identity, hostname, is_legacy, registered_ns, last_seen_ns, instance_id, labels,
+       has_operator_labels, is_disabled, document
+FROM agent WHERE agent_id > ? ORDER BY agent_id LIMIT ?;
+
+-- name: saw_agent
+UPDATE agent SET last_seen_ns = max(last_seen_ns, ?) WHERE agent_id = ?;
+
+-- name: add_label_queue
+INSERT OR IGNORE INTO label_queue (labels) VALUES (?);
+
+-- name: label_queue
+SELECT queue FROM label_queue WHERE labels = ?;
+
+-- name: label_queues
+SELECT queue, labels FROM label_queue;
+
+-- name: save_check
+INSERT INTO probe_check (check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (check_id) DO UPDATE SET
+  document = excluded.document, is_enabled = excluded.is_enabled, next_ns = excluded.next_ns,
+  created_ns = excluded.created_ns, tick = excluded.tick, tasks = excluded.tasks,
+  skipped = excluded.skipped;
+
+-- name: check
+SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped
+FROM probe_check WHERE check_id = ?;
+
+-- name: checks
+SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped
+FROM probe_check WHERE check_id > ? ORDER BY check_id LIMIT ?;
+
+-- name: check_count
+SELECT count(*) FROM probe_check;
+
+-- name: delete_check
+DELETE FROM probe_check WHERE check_id = ?;
+
+-- name: checks_due
+SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped
+FROM probe_check
+WHERE is_enabled = 1 AND next_ns IS NOT NULL AND next_ns <= ? ORDER BY next_ns LIMIT ?;
+
+-- name: next_tick
+SELECT min(next_ns) FROM probe_check WHERE is_enabled = 1 AND next_ns IS NOT NULL;
+
+-- name: recall
+SELECT body_digest, status, body FROM answer WHERE key = ?;
+
+-- name: remember
+INSERT INTO answer (key, body_digest, status, body, kept_ns) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+  body_digest = excluded.body_digest, status = excluded.status, body = excluded.body,
+  kept_ns = excluded.kept_ns;
+
+-- name: forget_before
+DELETE FROM answer WHERE kept_ns < ?;
+
+-- name: save_metrics
+INSERT INTO metrics (agent_id, body, received_ns) VALUES (?, ?, ?)
+ON CONFLICT (agent_id) DO UPDATE SET body = excluded.body, received_ns = excluded.received_ns;
+
+-- name: metrics
+SELECT body FROM metrics WHERE agent_id = ?;

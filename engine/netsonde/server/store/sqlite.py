@@ -1,0 +1,265 @@
+"""The embedded store: one SQLite file, one owner, durable at every commit.
+
+WAL with `synchronous=FULL`: a commit that returned survives power loss. A lock file beside the
+database keeps a second server out; a file that is not ours is refused before it is touched.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from netsonde.errors import ErrorCode, RequestError, StorageError
+from netsonde.server.store.sqlite_records import SqliteRecords
+from netsonde.server.store.sqlite_tasks import SqliteTasks
+from netsonde.server.store.statements import named_queries, schema
+
+APPLICATION_ID = 0x6E736F6E  # "nson"
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 2.0  # a backup tool's lock passes in less; a stuck process should not hang us
+CHECK_MAX_BYTES = 64 << 20  # a full check reads the file: half a second for this much
+_MAGIC = b"SQLite format 3\x00"
+_RETRY_AFTER_MS = 1_000
+
+
+class SqliteStore(SqliteTasks, SqliteRecords):
+    """The store protocol on one connection.
+
+    The connection may be used by one thread at a time. `reader()` makes a second one that only
+    reads, for another thread.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, lock: IO[bytes] | None) -> None:
+        SqliteTasks.__init__(self, self)
+        SqliteRecords.__init__(self, self)
+        self._connection = connection
+        self._path = path
+        self._lock = lock
+        self._queries = named_queries()
+        self._meta: dict[str, int] = dict(self.run("meta").fetchall())
+        self._changed: set[str] = set()
+
+    @classmethod
+    def open(cls, path: Path) -> "SqliteStore":
+        """Open the database at path, making it when there is none.
+
+        Raises:
+            StorageError: it is unusable; the message names the path and the cause.
+        """
+        lock = _lock_file(path)
+        try:
+            connection = _prepared(path)
+            return cls(connection, path, lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def reader(self) -> "SqliteStore":
+        """Open a second connection that only reads."""
+        connection = _connect(self._path)
+        connection.execute("PRAGMA query_only = 1")
+        return SqliteStore(connection, self._path, None)
+
+    # transactions
+
+    def begin(self) -> None:
+        """Open a transaction that may write."""
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def savepoint(self) -> None:
+        """Mark the point that `undo` returns to."""
+        self._connection.execute("SAVEPOINT operation")
+
+    def undo(self) -> None:
+        """Take back what was done since the savepoint."""
+        self._connection.execute("ROLLBACK TO operation")
+        self.forget_specs()
+
+    def commit(self) -> None:
+        """Make everything durable; returns when it is."""
+        if self._changed:
+            self.run_many("save_meta", [(name, self._meta[name]) for name in self._changed])
+        self._connection.execute("COMMIT")
+        self._changed.clear()
+
+    def rollback(self) -> None:
+        """Give up the open transaction; harmless without one."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self.forget_specs()
+
+    def fault(self, error: BaseException) -> Exception | None:
+        """Translate a failure of the storage itself; None when error is none of that."""
+        if not isinstance(error, sqlite3.OperationalError | sqlite3.DatabaseError):
+            return None
+        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            return None
+        primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        text = f"{self._path}: {error}"
+        if primary == sqlite3.SQLITE_FULL:
+            return RequestError(ErrorCode.STORAGE_FULL, text, retry_after_ms=_RETRY_AFTER_MS)
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR):
+            return RequestError(ErrorCode.UNAVAILABLE, text, retry_after_ms=_RETRY_AFTER_MS)
+        return StorageError(text)
+
+    def close(self) -> None:
+        """Let go of files. Idempotent."""
+        self._connection.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    # the clock and the fence
+
+    def clock_ns(self) -> int:
+        """Return the latest instant this store was told."""
+        return self._meta.get("clock_ns", 0)
+
+    def keep_clock(self, now_ns: int, last_lease_id: int) -> None:
+        """Remember how far the clock and the lease ids are."""
+        for name, value in (("clock_ns", now_ns), ("lease_id", last_lease_id)):
+            if value > self._meta.get(name, 0):
+                self._meta[name] = value
+                self._changed.add(name)
+
+    def last_lease_id(self) -> int:
+        """Return the greatest lease id ever granted from here."""
+        return self._meta.get("lease_id", 0)
+
+    # what the verbs run on
+
+    def run(self, name: str, *parameters: Any) -> sqlite3.Cursor:
+        """Run a named statement."""
+        return self._connection.execute(self._queries[name], parameters)
+
+    def run_named(self, name: str, parameters: Mapping[str, Any]) -> sqlite3.Cursor:
+        """Run a named statement whose parameters have names."""
+        return self._connection.execute(self._queries[name], parameters)
+
+    def run_many(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a named statement once per row."""
+        self._connection.executemany(self._queries[name], rows)
+
+    def select(self, statement: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
+        """Run a statement that was put together from our own text."""
+        return self._connection.execute(statement, parameters)
+
+    def next_id(self, name: str, count: int = 1) -> int:
+        """Reserve count ids of a sequence and return the first.
+
+        A rollback leaves a gap: an id that was once handed out is never handed out again.
+        """
+        first = self._meta.get(name, 1)
+        self._meta[name] = first + count
+        self._changed.add(name)
+        return first
+
+
+def _lock_file(path: Path) -> IO[bytes]:
+    """Take the lock beside the database, which the kernel drops with the process."""
+    lock_path = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_path.open("ab")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be used: {error.strerror}: {error.filename}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StorageError(f"{path} is in use by another netsonde server") from error
+    return lock
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
+    """Open, recognise and, when it is empty, furnish the database."""
+    _refuse_foreign_bytes(path)
+    try:
+        connection = _connect(path)
+    except sqlite3.Error as error:
+        raise StorageError(_explained(path, error)) from error
+    try:
+        _refuse_foreign_schema(connection, path)
+        _refuse_damage(connection, path)
+        _furnish(connection)
+    except sqlite3.Error as error:
+        connection.close()
+        raise StorageError(_explained(path, error)) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _refuse_foreign_bytes(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+    if head and head != _MAGIC:
+        raise StorageError(f"{path} is not a netsonde database (not SQLite); it was left alone")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,  # BEGIN and COMMIT are the writer's, not the module's
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _refuse_foreign_schema(connection: sqlite3.Connection, path: Path) -> None:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application_id != APPLICATION_ID and tables:
+        raise StorageError(f"{path} is another program's database; it was left alone")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if tables and version != SCHEMA_VERSION:
+        raise StorageError(
+            f"{path} has schema version {version}, this netsonde knows {SCHEMA_VERSION}; "
+            "it was left alone"
+        )
+
+
+def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
+    if path.stat().st_size > CHECK_MAX_BYTES:
+        return
+    finding = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if finding != "ok":
+        raise StorageError(f"{path} is damaged ({finding}); restore a copy or move it aside")
+
+
+def _furnish(connection: sqlite3.Connection) -> None:
+    """Make the tables in one transaction, and prove that this process may write."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for statement in schema().split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _explained(path: Path, error: sqlite3.Error) -> str:
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"{path} is locked by another process"
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return f"{path} is damaged ({error}); restore a copy or move it aside"
+    if primary == sqlite3.SQLITE_READONLY and not os.access(path, os.W_OK):
+        return f"{path} is read-only for this user"
+    return f"{path} cannot be used: {error}"

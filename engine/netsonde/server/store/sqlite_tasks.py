@@ -1,0 +1,355 @@
+"""The queue, results and dead letters in SQLite."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from netsonde.model import TaskKind
+from netsonde.server.leasing import Change, Died, Finished, HeldTask, Requeued, TaskState
+from netsonde.server.store.base import (
+    KIND_CODES,
+    KINDS,
+    DeadLetter,
+    ExtendedLease,
+    Grant,
+    GrantedTask,
+    NewResult,
+    NewTask,
+    QueueDepth,
+    ResultQuery,
+    StoredResult,
+)
+
+_STATES = tuple(TaskState)  # by their numbers
+SPEC_CACHE_MAX = 20_000  # spec ids by digest; a fleet's checks have some thousand specs
+
+
+class Database(Protocol):
+    """What the verbs need of the connection that `SqliteStore` owns."""
+
+    def run(self, name: str, *parameters: Any) -> "Rows":
+        """Run a named statement."""
+        ...
+
+    def run_named(self, name: str, parameters: Mapping[str, Any]) -> "Rows":
+        """Run a named statement whose parameters have names."""
+        ...
+
+    def run_many(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a named statement once per row."""
+        ...
+
+    def select(self, statement: str, parameters: Sequence[Any]) -> "Rows":
+        """Run a statement that was put together from our own text."""
+        ...
+
+    def next_id(self, name: str, count: int = 1) -> int:
+        """Reserve count ids of a sequence and return the first."""
+        ...
+
+
+class Rows(Protocol):
+    """What a statement returned."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows were changed."""
+        ...
+
+    def fetchall(self) -> list[Any]:
+        """Return all rows."""
+        ...
+
+    def fetchone(self) -> Any:
+        """Return one row or None."""
+        ...
+
+
+def id_list(ids: Collection[int]) -> str:
+    """Write ids as the JSON array that json_each reads."""
+    return f"[{','.join(map(str, ids))}]"
+
+
+class SqliteTasks:
+    """Verbs over the tables task, spec, result and dead_letter."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._spec_ids: dict[bytes, int] = {}
+
+    def forget_specs(self) -> None:
+        """Drop spec ids that a rolled back transaction may have made."""
+        self._spec_ids.clear()
+
+    def add_tasks(self, tasks: Sequence[NewTask]) -> range:
+        """Queue tasks; return their ids, in order."""
+        spec_ids = self._intern({task.spec for task in tasks})
+        first = self._db.next_id("next_task", len(tasks))
+        self._db.run_many(
+            "add_task",
+            (
+                (
+                    task_id,
+                    task.queue,
+                    KIND_CODES[task.kind],
+                    task.priority,
+                    task.run_ns,
+                    task.stale_ns,
+                    task.max_attempts,
+                    spec_ids[task.spec],
+                    task.check_id,
+                    task.scheduled_ns,
+                )
+                for task_id, task in enumerate(tasks, first)
+            ),
+        )
+        return range(first, first + len(tasks))
+
+    def _intern(self, specs: set[bytes]) -> Mapping[bytes, int]:
+        known = {spec: self._spec_ids[spec] for spec in specs if spec in self._spec_ids}
+        new = {spec: hashlib.sha256(spec).digest() for spec in specs if spec not in known}
+        self._db.run_many("add_spec", ((digest, spec) for spec, digest in new.items()))
+        for spec, digest in new.items():
+            known[spec] = self._db.run("spec_id", digest).fetchone()[0]
+        if len(self._spec_ids) + len(new) > SPEC_CACHE_MAX:
+            self._spec_ids.clear()
+        if len(new) <= SPEC_CACHE_MAX:
+            self._spec_ids |= known
+        return known
+
+    def take(self, queue: int, kind: TaskKind, limit: int, grant: Grant) -> list[GrantedTask]:
+        """Grant ready tasks in order of priority, then of time; lease ids are consecutive."""
+        rows = self._db.run_named(
+            "take",
+            {
+                "queue": queue,
+                "kind": KIND_CODES[kind],
+                "limit": limit,
+                "agent_id": grant.agent_id,
+                "claim_key": grant.claim_key,
+                "first_lease_id": grant.first_lease_id,
+                "now_ns": grant.now_ns,
+                "until_ns": grant.until_ns,
+                "due_ns": grant.due_ns,
+            },
+        ).fetchall()
+        rows.sort(key=lambda row: row[1])
+        return [_granted(row) for row in rows]
+
+    def granted_under(self, agent_id: int, claim_key: int) -> list[GrantedTask]:
+        """Return what an agent still holds of one claim."""
+        return [
+            _granted(row) for row in self._db.run("granted_under", agent_id, claim_key).fetchall()
+        ]
+
+    def by_lease(self, lease_ids: Collection[int]) -> dict[int, HeldTask]:
+        """Return the tasks whose current lease id is one of these."""
+        rows = self._db.run("by_lease", id_list(lease_ids)).fetchall()
+        return {row[1]: _held(row) for row in rows}
+
+    def held_by(self, agent_id: int) -> list[HeldTask]:
+        """Return what an agent holds, by lease id."""
+        return [_held(row) for row in self._db.run("held_by", agent_id).fetchall()]
+
+    def holds_more_than(self, agent_id: int, bound: int) -> bool:
+        """Whether an agent holds more than bound leases."""
+        return self._db.run("holds_more_than", agent_id, bound).fetchone() is not None
+
+    def extend(self, leases: Sequence[ExtendedLease]) -> None:
+        """Move the ends of leases; a task that was taken back is leased again."""
+        rows = ((lease.until_ns, lease.due_ns, lease.task_id) for lease in leases)
+        self._db.run_many("extend", rows)
+
+    def apply(self, changes: Sequence[Change], now_ns: int) -> None:
+        """Requeue, bury, finish or free tasks."""
+        requeued: list[tuple[Any, ...]] = []
+        freed: list[tuple[int]] = []
+        died: list[tuple[str, int, int]] = []
+        ended: list[int] = []
+        for change in changes:
+            match change:
+                case Requeued(task_id, run_ns, attempt, returns, keeps_lease):
+                    requeued.append((run_ns, attempt, returns, keeps_lease, task_id))
+                case Died(task_id, reason):
+                    died.append((reason, now_ns, task_id))
+                    ended.append(task_id)
+                case Finished(task_id):
+                    ended.append(task_id)
+                case _:
+                    freed.append((change.task_id,))
+        self._db.run_many("requeue", requeued)
+        self._db.run_many("free_lease", freed)
+        self._db.run_many("bury", died)
+        if ended:
+            self._db.run("finish", id_list(ended))
+
+    def due(self, now_ns: int, limit: int) -> list[HeldTask]:
+        """Return leases whose grace is over, the oldest first."""
+        return [_held(row) for row in self._db.run("due", now_ns, limit).fetchall()]
+
+    def is_sweep_due(self, now_ns: int) -> bool:
+        """Whether `due` or `drop_stale` would find anything."""
+        return bool(self._db.run("is_sweep_due", now_ns, now_ns).fetchone()[0])
+
+    def drop_stale(self, now_ns: int, limit: int) -> int:
+        """Drop queued tasks that nobody ran in time; return how many."""
+        return self._db.run("drop_stale", now_ns, limit).rowcount
+
+    def cancel_check(self, check_id: int) -> int:
+        """Drop a check's queued tasks and revoke its leased ones; return how many."""
+        dropped = self._db.run("drop_of_check", check_id).rowcount
+        return dropped + self._db.run("revoke_of_check", check_id).rowcount
+
+    def live_of_check(self, check_id: int) -> set[tuple[int, bytes]]:
+        """Return `(queue, spec)` of a check's tasks that have not ended."""
+        return {(queue, body) for queue, body in self._db.run("live_of_check", check_id).fetchall()}
+
+    def delayed(self, now_ns: int) -> list[tuple[int, TaskKind, int]]:
+        """Return `(queue, kind, run_ns)` of what is ready only later."""
+        rows = self._db.run("delayed", now_ns).fetchall()
+        return [(queue, KINDS[kind], run_ns) for queue, kind, run_ns in rows]
+
+    def depths(self, now_ns: int) -> list[QueueDepth]:
+        """Return how full every queue is."""
+        rows = self._db.run("depths", now_ns).fetchall()
+        return [QueueDepth(row[0], KINDS[row[1]], *row[2:]) for row in rows]
+
+    def add_results(self, results: Sequence[NewResult]) -> None:
+        """Append results; their lease ids are new."""
+        self._db.run_many(
+            "add_result",
+            (
+                (
+                    result.lease_id,
+                    result.task_id,
+                    result.agent_id,
+                    result.check_id,
+                    KIND_CODES[result.kind],
+                    result.outcome,
+                    result.attempt,
+                    result.is_final,
+                    result.received_ns,
+                    result.scheduled_ns,
+                    result.spec_id,
+                    result.body,
+                )
+                for result in results
+            ),
+        )
+
+    def result_owners(self, lease_ids: Collection[int]) -> dict[int, int]:
+        """Return the agent of each of these lease ids that has a result."""
+        return dict(self._db.run("result_owners", id_list(lease_ids)).fetchall())
+
+    def results(self, query: ResultQuery) -> list[StoredResult]:
+        """Return results in the order of commits."""
+        conditions, parameters = _conditions(query)
+        order = "DESC" if query.descending else "ASC"
+        # Only our own words are put together; every value is a parameter.
+        statement = (
+            "SELECT result_id, lease_id, task_id, agent_id, kind, outcome, attempt, is_final,"  # noqa: S608
+            " spec.body, result.body, check_id, scheduled_ns FROM result JOIN spec USING (spec_id)"
+            f" WHERE {' AND '.join(conditions)} ORDER BY result_id {order} LIMIT ?"
+        )
+        rows = self._db.select(statement, [*parameters, query.limit]).fetchall()
+        return [_stored(row) for row in rows]
+
+    def dead_by_lease(self, lease_ids: Collection[int]) -> dict[int, DeadLetter]:
+        """Return dead letters whose last lease id is one of these."""
+        rows = self._db.run("dead_by_lease", id_list(lease_ids)).fetchall()
+        return {row[1]: _dead(row) for row in rows}
+
+    def unbury(self, task_ids: Collection[int]) -> None:
+        """Remove dead letters whose result came after all."""
+        self._db.run("unbury", id_list(task_ids))
+
+    def dead_letters(self, before: int | None, limit: int) -> list[DeadLetter]:
+        """Return dead letters, the youngest task first, with ids below `before`."""
+        bound = 2**62 if before is None else before
+        return [_dead(row) for row in self._db.run("dead_letters", bound, limit).fetchall()]
+
+
+def _conditions(query: ResultQuery) -> tuple[list[str], list[Any]]:
+    comparison = "<" if query.descending else ">"
+    kind = None if query.kind is None else KIND_CODES[query.kind]
+    candidates: tuple[tuple[str, Any], ...] = (
+        (f"result_id {comparison} ?", query.position),
+        ("check_id = ?", query.check_id),
+        ("agent_id = ?", query.agent_id),
+        ("task_id = ?", query.task_id),
+        ("kind = ?", kind),
+        ("outcome = ?", query.outcome),
+        ("received_ns >= ?", query.from_ns),
+        ("received_ns < ?", query.to_ns),
+    )
+    given = [(text, value) for text, value in candidates if value is not None]
+    conditions = ["is_final = 1" if query.final_only else "1"]
+    return conditions + [text for text, _ in given], [value for _, value in given]
+
+
+def _granted(row: Sequence[Any]) -> GrantedTask:
+    return GrantedTask(
+        task_id=row[0],
+        lease_id=row[1],
+        kind=KINDS[row[2]],
+        spec=row[3],
+        attempt=row[4],
+        max_attempts=row[5],
+        granted_ns=row[6],
+        until_ns=row[7],
+        priority=row[8],
+        check_id=row[9],
+        scheduled_ns=row[10],
+    )
+
+
+def _held(row: Sequence[Any]) -> HeldTask:
+    return HeldTask(
+        task_id=row[0],
+        lease_id=row[1],
+        agent_id=row[2],
+        state=_STATES[row[3]],
+        kind=KINDS[row[4]],
+        attempt=row[5],
+        max_attempts=row[6],
+        returns=row[7],
+        granted_ns=row[8],
+        until_ns=row[9],
+        check_id=row[10],
+        spec_id=row[11],
+        scheduled_ns=row[12],
+        queue=row[13],
+    )
+
+
+def _stored(row: Sequence[Any]) -> StoredResult:
+    return StoredResult(
+        result_id=row[0],
+        lease_id=row[1],
+        task_id=row[2],
+        agent_id=row[3],
+        kind=KINDS[row[4]],
+        outcome=row[5],
+        attempt=row[6],
+        is_final=bool(row[7]),
+        spec=row[8],
+        body=row[9],
+        check_id=row[10],
+        scheduled_ns=row[11],
+    )
+
+
+def _dead(row: Sequence[Any]) -> DeadLetter:
+    return DeadLetter(
+        task_id=row[0],
+        lease_id=row[1],
+        agent_id=row[2],
+        kind=KINDS[row[3]],
+        attempt=row[4],
+        reason=row[5],
+        died_ns=row[6],
+        spec=row[7],
+        spec_id=row[8],
+        check_id=row[9],
+        scheduled_ns=row[10],
+    )

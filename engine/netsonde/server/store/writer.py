@@ -1,0 +1,204 @@
+"""One writer: operations from the loop run one after another and share commits.
+
+An operation is a function of the store. It runs inside a transaction; its caller hears of it only
+after the commit. Whoever arrives while a commit is on its way to the disk shares the next one,
+so that load makes groups larger and nobody waits for a timer.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from netsonde.clock import NS_PER_MS, Clock
+from netsonde.errors import ErrorCode, RequestError
+from netsonde.server.store.base import Store
+
+T = TypeVar("T")
+Operation = Callable[[Store], T]
+
+GROUP_ITEMS_MAX = 500  # rows that wait for the same commit
+GROUP_TIME_MAX_NS = 20 * NS_PER_MS  # how long the first of a group waits for the others' work
+
+_log = logging.getLogger("netsonde.server.store")
+
+
+class StoreWriter(Protocol):
+    """Runs operations on a store."""
+
+    async def write(self, operation: Operation[T], items: int = 1) -> T:
+        """Run operation in a transaction; return once it is durable. `items` is its size."""
+        ...
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run an operation that changes nothing, on what is committed."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was given, then close the store."""
+        ...
+
+
+class InlineWriter:
+    """Runs every operation at once on the caller's thread: for the store in memory."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def write(self, operation: Operation[T], items: int = 1) -> T:
+        """Run operation in a transaction of its own."""
+        return run_alone(self._store, operation)
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run an operation that changes nothing."""
+        return operation(self._store)
+
+    async def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+
+@dataclass(slots=True)
+class _Work:
+    operation: Operation[Any]
+    items: int
+    future: "Future[Any]" = field(default_factory=Future)
+    result: Any = None
+    error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class ThreadWriter:
+    """A thread that owns the writing connection, and another for reading."""
+
+    def __init__(self, store: Store, reader: Store, clock: Clock) -> None:
+        self._store = store
+        self._reader = reader
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._read_pool = ThreadPoolExecutor(1, thread_name_prefix="netsonde-store-reader")
+        self._thread = threading.Thread(target=self._loop, name="netsonde-store-writer")
+        self._is_closed = False
+        self._thread.start()
+
+    async def write(self, operation: Operation[T], items: int = 1) -> T:
+        """Run operation in a shared transaction; return after its commit."""
+        if self._is_closed:
+            raise RequestError(ErrorCode.UNAVAILABLE, "the control plane is shutting down")
+        work = _Work(operation, items)
+        self._inbox.put(work)
+        result: T = await asyncio.wrap_future(work.future)
+        return result
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run an operation that changes nothing on the reading connection."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._read_pool, self._read, operation)
+
+    async def close(self) -> None:
+        """Finish what was given, then close the store."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._read_pool.shutdown()
+        self._reader.close()
+        self._store.close()
+
+    def _read(self, operation: Operation[T]) -> T:
+        try:
+            return operation(self._reader)
+        except Exception as error:
+            raise self._reader.fault(error) or error from error
+
+    # ── on the writer's thread ──
+
+    def _loop(self) -> None:
+        while (work := self._inbox.get()) is not None:
+            self._run_group(work)
+
+    def _run_group(self, first: _Work) -> None:
+        done: list[_Work] = []
+        try:
+            self._store.begin()
+            self._fill_group(first, done)
+            self._store.commit()
+        except Exception as error:
+            self._fail_group(first, done, error)
+        for work in done:
+            work.settle()
+
+    def _fill_group(self, first: _Work, done: list[_Work]) -> None:
+        started_ns = self._clock.monotonic_ns()
+        items = 0
+        work: _Work | None = first
+        while work is not None:
+            # A caller who went away before its turn came is not served.
+            if work.future.set_running_or_notify_cancel():
+                done.append(work)
+                self._run_one(work)
+                items += work.items
+            full = items >= GROUP_ITEMS_MAX
+            if full or self._clock.monotonic_ns() - started_ns >= GROUP_TIME_MAX_NS:
+                return
+            work = self._next()
+
+    def _next(self) -> _Work | None:
+        try:
+            work = self._inbox.get_nowait()
+        except queue.Empty:
+            return None
+        if work is None:  # the end: let this group commit, then let the loop see it again
+            self._inbox.put(None)
+        return work
+
+    def _run_one(self, work: _Work) -> None:
+        self._store.savepoint()
+        try:
+            work.result = work.operation(self._store)
+        except Exception as error:
+            if self._store.fault(error) is not None:
+                raise
+            self._store.undo()
+            work.error = error
+
+    def _fail_group(self, first: _Work, done: list[_Work], error: Exception) -> None:
+        fault = self._store.fault(error) or error
+        _log.error("commit failed: %s", fault, extra={"action": "commit_failed"})
+        try:
+            self._store.rollback()
+        except Exception as second:
+            _log.error("rollback failed: %s", second, extra={"action": "rollback_failed"})
+        if not done and first.future.set_running_or_notify_cancel():
+            done.append(first)
+        for work in done:
+            work.error = fault
+
+
+def run_alone(store: Store, operation: Operation[T]) -> T:
+    """Run one operation in a transaction of its own, on this thread.
+
+    Raises:
+        RequestError, StorageError: the storage failed; whatever operation raised.
+    """
+    try:
+        store.begin()
+        result = operation(store)
+        store.commit()
+    except BaseException as error:
+        store.rollback()
+        fault = store.fault(error)
+        if fault is not None:
+            raise fault from error
+        raise
+    return result

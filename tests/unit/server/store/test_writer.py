@@ -1,0 +1,130 @@
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netsonde.clock import SystemClock
+from netsonde.errors import ErrorCode, RequestError, StorageError
+from netsonde.server.store import InlineWriter, MemoryStore, SqliteStore, Store, ThreadWriter
+from support.stores import new_task
+
+
+class CountingStore(SqliteStore):
+    """Counts commits, and can be told to fail the next one."""
+
+    commits = 0
+    failure: Exception | None = None
+
+    def commit(self) -> None:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        super().commit()
+        self.commits += 1
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CountingStore:
+    return CountingStore.open(tmp_path / "server.db")  # type: ignore[return-value]
+
+
+@pytest.fixture
+async def writer(store: CountingStore) -> Any:
+    made = ThreadWriter(store, store.reader(), SystemClock())
+    yield made
+    await made.close()
+
+
+async def test_who_waits_shares_a_commit(writer: ThreadWriter, store: CountingStore) -> None:
+    gate = threading.Event()
+    blocked = asyncio.ensure_future(writer.write(lambda _: gate.wait(5)))  # noqa: TID251
+    await asyncio.sleep(0)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(50):
+            group.create_task(writer.write(lambda store: store.count("x", 1)))
+        await asyncio.sleep(0)
+        gate.set()
+    await blocked
+    assert await writer.read(lambda store: store.counters()) == {"x": 50}
+    assert store.commits <= 3
+
+
+async def test_a_large_operation_ends_its_group(writer: ThreadWriter, store: CountingStore) -> None:
+    gate = threading.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(writer.write(lambda _: gate.wait(5), 500))
+        group.create_task(writer.write(lambda store: store.count("x", 1), 500))
+        group.create_task(writer.write(lambda store: store.count("x", 1), 500))
+        await asyncio.sleep(0)
+        gate.set()
+    assert store.commits == 3
+
+
+async def test_one_that_raises_is_undone_and_the_others_commit(writer: ThreadWriter) -> None:
+    gate = threading.Event()
+
+    def bad(store: Store) -> None:
+        store.count("bad", 1)
+        raise RequestError(ErrorCode.CONFLICT, "no")
+
+    async def expect_conflict() -> None:
+        with pytest.raises(RequestError, match="no"):
+            await writer.write(bad)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(writer.write(lambda _: gate.wait(5)))
+        group.create_task(writer.write(lambda store: store.count("good", 1)))
+        group.create_task(expect_conflict())
+        group.create_task(writer.write(lambda store: store.count("good", 1)))
+        await asyncio.sleep(0)
+        gate.set()
+    assert await writer.read(lambda store: store.counters()) == {"good": 2}
+
+
+async def test_nobody_is_told_of_a_commit_that_failed(
+    writer: ThreadWriter, store: CountingStore
+) -> None:
+    store.failure = StorageError("server.db: the disk is gone")
+    with pytest.raises(StorageError, match="the disk is gone"):
+        await writer.write(lambda store: store.add_tasks([new_task()]))
+    assert await writer.read(lambda store: store.depths(10)) == []
+    await writer.write(lambda store: store.add_tasks([new_task()]))
+    assert (await writer.read(lambda store: store.depths(10)))[0].ready == 1
+
+
+async def test_a_caller_who_left_is_not_served(writer: ThreadWriter) -> None:
+    gate = threading.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(writer.write(lambda _: gate.wait(5), 500))
+        await asyncio.sleep(0)
+        leaving = group.create_task(writer.write(lambda store: store.count("x", 1)))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+    assert await writer.read(lambda store: store.counters()) == {}
+
+
+async def test_closing_finishes_what_was_given(store: CountingStore, tmp_path: Path) -> None:
+    writer = ThreadWriter(store, store.reader(), SystemClock())
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(writer.write(lambda store: store.count("x", 1)))
+        await asyncio.sleep(0)
+        group.create_task(writer.close())
+    await writer.close()
+    with pytest.raises(RequestError) as caught:
+        await writer.write(lambda store: store.count("x", 1))
+    assert caught.value.code is ErrorCode.UNAVAILABLE
+    again = SqliteStore.open(tmp_path / "server.db")
+    assert again.counters() == {"x": 20}
+    again.close()
+
+
+async def test_inline_runs_at_once() -> None:
+    writer = InlineWriter(MemoryStore())
+    await writer.write(lambda store: store.count("x", 1))
+    assert await writer.read(lambda store: store.counters()) == {"x": 1}
+    await writer.close()
