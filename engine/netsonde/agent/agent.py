@@ -1,0 +1,399 @@
+"""The agent: builds the parts, joins them, owns their tasks, and winds them down in order."""
+
+import asyncio
+import logging
+import socket
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+from netsonde import __version__
+from netsonde.agent.config import AgentConfig
+from netsonde.agent.dispatcher import Dispatcher
+from netsonde.agent.lease_extender import LeaseExtender
+from netsonde.agent.reporter import Reporter
+from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
+from netsonde.agent.worker import Worker, target_pacer
+from netsonde.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
+from netsonde.control_plane import (
+    ControlPlaneClient,
+    ControlPlaneError,
+    ControlPlaneTransport,
+    HttpControlPlaneTransport,
+    TransportError,
+)
+from netsonde.control_plane.session import AgentRuntime
+from netsonde.errors import NetsondeError
+from netsonde.leases import Ended, LeaseTable
+from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse, TaskKind
+from netsonde.netinfo import local_addresses
+from netsonde.policy import TargetPolicy
+from netsonde.probe import Prober, make_probers
+from netsonde.probe.privilege import GRANT_HINT, capabilities
+from netsonde.spool import Spool, SpoolLimits
+
+SPOOL_NAME = "spool.db"
+CREDENTIALS_NAME = "credentials.json"
+IDS_PER_HEARTBEAT_MAX = 1000  # by the contract
+CANCEL_TIMEOUT_NS = 2 * NS_PER_S  # for cancelled measurements to hand in what they saw
+RELEASE_TIMEOUT_NS = 5 * NS_PER_S  # unstarted leases end by themselves if this is not enough
+FLUSH_TIMEOUT_NS = 5 * NS_PER_S  # results that are not taken by then wait in the spool
+LOOKUP_TIMEOUT_S = 5.0
+RELEASE_ATTEMPTS = 2
+
+Probers = Mapping[TaskKind, Prober[Any]]
+
+_log = logging.getLogger("netsonde.agent")
+
+
+class Agent:
+    """Measures what a control plane asks for until `drain` is called.
+
+    `transport` and `probers` replace HTTP and the network, as tests do; with `probers` given no
+    target policy is made: they are the last gate.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        clock: Clock | None = None,
+        transport: ControlPlaneTransport | None = None,
+        probers: Probers | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self.config = config
+        self.instance_id = str(uuid.uuid4())
+        self._clock = clock or SystemClock()
+        self._transport = transport or HttpControlPlaneTransport(config.control_plane)
+        self._given_probers = probers
+        self._rng = rng or Random()  # noqa: S311 (jitter)
+        self._drain_asked = asyncio.Event()
+        self._addresses: frozenset[str] = frozenset()
+        self._capabilities = {} if probers is not None else capabilities()
+        self._capacities = dict(config.capacities)
+        self._parts: _Parts | None = None
+
+    def drain(self) -> None:
+        """Ask the agent to finish: claim no more, end what runs, report, return. Idempotent."""
+        if not self._drain_asked.is_set():
+            _log.info("draining", extra={"action": "draining"})
+        self._drain_asked.set()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What happened since the start, by name; empty before there is a session."""
+        return self._parts.counters() if self._parts else {}
+
+    async def run(self) -> None:
+        """Register, work until `drain` is called, wind down.
+
+        Raises:
+            ConfigError: a setting turned out wrong.
+            StorageError: the state directory is unusable or in use by another agent.
+        """
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._transport.close)
+            spool = await self._open_spool()
+            stack.push_async_callback(spool.close)
+            await self._look_around()
+            client = ControlPlaneClient(self._transport, self._clock, self._rng)
+            leases = LeaseTable(self._rng)
+            telemetry = Telemetry(self._clock, spool)
+            session = self._session(client, leases, telemetry)
+            if not await self._unless_drained(session.start()):
+                return
+            probers = await stack.enter_async_context(self._probers())
+            parts = self._parts = self._join(client, leases, spool, probers, session, telemetry)
+            with quiet_collector():
+                await self._serve(parts)
+
+    # ── building ──
+
+    async def _open_spool(self) -> Spool:
+        limits = SpoolLimits(rows=self.config.spool_rows, size_bytes=self.config.spool_bytes)
+        spool = await Spool.open(self.config.state_dir / SPOOL_NAME, limits, self._clock)
+        if spool.rows:
+            _log.info(
+                "%d results of an earlier run wait in the spool and are reported first",
+                spool.rows,
+                extra={"action": "spool_recovered", "rows": spool.rows},
+            )
+        return spool
+
+    async def _look_around(self) -> None:
+        """Learn this host's addresses and leave out the kinds it may not measure."""
+        if self._given_probers is not None:
+            return
+        try:
+            self._addresses = await asyncio.to_thread(local_addresses)
+        except NetsondeError as error:
+            _log.warning("%s; they are not protected", error, extra={"action": "no_addresses"})
+        able = self._capabilities
+        missing = set()
+        if not (able.get("raw_icmp") or able.get("datagram_icmp")):
+            missing.add(TaskKind.PING)
+        if not able.get("raw_trace"):
+            missing.add(TaskKind.TRACE)
+        for kind in sorted(missing):
+            if self._capacities[kind]:
+                self._capacities[kind] = 0
+                _log.warning(
+                    "this process may not measure %s and claims none of it: %s",
+                    kind.value,
+                    GRANT_HINT,
+                    extra={"action": "kind_left_out", "kind": kind.value},
+                )
+
+    def _session(
+        self, client: ControlPlaneClient, leases: LeaseTable, telemetry: Telemetry
+    ) -> AgentRuntime:
+        if self.config.agent_id is not None and self.config.auth_token is not None:
+            known = RegisterResponse(
+                agent_id=self.config.agent_id,
+                lease_duration_ms=0,
+                heartbeat_timeout_ms=0,
+                auth_token=self.config.auth_token,
+            )
+            client.adopt(known, is_legacy=None)
+        return AgentRuntime(
+            client,
+            self._clock,
+            self.config.state_dir / CREDENTIALS_NAME,
+            self._describe,
+            partial(self._beat, leases, telemetry),
+            self._lost,
+        )
+
+    @asynccontextmanager
+    async def _probers(self) -> AsyncIterator[Probers]:
+        if self._given_probers is not None:
+            yield self._given_probers
+            return
+        policy = TargetPolicy(
+            self.config.targets,
+            deny=self.config.deny,
+            own=self._addresses,
+            control_plane=await _addresses_of(self.config.control_plane),
+        )
+        probers = make_probers(self._clock, policy)
+        try:
+            yield probers
+        finally:
+            for prober in probers.values():
+                await prober.close()
+
+    def _join(
+        self,
+        client: ControlPlaneClient,
+        leases: LeaseTable,
+        spool: Spool,
+        probers: Probers,
+        session: AgentRuntime,
+        telemetry: Telemetry,
+    ) -> "_Parts":
+        config, clock = self.config, self._clock
+        pacer = target_pacer(config.target_starts_per_s)
+        worker = Worker(clock, leases, spool, probers, self._capacities, pacer)
+        wait_ms = None if config.claim_wait_s is None else round(config.claim_wait_s * 1000)
+        dispatcher = Dispatcher(clock, leases, spool, client, worker, wait_ms)
+        interval_ns = config.report_interval_ms * NS_PER_MS
+        reporter = Reporter(clock, spool, leases, client, interval_ns)
+
+        def on_ended(ended: Ended, reason: Reason) -> None:
+            worker.cancel(ended.lease.lease_id, reason)
+
+        def extend_gap_ns() -> int:
+            return client.cadence.extend_ms * NS_PER_MS
+
+        extender = LeaseExtender(clock, leases, client, on_ended, extend_gap_ns)
+        worker.on_free = dispatcher.wake
+        worker.on_kept = reporter.wake
+        dispatcher.on_granted = extender.wake
+        dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
+        dispatcher.is_alone = lambda: client.is_legacy is not False
+        reporter.on_room = dispatcher.wake
+        reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
+        return _Parts(
+            client, leases, spool, session, telemetry, worker, dispatcher, reporter, extender
+        )
+
+    # ── running ──
+
+    async def _unless_drained(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do work to its end; give it up when the agent is drained. Return whether it ended.
+
+        Raises:
+            NetsondeError: what work raised.
+        """
+        failures: list[NetsondeError] = []
+
+        async def guarded() -> None:
+            try:
+                await work
+            except NetsondeError as error:
+                failures.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(guarded())
+            draining = group.create_task(self._drain_asked.wait())
+            await asyncio.wait((working, draining), return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+            draining.cancel()
+        if failures:
+            raise failures[0]
+        return not working.cancelled()
+
+    async def _serve(self, parts: "_Parts") -> None:
+        async with asyncio.TaskGroup() as group:
+            steady = [
+                group.create_task(run())
+                for run in (
+                    parts.session.run,
+                    parts.worker.run,
+                    parts.extender.run,
+                    parts.reporter.run,
+                    parts.telemetry.run,
+                )
+            ]
+            dispatching = group.create_task(parts.dispatcher.run())
+            await self._drain_asked.wait()
+            await self._wind_down(parts)
+            for task in (dispatching, *steady):
+                task.cancel()
+
+    async def _wind_down(self, parts: "_Parts") -> None:
+        """Give back what has not begun, let the rest end, hand in the results."""
+        claim_ids = parts.dispatcher.stop()
+        lease_ids = parts.worker.drop_unstarted()
+        parts.leases.release_many(lease_ids)
+        released = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            releasing = group.create_task(
+                self._release(parts.client, lease_ids, claim_ids, released)
+            )
+            drain_ns = round(self.config.drain_timeout_s * NS_PER_S)
+            if not await self._clock.wait(parts.worker.idle, drain_ns):
+                parts.worker.cancel_all(Reason.CANCELLED)
+                await self._clock.wait(parts.worker.idle, CANCEL_TIMEOUT_NS)
+            parts.reporter.hurry()
+            await self._clock.wait(parts.reporter.flushed, FLUSH_TIMEOUT_NS)
+            await self._clock.wait(released, RELEASE_TIMEOUT_NS)
+            releasing.cancel()
+        self._say_goodbye(parts)
+
+    async def _release(
+        self,
+        client: ControlPlaneClient,
+        lease_ids: list[int],
+        claim_ids: tuple[str, ...],
+        released: asyncio.Event,
+    ) -> None:
+        try:
+            await client.release(lease_ids, claim_ids, attempts=RELEASE_ATTEMPTS)
+        except (ControlPlaneError, TransportError) as error:
+            _log.warning(
+                "%d unstarted leases were not given back (%s): they end by themselves",
+                len(lease_ids),
+                error,
+                extra={"action": "release_failed"},
+            )
+        finally:
+            released.set()
+
+    def _say_goodbye(self, parts: "_Parts") -> None:
+        if parts.worker.held:
+            _log.error(
+                "%d results are lost: the spool would not take them",
+                parts.worker.held,
+                extra={"action": "results_lost", "results": parts.worker.held},
+            )
+        _log.info(
+            "drained; %d results wait in the spool for the next start",
+            parts.spool.rows,
+            extra={"action": "drained", "rows": parts.spool.rows},
+        )
+
+    # ── what the session asks for ──
+
+    def _describe(self) -> RegisterRequest:
+        return RegisterRequest(
+            hostname=self.config.hostname,
+            enrolment_token=self.config.enrolment_token,
+            version=__version__,
+            boot_id=boot_id(),
+            instance_id=self.instance_id,
+            capacities={kind.value: slots for kind, slots in self._capacities.items()},
+            inventory=inventory(self.config.labels, self._addresses, self._capabilities),
+        )
+
+    def _beat(self, leases: LeaseTable, telemetry: Telemetry) -> HeartbeatRequest:
+        return HeartbeatRequest(
+            agent_id=0,
+            instance_id=self.instance_id,
+            state="draining" if self._drain_asked.is_set() else "active",
+            active_leases={
+                "count": len(leases),
+                "ids": list(islice(leases, IDS_PER_HEARTBEAT_MAX)),
+            },
+            health=telemetry.health(),
+        )
+
+    def _lost(self, lease_ids: Sequence[int]) -> None:
+        if self._parts is not None:
+            self._parts.extender.revoke(lease_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Everything that works together once the agent is registered."""
+
+    client: ControlPlaneClient
+    leases: LeaseTable
+    spool: Spool
+    session: AgentRuntime
+    telemetry: Telemetry
+    worker: Worker
+    dispatcher: Dispatcher
+    reporter: Reporter
+    extender: LeaseExtender
+
+    def counters(self) -> dict[str, int]:
+        """Return every part's counters under its name."""
+        sources: dict[str, Mapping[str, int]] = {
+            "control_plane": self.client.counters,
+            "worker": self.worker.counters,
+            "dispatcher": self.dispatcher.counters,
+            "reporter": self.reporter.counters,
+            "extender": self.extender.counters,
+        }
+        return {
+            f"{part}.{name}": count
+            for part, counters in sources.items()
+            for name, count in counters.items()
+        }
+
+
+async def _addresses_of(control_plane: str) -> frozenset[str]:
+    """Look up the control plane's addresses, so that the policy keeps probes away from it."""
+    host = urlsplit(control_plane).hostname
+    if host is None:
+        return frozenset()
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+            entries = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError) as error:
+        _log.warning(
+            "the control plane's addresses are not known (%s): probes are not kept away from it",
+            error,
+            extra={"action": "control_plane_unresolved"},
+        )
+        return frozenset()
+    return frozenset(str(entry[4][0]).partition("%")[0] for entry in entries)

@@ -1,0 +1,378 @@
+"""The agent's settings: from a TOML file, the environment and the caller; checked once, frozen."""
+
+import difflib
+import math
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct, field
+
+from netsonde.errors import ConfigError
+from netsonde.model import ID_MAX, TaskKind
+from netsonde.policy import TargetPolicy
+
+DEFAULT_CAPACITIES: Mapping[TaskKind, int] = MappingProxyType(
+    {
+        TaskKind.DNS: 200,
+        TaskKind.HTTP: 64,  # a TLS handshake each: more would share one core's time
+        TaskKind.TCP: 128,
+        TaskKind.PING: 256,
+        TaskKind.TRACE: 32,  # 96 packets each at once
+    }
+)
+CAPACITY_MAX = 10_000  # ten claims' worth
+CLAIM_WAIT_MAX_S = 55.0  # proxies cut a silent answer at 60 s
+FILE_MAX_BYTES = 8 << 20  # a deny list of 100 000 prefixes has 2 MiB
+TOKEN_MAX_CHARS = 4096
+LABELS_MAX = 64  # as many as the control plane keeps
+LABEL_MAX_CHARS = 128
+LOG_LEVELS = ("debug", "info", "warning", "error")
+DEFAULT_STATE_DIR = Path("/var/lib/netsonde/agent")
+
+Table = Mapping[str, Any]
+
+
+class AgentConfig(Struct, frozen=True, kw_only=True):
+    """What an agent is told; `load` reads it from where operators write it.
+
+    `capacities` bounds what runs at once per kind; kinds left out have their default, 0 leaves a
+    kind to others. `targets` and `deny` are the target policy's. `claim_wait_s` None leaves it to
+    the control plane. `target_starts_per_s` bounds how often one target's measurements may begin.
+    `agent_id` and `auth_token`, both or neither, replace the first registration.
+
+    Raises:
+        ConfigError: naming the setting and what is allowed.
+    """
+
+    control_plane: str
+    state_dir: Path = DEFAULT_STATE_DIR
+    hostname: str = field(default_factory=socket.gethostname)
+    labels: Mapping[str, str] = {}
+    capacities: Mapping[TaskKind, int] = DEFAULT_CAPACITIES
+    targets: tuple[str, ...] = ("public",)
+    deny: tuple[str, ...] = ()
+    enrolment_token: str | None = None
+    agent_id: int | None = None
+    auth_token: str | None = None
+    claim_wait_s: float | None = None
+    report_interval_ms: int = 200
+    drain_timeout_s: float = 20.0
+    target_starts_per_s: float = 100.0
+    spool_rows: int = 1_000_000
+    spool_bytes: int = 256 << 20
+    log_level: str = "info"
+    log_json: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every setting and put each into its one form."""
+        for name, check in _CHECKS.items():
+            try:
+                checked = check(getattr(self, name))
+            except ValueError as error:
+                raise ConfigError(f"{name} {error}") from None
+            msgspec.structs.force_setattr(self, name, checked)
+        if (self.agent_id is None) != (self.auth_token is None):
+            raise ConfigError("agent_id and auth_token belong together: set both or neither")
+        TargetPolicy(self.targets, deny=self.deny)
+
+    def __repr__(self) -> str:
+        """Show every setting but the secrets."""
+        shown = (
+            f"{name}={'***' if name in _SECRETS and value is not None else repr(value)}"
+            for name in self.__struct_fields__
+            for value in (getattr(self, name),)
+        )
+        return f"AgentConfig({', '.join(shown)})"
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        defaults: Table = MappingProxyType({}),
+        **overrides: Any,
+    ) -> Self:
+        """Read settings; what comes later wins: defaults, the file, the environment, overrides.
+
+        The environment has NETSONDE_<SETTING> and the original agent's names; an empty variable is
+        an unset one. An override of None is not given.
+
+        Raises:
+            ConfigError: naming the setting, where it was written, and what is allowed.
+        """
+        found: dict[str, Any] = dict(defaults)
+        if path is not None:
+            _merge(found, _checked(_from_file(path)))
+        _merge(found, _checked(_from_environment(environ)))
+        _merge(found, {name: value for name, value in overrides.items() if value is not None})
+        if not found.get("control_plane"):
+            raise ConfigError(
+                "control_plane is not set: give the control plane's address, such as"
+                " https://control.example.net, in the file, as NETSONDE_CONTROL_PLANE or as option"
+            )
+        return cls(**found)
+
+
+# ── what each setting may be: a check returns its one form or says what is allowed ───────────────
+
+Check = Callable[[Any], Any]
+
+
+def _between(low: int, high: int) -> Check:
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}, not {value!r}")
+        return value
+
+    return check
+
+
+def _seconds(low: float, high: float) -> Check:
+    def check(value: Any) -> float:
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        if not is_number or not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}, not {value!r}")
+        return float(value)
+
+    return check
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable() or len(value) > 255:
+        raise ValueError(f"must be 1 to 255 printable characters, not {value!r}")
+    return value
+
+
+def _secret(value: Any) -> str:
+    is_text = isinstance(value, str) and value.isascii() and value.isprintable()
+    if not is_text or not 0 < len(value) <= TOKEN_MAX_CHARS or " " in value:
+        raise ValueError(f"must be 1 to {TOKEN_MAX_CHARS} ASCII characters without spaces")
+    return str(value)
+
+
+def _address(value: Any) -> str:
+    example = "such as https://control.example.net or http://127.0.0.1:8080"
+    if not isinstance(value, str):
+        raise ValueError(f"must be an http or https address {example}, not {value!r}")  # noqa: TRY004
+    try:
+        parts = urlsplit(value)
+        has_port = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise ValueError(f"must be an address {example}: {error}") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(f"must be an address without user, query and fragment, {example}")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not has_port:
+        raise ValueError(f"must be an http or https address {example}, not {value!r}")
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"must be a path, not {value!r}")
+    return Path(value)
+
+
+def _rules(value: Any) -> tuple[str, ...]:
+    listed = (value,) if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(rule, str) for rule in listed):
+        raise ValueError(f'must be a list such as ["public", "10.0.0.0/8"], not {value!r}')
+    return tuple(listed)
+
+
+def _capacities(value: Any) -> Mapping[TaskKind, int]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a table of kinds and numbers, not {value!r}")  # noqa: TRY004
+    given = {}
+    for kind, count in value.items():
+        if kind not in set(TaskKind):
+            raise ValueError(f"has no kind {kind!r}: there are {', '.join(TaskKind)}")
+        try:
+            given[TaskKind(kind)] = _between(0, CAPACITY_MAX)(count)
+        except ValueError as error:
+            raise ValueError(f"of {kind} {error}") from None
+    full = {**DEFAULT_CAPACITIES, **given}
+    if not any(full.values()):
+        raise ValueError("must leave the agent at least one kind to measure")
+    return MappingProxyType(full)
+
+
+def _labels(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, Mapping) or len(value) > LABELS_MAX:
+        raise ValueError(f"must be a table of at most {LABELS_MAX} names and texts, not {value!r}")
+    for name, text in value.items():
+        for part in (name, text):
+            is_text = isinstance(part, str) and part.isprintable()
+            if not is_text or len(part) > LABEL_MAX_CHARS or not name:
+                raise ValueError(
+                    f"must have printable texts of at most {LABEL_MAX_CHARS} characters, "
+                    f"not {name!r} = {text!r}"
+                )
+    return MappingProxyType(dict(value))
+
+
+def _level(value: Any) -> str:
+    if value not in LOG_LEVELS:
+        raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}, not {value!r}")
+    return str(value)
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {value!r}")  # noqa: TRY004
+    return value
+
+
+_CHECKS: Mapping[str, Check] = {
+    "control_plane": _address,
+    "state_dir": _path,
+    "hostname": _text,
+    "labels": _labels,
+    "capacities": _capacities,
+    "targets": _rules,
+    "deny": _rules,
+    "enrolment_token": _optional(_secret),
+    "agent_id": _optional(_between(1, ID_MAX)),
+    "auth_token": _optional(_secret),
+    "claim_wait_s": _optional(_seconds(0, CLAIM_WAIT_MAX_S)),
+    "report_interval_ms": _between(1, 60_000),
+    "drain_timeout_s": _seconds(0, 3600),
+    "target_starts_per_s": _seconds(0.001, 1_000_000),
+    "spool_rows": _between(1, 100_000_000),
+    "spool_bytes": _between(1 << 20, 1 << 40),  # below 1 MiB four large results fill it
+    "log_level": _level,
+    "log_json": _truth,
+}
+_SECRETS = frozenset({"enrolment_token", "auth_token"})
+_MERGED = frozenset({"capacities", "labels"})  # tables: a later source adds to an earlier one
+
+
+# ── where settings are written ───────────────────────────────────────────────────────────────────
+
+Found = Iterator[tuple[str, str, Any]]  # setting, where it was written, value
+
+
+def _checked(found: Found) -> dict[str, Any]:
+    """Check each value where its place is still known; all of `capacities` come together later."""
+    settings: dict[str, Any] = {}
+    for name, where, value in found:
+        try:
+            _CHECKS[name](value)
+            if name in {"targets", "deny"}:
+                TargetPolicy(**{"allow" if name == "targets" else name: _rules(value)})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        except ValueError as error:
+            raise ConfigError(f"{where}: {name} {error}") from None
+        _merge(settings, {name: value})
+    return settings
+
+
+def _merge(settings: dict[str, Any], more: Table) -> None:
+    for name, value in more.items():
+        if name in _MERGED and name in settings and isinstance(value, Mapping):
+            settings[name] = {**settings[name], **value}
+        else:
+            settings[name] = value
+
+
+def _from_file(path: Path) -> Found:
+    try:
+        with path.open("rb") as file:
+            text = file.read(FILE_MAX_BYTES + 1).decode()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+    if len(text) > FILE_MAX_BYTES:
+        raise ConfigError(f"{path} has more than {FILE_MAX_BYTES} bytes")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for name, value in table.items():
+        where = f"{path}{_line_of(name, text)}"
+        if name not in _CHECKS:
+            raise ConfigError(f"{where}: there is no setting {name}{_near(name)}")
+        yield name, where, value
+
+
+def _line_of(name: str, text: str) -> str:
+    """Find the line that writes a setting or its table; a TOML parser does not tell."""
+    pattern = re.compile(rf"\s*\[?\s*[\"']?{re.escape(name)}[\"']?\s*[\].=]")
+    for number, line in enumerate(text.splitlines(), 1):
+        if pattern.match(line):
+            return f", line {number}"
+    return ""
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, _CHECKS, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(_CHECKS)}"
+
+
+_ORIGINAL_NAMES: Mapping[str, str] = {
+    "AGENT_CONTROL_PLANE": "control_plane",
+    "AGENT_ID": "agent_id",
+    "AGENT_AUTH_TOKEN": "auth_token",
+}
+
+
+def _from_environment(environ: Mapping[str, str]) -> Found:
+    for variable, name in _ORIGINAL_NAMES.items():
+        if text := environ.get(variable, "").strip():
+            yield name, variable, _value(name, text)
+    for kind in TaskKind:
+        variable = f"AGENT_POOL_{kind.upper()}_SIZE"
+        if text := environ.get(variable, "").strip():
+            yield "capacities", variable, {kind: _number(text)}
+    for name in _CHECKS:
+        variable = f"NETSONDE_{name.upper()}"
+        if text := environ.get(variable, "").strip():
+            yield name, variable, _value(name, text)
+
+
+def _value(name: str, text: str) -> Any:
+    """Read a variable's text as what its setting takes; what does not fit stays as it is."""
+    default = getattr(_EXAMPLE, name)
+    if isinstance(default, bool):
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if isinstance(default, int | float) or name == "agent_id":
+        return _number(text)
+    if isinstance(default, tuple):
+        return _parts(text)
+    if isinstance(default, Mapping):
+        pairs = [part.partition("=") for part in _parts(text)]
+        if not all(equals for _, equals, _ in pairs):
+            return text
+        is_count = name == "capacities"
+        return {key.strip(): _number(to) if is_count else to.strip() for key, _, to in pairs}
+    return text
+
+
+def _parts(text: str) -> Sequence[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _number(text: str) -> int | float | str:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+_EXAMPLE = AgentConfig(control_plane="http://localhost", hostname="x", claim_wait_s=1.0)

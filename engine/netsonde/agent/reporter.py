@@ -1,0 +1,160 @@
+"""Takes results from the spool to the control plane, and forgets those that were answered for."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from netsonde import wire
+from netsonde.clock import NS_PER_S, Clock
+from netsonde.control_plane import ControlPlaneError, ReportResponse, TransportError
+from netsonde.errors import StorageError
+from netsonde.leases import LeaseTable
+from netsonde.model import ReportStatus
+from netsonde.spool import Spool, SpoolRecord
+
+BATCH_BYTES_MAX = wire.REPORT_MAX_BYTES - 64 * 1024  # less the envelope and the commas
+RETRY_MIN_NS = 5 * NS_PER_S  # until an item that was answered `retry` is sent again
+RETRY_MAX_NS = 300 * NS_PER_S
+STORAGE_RETRY_NS = NS_PER_S
+
+# What ends an item's life in the spool. A status nobody knows yet keeps it: nothing says that the
+# result is safe.
+FINAL = frozenset(status.value for status in ReportStatus) - {ReportStatus.RETRY.value}
+
+_log = logging.getLogger("netsonde.agent")
+
+
+class Reports(Protocol):
+    """What a reporter needs of a control plane."""
+
+    async def report(
+        self, completed: Sequence[bytes], cancelled: Sequence[bytes]
+    ) -> ReportResponse:
+        """Hand in items; the answer has one result each, completed ones first.
+
+        Raises:
+            ControlPlaneError: the control plane refused.
+            TransportError: there was no usable answer.
+        """
+        ...
+
+
+class Reporter:
+    """Reports what the spool holds, old results first.
+
+    `interval_ns` is how long a first result waits for others, `gap_ns` says how far apart reports
+    must be; `on_room` is called when results have left. Call `wake` when one was spooled. `flushed`
+    is set while the spool is empty.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        spool: Spool,
+        leases: LeaseTable,
+        client: Reports,
+        interval_ns: int,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.flushed = asyncio.Event()
+        self.gap_ns: Callable[[], int] = lambda: 0
+        self.on_room: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._spool = spool
+        self._leases = leases
+        self._client = client
+        self._interval_ns = interval_ns
+        self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._cursor = 0
+        self._next_report_ns = 0
+        self._again_ns: int | None = None
+        self._again_delay_ns = RETRY_MIN_NS
+
+    def wake(self) -> None:
+        """Take note that a result was spooled."""
+        self.flushed.clear()
+        self._changed.set()
+
+    def hurry(self) -> None:
+        """Gather no longer: what is spooled from now on is reported at once."""
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Report until cancelled, beginning with what an earlier run left."""
+        while True:
+            self._changed.clear()
+            await self._empty()
+            self._note_flushed()
+            await self._clock.wait(self._changed, self._until_again_ns())
+            await self._clock.wait(self._hurry, self._interval_ns)
+
+    async def _empty(self) -> None:
+        """Report batch after batch until nothing new waits."""
+        while True:
+            try:
+                if not await self._next_batch():
+                    return
+            except StorageError as error:
+                self.counters["storage_failed"] += 1
+                _log.error("%s", error, extra={"action": "spool_failed"})
+                await self._clock.sleep(STORAGE_RETRY_NS)
+            except (ControlPlaneError, TransportError):
+                # The session tells the operator, the client keeps the attempts apart.
+                self.counters["failed"] += 1
+
+    async def _next_batch(self) -> bool:
+        """Report one batch; return whether there was one."""
+        wait_ns = self._next_report_ns - self._clock.boottime_ns()
+        if wait_ns > 0 and self._spool.rows:
+            await self._clock.sleep(wait_ns)
+        now_ns = self._clock.boottime_ns()
+        if self._again_ns is not None and now_ns >= self._again_ns:
+            self._cursor, self._again_ns = 0, None
+        records = await self._spool.pending(
+            wire.REPORT_ITEMS_MAX, BATCH_BYTES_MAX, after_seq=self._cursor
+        )
+        if not records:
+            return False
+        self._next_report_ns = now_ns + self.gap_ns()
+        completed = [record for record in records if not record.cancelled]
+        cancelled = [record for record in records if record.cancelled]
+        response = await self._client.report(
+            [record.body for record in completed], [record.body for record in cancelled]
+        )
+        await self._settle((*completed, *cancelled), response)
+        self._cursor = records[-1].seq
+        return True
+
+    async def _settle(self, records: Sequence[SpoolRecord], response: ReportResponse) -> None:
+        """Forget what was answered for; the rest is sent again later."""
+        statuses = [result.status for result in response.results]
+        statuses += [ReportStatus.RETRY.value] * (len(records) - len(statuses))
+        self.counters.update(f"status_{status}" for status in statuses)
+        answered = zip(records, statuses, strict=False)
+        done = [record for record, status in answered if status in FINAL]
+        self._leases.release_many(record.lease_id for record in done)
+        if len(done) < len(records):
+            self._again_later()
+        elif self._again_ns is None:
+            self._again_delay_ns = RETRY_MIN_NS
+        try:
+            await self._spool.acknowledge(record.seq for record in done)
+        finally:
+            self.on_room()
+
+    def _again_later(self) -> None:
+        if self._again_ns is None:
+            self._again_ns = self._clock.boottime_ns() + self._again_delay_ns
+            self._again_delay_ns = min(2 * self._again_delay_ns, RETRY_MAX_NS)
+
+    def _until_again_ns(self) -> int | None:
+        if self._again_ns is None:
+            return None
+        return self._again_ns - self._clock.boottime_ns()
+
+    def _note_flushed(self) -> None:
+        if self._spool.rows == 0:
+            self.flushed.set()

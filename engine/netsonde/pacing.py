@@ -1,0 +1,177 @@
+"""Token buckets, alone and stacked: how often something may start. Pure; time is passed in.
+
+All arithmetic is on integers, so that a bucket that runs for a year has lost or won no token.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from netsonde.clock import NS_PER_S
+
+RATE_DENOMINATOR_MAX = 1_000_000  # a rate given as a float is read as the fraction it means
+EVICTION_LOOKS = 8  # how many of the least recently used keys are looked at for one that is full
+
+
+class TokenBucket:
+    """Holds up to `burst` tokens and gains `rate` a second; starts full.
+
+    Raises:
+        ValueError: the rate is not positive or the burst below 1.
+    """
+
+    __slots__ = ("_burst", "_gain", "_level", "_token", "_updated_ns", "_whole")
+
+    def __init__(self, rate: float | Fraction, burst: int) -> None:
+        if not 0 < rate < float("inf") or burst < 1:
+            raise ValueError(f"a bucket needs rate > 0 and burst >= 1, not {rate} and {burst}")
+        exact = Fraction(rate).limit_denominator(RATE_DENOMINATOR_MAX)
+        if exact == 0:
+            raise ValueError(f"{rate} tokens a second are too few: the least is 0.000001")
+        self._burst = burst
+        self._gain = exact.numerator  # units per nanosecond
+        self._token = exact.denominator * NS_PER_S  # units per token
+        self._whole = burst * self._token
+        self._level = self._whole
+        self._updated_ns: int | None = None
+
+    def take(self, count: int, now_ns: int) -> int:
+        """Take count tokens and return 0, or take none and return the ns until they are there.
+
+        Raises:
+            ValueError: count is below 1 or above the burst, so that waiting cannot help.
+        """
+        wait_ns = self.peek(count, now_ns)
+        if wait_ns == 0:
+            self._level -= count * self._token
+        return wait_ns
+
+    def peek(self, count: int, now_ns: int) -> int:
+        """Return what `take` would, taking nothing.
+
+        Raises:
+            ValueError: as `take`.
+        """
+        if not 1 <= count <= self._burst:
+            raise ValueError(f"{count} tokens at once from a bucket of {self._burst}")
+        self._refill(now_ns)
+        missing = count * self._token - self._level
+        return -(-missing // self._gain) if missing > 0 else 0
+
+    def reserve(self, count: int, now_ns: int) -> int:
+        """Take count tokens, be they there or not, and return the ns until they are the caller's.
+
+        Callers that wait as long as they are told come one after another, in the order of asking.
+
+        Raises:
+            ValueError: as `take`.
+        """
+        wait_ns = self.peek(count, now_ns)
+        self._level -= count * self._token
+        return wait_ns
+
+    def is_full(self, now_ns: int) -> bool:
+        """Whether a new bucket would be no different."""
+        self._refill(now_ns)
+        return self._level == self._whole
+
+    def _refill(self, now_ns: int) -> None:
+        """Gain what the time since the last look brings; a time that went back brings nothing."""
+        if self._updated_ns is None:
+            self._updated_ns = now_ns
+        elapsed_ns = now_ns - self._updated_ns
+        if elapsed_ns > 0:
+            self._level = min(self._whole, self._level + elapsed_ns * self._gain)
+            self._updated_ns = now_ns
+
+
+def take_all(buckets: Sequence[TokenBucket], count: int, now_ns: int) -> int:
+    """Take count tokens from every bucket and return 0, or from none and return the ns to wait.
+
+    Raises:
+        ValueError: as `TokenBucket.take`; nothing was taken.
+    """
+    wait_ns = max((bucket.peek(count, now_ns) for bucket in buckets), default=0)
+    if wait_ns == 0:
+        for bucket in buckets:
+            bucket.take(count, now_ns)
+    return wait_ns
+
+
+class KeyedBuckets:
+    """One bucket of the same shape per key, at most `keys_max` of them.
+
+    A bucket that has filled up again is forgotten when its place is needed: a new one is the same.
+    While none has, keys beyond the limit share one bucket, so that nobody gains by using many keys.
+    """
+
+    def __init__(self, rate: float | Fraction, burst: int, keys_max: int) -> None:
+        if keys_max < 1:
+            raise ValueError(f"keys_max must be at least 1, not {keys_max}")
+        self._rate = rate
+        self._burst = burst
+        self._keys_max = keys_max
+        self._shared = TokenBucket(rate, burst)
+        self._buckets: OrderedDict[object, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def of(self, key: object, now_ns: int) -> TokenBucket:
+        """Return the bucket of key, for use at once: another key's turn may take its place."""
+        bucket = self._buckets.get(key)
+        if bucket is not None:
+            self._buckets.move_to_end(key)
+            return bucket
+        if len(self._buckets) >= self._keys_max and not self._evict(now_ns):
+            return self._shared
+        return self._buckets.setdefault(key, TokenBucket(self._rate, self._burst))
+
+    def _evict(self, now_ns: int) -> bool:
+        for key in _first(self._buckets, EVICTION_LOOKS):
+            if self._buckets[key].is_full(now_ns):
+                del self._buckets[key]
+                return True
+        return False
+
+
+class Pacer:
+    """Buckets in a hierarchy: a start needs a token of each level that concerns it.
+
+    `fixed` are the levels that every start passes, such as the agent's. `keyed` are the levels with
+    a bucket per key, in the order of the keys given to `take`: kind, prefix, target.
+    """
+
+    def __init__(
+        self, fixed: Iterable[TokenBucket] = (), keyed: Iterable[KeyedBuckets] = ()
+    ) -> None:
+        self._fixed = tuple(fixed)
+        self._keyed = tuple(keyed)
+
+    def take(self, keys: Sequence[object], now_ns: int) -> int:
+        """Take one token of every level and return 0, or take none and return the ns to wait.
+
+        A key of None passes its level.
+
+        Raises:
+            ValueError: there are not as many keys as keyed levels.
+        """
+        return take_all(self._levels(keys, now_ns), 1, now_ns)
+
+    def reserve(self, keys: Sequence[object], now_ns: int) -> int:
+        """Take one token of every level, be they there or not, and return the ns to wait.
+
+        Raises:
+            ValueError: as `take`.
+        """
+        levels = self._levels(keys, now_ns)
+        return max((bucket.reserve(1, now_ns) for bucket in levels), default=0)
+
+    def _levels(self, keys: Sequence[object], now_ns: int) -> tuple[TokenBucket, ...]:
+        levels = zip(self._keyed, keys, strict=True)
+        buckets = [level.of(key, now_ns) for level, key in levels if key is not None]
+        return (*self._fixed, *buckets)
+
+
+def _first(keys: Iterable[object], count: int) -> list[object]:
+    return [key for key, _ in zip(keys, range(count), strict=False)]

@@ -1,0 +1,314 @@
+"""The dispatcher: claims what can start, nothing else, and never stands still for one kind."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from netsonde.agent.dispatcher import FULL_RETRY_NS, Dispatcher
+from netsonde.clock import NS_PER_S, ManualClock
+from netsonde.control_plane import ClaimGrant, ControlPlaneError, TransportError
+from netsonde.errors import SpoolFull
+from netsonde.leases import LeaseTable
+from netsonde.model import Lease, TaskKind
+from netsonde.spool import Spool, SpoolLimits
+from netsonde.wire import RejectedLease
+from support.leases import TERM_MS, make_lease
+
+PING, DNS, HTTP = TaskKind.PING, TaskKind.DNS, TaskKind.HTTP
+HOLD_NS = 20 * NS_PER_S
+
+
+@dataclass
+class FakeLanes:
+    """Slots that the test empties."""
+
+    capacity: dict[TaskKind, int]
+    taken: list[Lease] = field(default_factory=list)
+
+    def free(self) -> dict[TaskKind, int]:
+        free = {
+            kind: slots - sum(lease.kind is kind for lease in self.taken)
+            for kind, slots in self.capacity.items()
+        }
+        return {kind: slots for kind, slots in free.items() if slots > 0}
+
+    def measures(self, kind: TaskKind) -> bool:
+        return self.capacity.get(kind, 0) > 0
+
+    def submit(self, lease: Lease) -> None:
+        self.taken.append(lease)
+
+
+class FakeClaims:
+    """Holds a claim until there is a lease for it, as long as a server would."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.asked: list[tuple[dict[str, int], str, int | None]] = []
+        self.handed_back: list[RejectedLease] = []
+        self.waiting: deque[Lease] = deque()
+        self.failures: deque[Exception] = deque()
+        self.rejected: tuple[RejectedLease, ...] = ()
+        self.term_ns = TERM_MS * 1_000_000
+        self._clock = clock
+        self._news = asyncio.Event()
+
+    def offer(self, *leases: Lease) -> None:
+        self.waiting += leases
+        self._news.set()
+
+    async def claim(
+        self,
+        capacities: Mapping[str, int],
+        *,
+        claim_id: str,
+        max_leases: int | None = None,
+        wait_ms: int | None = None,
+    ) -> ClaimGrant:
+        self.asked.append((dict(capacities), claim_id, max_leases))
+        if self.failures:
+            raise self.failures.popleft()
+        until_ns = self._clock.boottime_ns() + HOLD_NS
+        while True:
+            self._news.clear()
+            if granted := self._match(capacities):
+                ends_ns = self._clock.boottime_ns() + self.term_ns
+                rejected, self.rejected = self.rejected, ()
+                return ClaimGrant(tuple((lease, ends_ns) for lease in granted), rejected)
+            left_ns = until_ns - self._clock.boottime_ns()
+            if left_ns <= 0:
+                return ClaimGrant()
+            await self._clock.wait(self._news, left_ns)
+
+    async def hand_back(self, rejected: Sequence[RejectedLease]) -> int:
+        self.handed_back += rejected
+        if self.failures:
+            raise self.failures.popleft()
+        return len(rejected)
+
+    def _match(self, capacities: Mapping[str, int]) -> list[Lease]:
+        room = dict(capacities)
+        granted = []
+        for lease in list(self.waiting):
+            if room.get(lease.kind, 0) > 0:
+                room[lease.kind] -= 1
+                self.waiting.remove(lease)
+                granted.append(lease)
+        return granted
+
+
+class Bench:
+    def __init__(self, clock: ManualClock, leases: LeaseTable, spool: Spool) -> None:
+        self.clock, self.leases, self.spool = clock, leases, spool
+        self.client = FakeClaims(clock)
+        self.lanes = FakeLanes({PING: 2, DNS: 4})
+        self.dispatcher = Dispatcher(clock, leases, spool, self.client, self.lanes)
+        self.granted_calls = 0
+        self.dispatcher.on_granted = self._note
+
+    def _note(self) -> None:
+        self.granted_calls += 1
+
+    def finish(self, *lease_ids: int) -> None:
+        """Free the slots of leases, as the worker does."""
+        self.lanes.taken = [one for one in self.lanes.taken if one.lease_id not in lease_ids]
+        self.leases.release_many(lease_ids)
+        self.dispatcher.wake()
+
+    @property
+    def capacities_asked(self) -> list[dict[str, int]]:
+        return [asked for asked, _, _ in self.client.asked]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.dispatcher.run())
+            await self.clock.settle()
+            yield
+            task.cancel()
+
+
+@pytest.fixture
+def bench(clock: ManualClock, leases: LeaseTable, spool: Spool) -> Bench:
+    return Bench(clock, leases, spool)
+
+
+async def test_a_claim_asks_for_the_free_slots_and_what_comes_is_worked_on(bench: Bench) -> None:
+    bench.client.offer(make_lease(1), make_lease(2, DNS))
+    async with bench.running():
+        assert bench.capacities_asked == [{"ping": 2, "dns": 4}, {"ping": 1, "dns": 3}]
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1, 2]
+        assert set(bench.leases) == {1, 2}
+        assert bench.granted_calls == 1
+        assert bench.client.asked[0][2] == 6
+
+
+async def test_a_full_kind_shrinks_only_itself(bench: Bench) -> None:
+    bench.client.offer(make_lease(1), make_lease(2), make_lease(3), make_lease(4))
+    async with bench.running():
+        assert bench.capacities_asked == [{"ping": 2, "dns": 4}, {"dns": 4}]
+        bench.client.offer(make_lease(11, DNS))
+        await bench.clock.settle()
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1, 2, 11]
+
+
+async def test_with_nothing_free_nothing_is_asked(bench: Bench) -> None:
+    bench.lanes.capacity = {PING: 1}
+    bench.client.offer(make_lease(1), make_lease(2))
+    async with bench.running():
+        await bench.clock.advance(600 * NS_PER_S)
+        assert len(bench.client.asked) == 1
+        bench.finish(1)
+        await bench.clock.settle()
+        assert [lease.lease_id for lease in bench.lanes.taken] == [2]
+
+
+async def test_a_freed_slot_is_claimed_for_at_once_while_another_claim_is_held(
+    bench: Bench,
+) -> None:
+    bench.client.offer(make_lease(1), make_lease(2))
+    async with bench.running():
+        assert bench.capacities_asked[-1] == {"dns": 4}  # held: there is no dns work
+        bench.client.offer(make_lease(3))
+        await bench.clock.advance(NS_PER_S)
+        assert len(bench.lanes.taken) == 2
+        bench.finish(1)
+        await bench.clock.settle()
+
+        assert bench.capacities_asked[-1] == {"ping": 1}
+        assert [lease.lease_id for lease in bench.lanes.taken] == [2, 3]
+
+
+async def test_an_idle_agent_asks_once_per_hold(bench: Bench) -> None:
+    async with bench.running():
+        await bench.clock.advance(10 * HOLD_NS - 1)
+
+    assert len(bench.client.asked) == 10
+    assert len({claim_id for _, claim_id, _ in bench.client.asked}) == 10
+
+
+async def test_the_control_planes_distance_between_claims_is_kept(bench: Bench) -> None:
+    bench.dispatcher.gap_ns = lambda: 5 * NS_PER_S
+    times_ns = []
+    bench.lanes.capacity = {PING: 1000}
+    async with bench.running():
+        for number in range(1, 200):
+            asked = len(bench.client.asked)
+            bench.client.offer(make_lease(number))
+            await bench.clock.advance(200_000_000)
+            times_ns += [bench.clock.boottime_ns()] * (len(bench.client.asked) - asked)
+
+    # 40 s; the first was held, the second answered at once with the first lease.
+    assert 7 <= len(bench.client.asked) <= 10
+
+
+async def test_an_original_control_plane_has_one_claim_at_a_time(bench: Bench) -> None:
+    bench.dispatcher.is_alone = lambda: True
+    bench.client.offer(make_lease(1), make_lease(2))
+    async with bench.running():
+        bench.finish(1)
+        await bench.clock.settle()
+        assert bench.capacities_asked == [{"ping": 2, "dns": 4}, {"dns": 4}]
+        await bench.clock.advance(HOLD_NS)
+        assert bench.capacities_asked[2:] == [{"ping": 1, "dns": 4}]
+
+
+async def test_a_claim_without_an_answer_is_repeated_under_its_id(bench: Bench) -> None:
+    lost = TransportError("claim", "the connection broke")
+    busy = ControlPlaneError("busy", code="ERR_UNAVAILABLE", status=503, retryable=True)
+    refused = ControlPlaneError("no", code="ERR_VALIDATION", status=400, retryable=False)
+    bench.client.failures.extend([lost, busy, refused])
+    async with bench.running():
+        ids = [claim_id for _, claim_id, _ in bench.client.asked]
+
+    # The refusal says that nothing was granted, so that the next claim is a new one.
+    assert len(ids) == 4
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
+async def test_duplicates_and_leases_that_came_too_late_are_counted_and_not_worked_on(
+    bench: Bench,
+) -> None:
+    async with bench.running():
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        bench.client.term_ns = 0
+        bench.client.offer(make_lease(2))
+        await bench.clock.settle()
+
+    assert [lease.lease_id for lease in bench.lanes.taken] == [1]
+    assert bench.dispatcher.counters["lease_duplicate"] == 1
+    assert bench.dispatcher.counters["lease_late"] == 1
+
+
+async def test_poison_leases_are_handed_back_and_cost_nobody_else(bench: Bench) -> None:
+    """In the original one lease of an unknown kind lost the whole batch, again and again."""
+    unknown = RejectedLease(9, 1009, "Invalid value 'smtp'")
+    bench.client.rejected = (unknown,)
+    bench.client._match = lambda _: []  # type: ignore[method-assign]
+    granted: list[Any] = [[make_lease(1), make_lease(7, HTTP)]]
+    bench.client._match = lambda _: granted.pop() if granted else []  # type: ignore[method-assign]
+    async with bench.running():
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1]
+        assert [one.lease_id for one in bench.client.handed_back] == [9, 7]
+        assert bench.client.handed_back[1].message == "this agent does not measure http"
+        assert set(bench.leases) == {1}
+
+
+async def test_a_hand_back_that_fails_is_counted(bench: Bench) -> None:
+    bench.client.rejected = (RejectedLease(9, 1009, "odd"),)
+    bench.client.offer(make_lease(1))
+    async with bench.running():
+        pass
+    bench.client.rejected = (RejectedLease(10, 1010, "odd"),)
+    async with bench.running():
+        bench.client.failures.append(TransportError("release", "gone"))
+        await bench.dispatcher._hand_back(bench.client.rejected)
+
+    assert bench.dispatcher.counters["hand_back_failed"] == 1
+
+
+async def test_a_full_spool_stops_claims_until_it_has_room(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.spool._limits = SpoolLimits(rows=1)
+    await bench.spool.append(1, b"{}", cancelled=False)
+    with pytest.raises(SpoolFull):
+        await bench.spool.append(2, b"{}", cancelled=False)
+    async with bench.running():
+        await bench.clock.advance(60 * NS_PER_S)
+        assert bench.client.asked == []
+        (record,) = await bench.spool.pending(10, 100)
+        await bench.spool.acknowledge([record.seq])
+        await bench.clock.advance(FULL_RETRY_NS)
+        assert len(bench.client.asked) == 1
+    assert caplog.text.count("the spool is full: 1 results") == 1
+
+
+async def test_a_full_lease_table_stops_claims(bench: Bench) -> None:
+    bench.leases._capacity = 3
+    bench.lanes.capacity = {PING: 10}
+    bench.client.offer(*(make_lease(number) for number in range(1, 10)))
+    async with bench.running():
+        await bench.clock.settle()
+        assert bench.capacities_asked == [{"ping": 3}]
+        assert len(bench.lanes.taken) == 3
+
+
+async def test_stopping_ends_held_claims_and_names_them(bench: Bench) -> None:
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(bench.dispatcher.run())
+        await bench.clock.settle()
+        claim_ids = bench.dispatcher.stop()
+        await bench.clock.settle()
+        assert running.done()
+        bench.dispatcher.wake()
+
+    assert list(claim_ids) == [claim_id for _, claim_id, _ in bench.client.asked]
+    assert len(claim_ids) == 1

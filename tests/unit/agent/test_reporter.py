@@ -1,0 +1,228 @@
+"""The reporter: nothing leaves the spool before it was answered for, and nothing holds up the rest."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from netsonde import wire
+from netsonde.agent.reporter import RETRY_MIN_NS, Reporter
+from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
+from netsonde.control_plane import ControlPlaneError, ReportResponse, TransportError
+from netsonde.errors import SpoolFull
+from netsonde.leases import LeaseTable
+from netsonde.model import ReportResult, ReportStatus
+from netsonde.spool import Spool
+from support.leases import make_lease
+from support.spools import SpoolFaults
+
+INTERVAL_NS = 200 * NS_PER_MS
+
+
+class Reports:
+    """A control plane that only takes reports; `status` decides by lease id."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.batches: list[tuple[list[int], list[int]]] = []
+        self.times_ns: list[int] = []
+        self.failure: Exception | None = None
+        self.status: Callable[[int], str] = lambda _: "accepted"
+        self._clock = clock
+
+    async def report(
+        self, completed: Sequence[bytes], cancelled: Sequence[bytes]
+    ) -> ReportResponse:
+        self.times_ns.append(self._clock.boottime_ns())
+        if self.failure is not None:
+            await self._clock.sleep(NS_PER_S)  # as the client's own backoff
+            raise self.failure
+        done = [wire.item_lease_id(body) for body in completed]
+        ended = [wire.item_lease_id(body) for body in cancelled]
+        self.batches.append((done, ended))
+        results = tuple(
+            ReportResult(lease_id=lease_id, status=self.status(lease_id))
+            for lease_id in (*done, *ended)
+        )
+        return ReportResponse(acknowledged=len(results), results=results)
+
+    @property
+    def sent(self) -> list[int]:
+        return [lease_id for done, ended in self.batches for lease_id in (*done, *ended)]
+
+
+class Bench:
+    def __init__(self, clock: ManualClock, leases: LeaseTable, spool: Spool) -> None:
+        self.clock, self.leases, self.spool = clock, leases, spool
+        self.client = Reports(clock)
+        self.reporter = Reporter(clock, spool, leases, self.client, INTERVAL_NS)
+        self.room = 0
+        self.reporter.on_room = self._note
+
+    def _note(self) -> None:
+        self.room += 1
+
+    async def put(self, *lease_ids: int, cancelled: bool = False, size: int = 10) -> None:
+        for lease_id in lease_ids:
+            body = wire.encode({"lease_id": lease_id, "pad": "x" * size})
+            await self.spool.append(lease_id, body, cancelled=cancelled)
+        self.reporter.wake()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.reporter.run())
+            await self.clock.settle(50)
+            yield
+            task.cancel()
+
+
+@pytest.fixture
+def bench(clock: ManualClock, leases: LeaseTable, spool: Spool) -> Bench:
+    return Bench(clock, leases, spool)
+
+
+async def test_an_old_spool_is_reported_before_anything_is_waited_for(bench: Bench) -> None:
+    await bench.put(1, 2, 3)
+    async with bench.running():
+        assert bench.client.batches == [([1, 2, 3], [])]
+        assert bench.spool.rows == 0
+        assert bench.reporter.flushed.is_set()
+        assert bench.room >= 1
+
+
+async def test_new_results_gather_for_the_interval(bench: Bench) -> None:
+    async with bench.running():
+        await bench.put(1)
+        await bench.clock.advance(INTERVAL_NS - 1)
+        await bench.put(2, cancelled=True)
+        assert bench.client.batches == []
+        assert not bench.reporter.flushed.is_set()
+        await bench.clock.advance(1)
+        await bench.clock.settle()
+
+        assert bench.client.batches == [([1], [2])]
+
+
+async def test_acknowledged_leases_leave_the_table(bench: Bench) -> None:
+    now_ns = bench.clock.boottime_ns()
+    for lease_id in (1, 2):
+        bench.leases.grant(make_lease(lease_id), now_ns + 60 * NS_PER_S, now_ns)
+    bench.client.status = lambda lease_id: "accepted" if lease_id == 1 else "retry"
+    await bench.put(1, 2)
+    async with bench.running():
+        assert list(bench.leases) == [2]
+
+
+@pytest.mark.parametrize("status", sorted(set(ReportStatus) - {ReportStatus.RETRY}))
+async def test_final_answers_remove_a_result(bench: Bench, status: str) -> None:
+    bench.client.status = lambda _: status
+    await bench.put(1)
+    async with bench.running():
+        assert bench.spool.rows == 0
+        assert bench.reporter.counters[f"status_{status}"] == 1
+
+
+@pytest.mark.parametrize("status", ["retry", "a_status_of_next_year"])
+async def test_other_answers_keep_a_result_and_send_it_again(bench: Bench, status: str) -> None:
+    bench.client.status = lambda _: status
+    await bench.put(1)
+    async with bench.running():
+        await bench.clock.advance(RETRY_MIN_NS - NS_PER_S)
+        assert (bench.spool.rows, bench.client.sent) == (1, [1])
+        bench.client.status = lambda _: "accepted"
+        await bench.clock.advance(2 * NS_PER_S)
+        assert (bench.spool.rows, bench.client.sent) == (0, [1, 1])
+
+
+async def test_results_to_be_retried_do_not_hold_up_new_ones(bench: Bench) -> None:
+    bench.client.status = lambda lease_id: "retry" if lease_id <= 600 else "accepted"
+    await bench.put(*range(1, 601))
+    async with bench.running():
+        for lease_id in range(1001, 1011):
+            await bench.put(lease_id)
+            await bench.clock.advance(2 * INTERVAL_NS)
+            assert lease_id in bench.client.sent
+        assert bench.spool.rows == 600
+        sent = len(bench.client.batches)
+        await bench.clock.advance(60 * NS_PER_S)
+        # 5, 10, 20 … s apart: two requests each for 600 items.
+        assert len(bench.client.batches) - sent <= 10
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        TransportError("report", "connection refused"),
+        ControlPlaneError("busy", code="ERR_UNAVAILABLE", status=503, retryable=True),
+        ControlPlaneError("no", code="ERR_FORBIDDEN", status=403, retryable=False),
+    ],
+)
+async def test_an_outage_keeps_everything_in_order(bench: Bench, failure: Exception) -> None:
+    bench.client.failure = failure
+    async with bench.running():
+        for lease_id in range(1, 21):
+            await bench.put(lease_id)
+            await bench.clock.advance(5 * NS_PER_S)
+        assert (bench.spool.rows, bench.client.sent) == (20, [])
+        bench.client.failure = None
+        await bench.clock.advance(5 * NS_PER_S)
+
+    assert bench.client.sent == list(range(1, 21))
+    assert bench.reporter.counters["failed"] > 10
+
+
+async def test_batches_keep_the_contracts_limits(bench: Bench) -> None:
+    await bench.put(*range(1, 1202))
+    await bench.put(*range(2001, 2031), size=250_000)
+    async with bench.running():
+        await bench.clock.settle(400)
+
+    sizes = [len(done) for done, _ in bench.client.batches]
+    assert max(sizes) == wire.REPORT_ITEMS_MAX
+    assert bench.client.sent == [*range(1, 1202), *range(2001, 2031)]
+    large = [done for done, _ in bench.client.batches if done[-1] > 2000]
+    assert all(len(done) * 250_000 < wire.REPORT_MAX_BYTES for done in large[1:])
+
+
+async def test_reports_keep_the_distance_the_control_plane_wants(bench: Bench) -> None:
+    """The original sent a report per lease, against a quota of twelve a minute."""
+    bench.reporter.gap_ns = lambda: 5 * NS_PER_S
+    async with bench.running():
+        for lease_id in range(1, 301):
+            await bench.put(lease_id)
+            await bench.clock.advance(200 * NS_PER_MS)
+        await bench.clock.advance(6 * NS_PER_S)
+
+    gaps = [
+        later - earlier
+        for earlier, later in zip(bench.client.times_ns, bench.client.times_ns[1:], strict=False)
+    ]
+    assert min(gaps) >= 5 * NS_PER_S
+    assert sorted(bench.client.sent) == list(range(1, 301))
+
+
+async def test_in_a_hurry_nothing_gathers(bench: Bench) -> None:
+    async with bench.running():
+        bench.reporter.hurry()
+        await bench.put(1)
+        await bench.clock.settle()
+        assert bench.client.sent == [1]
+
+
+async def test_a_disk_that_fails_costs_a_duplicate_and_no_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.put(1, 2)
+    faults = SpoolFaults(bench.spool, monkeypatch)
+    faults.error = SpoolFull("no space is left")
+    async with bench.running():
+        await bench.clock.advance(5 * NS_PER_S)
+        assert bench.client.sent == [1, 2]
+        assert "no space is left" in caplog.text
+        faults.error = None
+        await bench.put(3)
+        await bench.clock.advance(NS_PER_S)
+
+        assert bench.client.sent == [1, 2, 3]
+        assert bench.spool.rows == 0

@@ -1,0 +1,440 @@
+"""The spool: what it took it keeps, in order, until told otherwise; and it says when it cannot."""
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netsonde.clock import NS_PER_S, ManualClock
+from netsonde.errors import SpoolFull, StorageError
+from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord
+
+EVERYTHING = 1 << 30
+
+
+async def fill(spool: Spool, count: int, first: int = 1) -> None:
+    """Append count results at once: they share commits."""
+    async with asyncio.TaskGroup() as group:
+        for number in range(first, first + count):
+            group.create_task(spool.append(number, b"body %d" % number, cancelled=number % 2 == 0))
+
+
+async def everything(spool: Spool) -> list[SpoolRecord]:
+    return await spool.pending(1_000_000, EVERYTHING)
+
+
+async def test_results_come_back_in_order_with_all_they_came_with(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await spool.append(2**64 - 1, b"{}", cancelled=True)
+    await spool.append(0, b"", cancelled=False)
+    await fill(spool, 10)
+
+    records = await everything(spool)
+
+    assert [(one.lease_id, one.cancelled, one.body) for one in records[:2]] == [
+        (2**64 - 1, True, b"{}"),
+        (0, False, b""),
+    ]
+    assert [one.lease_id for one in records[2:]] == list(range(1, 11))
+    assert [one.seq for one in records] == sorted(one.seq for one in records)
+    await spool.close()
+
+
+async def test_what_waits_survives_a_restart_and_what_was_acknowledged_does_not(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock()
+    spool = await Spool.open(tmp_path / "spool.db", clock=clock)
+    await fill(spool, 50)
+    first = await everything(spool)
+    await spool.acknowledge(one.seq for one in first[:20])
+    await spool.acknowledge([first[30].seq])
+    oldest_ns, size = spool.oldest_ns, spool.size_bytes
+    await spool.close()
+    await clock.advance(NS_PER_S)
+
+    again = await Spool.open(tmp_path / "spool.db", clock=clock)
+
+    assert await everything(again) == [*first[20:30], *first[31:]]
+    assert (again.rows, again.size_bytes, again.oldest_ns) == (29, size, oldest_ns)
+    await fill(again, 1, first=99)
+    assert [one.lease_id for one in await everything(again)][-1] == 99
+    await again.close()
+
+
+async def test_appends_that_wait_together_share_a_commit(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await fill(spool, 500)
+
+    # The first append starts a commit of its own; all others waited for it and share the next.
+    groups = {one.seq >> 16 for one in await everything(spool)}
+    await spool.close()
+
+    assert len(groups) == 2
+
+
+async def test_a_group_is_bounded(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await fill(spool, 2 * GROUP_ROWS_MAX + 2)
+
+    groups: dict[int, int] = {}
+    for one in await everything(spool):
+        groups[one.seq >> 16] = groups.get(one.seq >> 16, 0) + 1
+    await spool.close()
+
+    assert max(groups.values()) == GROUP_ROWS_MAX
+
+
+async def test_pending_keeps_to_rows_and_bytes_but_brings_one_whatever_its_size(
+    tmp_path: Path,
+) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    for number in range(1, 6):
+        await spool.append(number, b"x" * 100, cancelled=False)
+
+    assert [one.lease_id for one in await spool.pending(2, EVERYTHING)] == [1, 2]
+    assert [one.lease_id for one in await spool.pending(10, 350)] == [1, 2, 3]
+    assert [one.lease_id for one in await spool.pending(10, 1)] == [1]
+    await spool.close()
+
+
+async def test_pending_goes_on_after_a_record(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await fill(spool, 30)
+    await fill(spool, 30, first=31)
+
+    seen: list[int] = []
+    cursor = 0
+    while batch := await spool.pending(7, EVERYTHING, after_seq=cursor):
+        seen += [one.lease_id for one in batch]
+        cursor = batch[-1].seq
+    await spool.close()
+
+    assert seen == list(range(1, 61))
+
+
+async def test_an_emptied_spool_has_nothing_left(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await fill(spool, 300)
+    records = await everything(spool)
+    await spool.acknowledge([one.seq for one in records] * 2)
+    await spool.acknowledge([12345678, 0, -1])
+
+    assert (spool.rows, spool.size_bytes, spool.oldest_ns) == (0, 0, None)
+    await spool.close()
+    with sqlite3.connect(tmp_path / "spool.db") as database:
+        assert database.execute("SELECT count(*) FROM batch").fetchone() == (0,)
+    database.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(1, 40)),
+            st.tuples(st.just("acknowledge"), st.sets(st.integers(0, 60), max_size=30)),
+            st.tuples(st.just("reopen"), st.just(0)),
+        ),
+        max_size=12,
+    )
+)
+async def test_it_agrees_with_a_list(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, object]]
+) -> None:
+    path = tmp_path_factory.mktemp("spool") / "spool.db"
+    spool = await Spool.open(path)
+    model: list[int] = []
+    next_id = 1
+    for step, argument in steps:
+        if step == "append" and isinstance(argument, int):
+            await fill(spool, argument, first=next_id)
+            model += range(next_id, next_id + argument)
+            next_id += argument
+        elif step == "acknowledge" and isinstance(argument, set):
+            records = await everything(spool)
+            chosen = [records[index] for index in argument if index < len(records)]
+            await spool.acknowledge(one.seq for one in chosen)
+            gone = {one.lease_id for one in chosen}
+            model = [each for each in model if each not in gone]
+        else:
+            await spool.close()
+            spool = await Spool.open(path)
+        assert [one.lease_id for one in await everything(spool)] == model
+        assert spool.rows == len(model)
+    await spool.close()
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from netsonde.spool import Spool
+
+async def main():
+    spool = await Spool.open(Path(sys.argv[1]))
+    for number in range(1, 6):
+        await spool.append(number, b"kept %d" % number, cancelled=False)
+    first = await spool.pending(2, 1 << 20)
+    await spool.acknowledge([first[0].seq])
+    print("durable", flush=True)
+    await asyncio.get_running_loop().create_future()
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def holder(path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Run a process that has five results in the spool, one acknowledged, and does not let go."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "durable\n"
+            yield child
+        finally:
+            child.kill()
+
+
+async def test_what_append_returned_for_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    with holder(path) as child:
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+
+    spool = await Spool.open(path)
+    found = [(one.lease_id, one.body) for one in await everything(spool)]
+    await spool.close()
+
+    assert found == [(number, b"kept %d" % number) for number in range(2, 6)]
+
+
+@pytest.mark.parametrize(
+    "limits", [SpoolLimits(rows=3), SpoolLimits(size_bytes=25)], ids=["rows", "bytes"]
+)
+async def test_a_full_spool_says_so_and_loses_nothing(tmp_path: Path, limits: SpoolLimits) -> None:
+    spool = await Spool.open(tmp_path / "spool.db", limits)
+    for number in range(1, 4):
+        await spool.append(number, b"12345678", cancelled=False)
+
+    with pytest.raises(SpoolFull, match="is full: 3 results, 24 bytes; it empties when"):
+        await spool.append(4, b"12345678", cancelled=False)
+    assert [one.lease_id for one in await everything(spool)] == [1, 2, 3]
+
+    first = (await spool.pending(1, EVERYTHING))[0]
+    await spool.acknowledge([first.seq])
+    await spool.append(4, b"12345678", cancelled=False)
+    assert [one.lease_id for one in await everything(spool)] == [2, 3, 4]
+    assert spool.is_full is (limits.rows == 3)
+    await spool.close()
+
+
+async def test_results_on_their_way_to_the_disk_count(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db", SpoolLimits(rows=10))
+    answers = await asyncio.gather(
+        *(spool.append(number, b"x", cancelled=False) for number in range(1, 21)),
+        return_exceptions=True,
+    )
+
+    assert [type(answer) for answer in answers] == [type(None)] * 10 + [SpoolFull] * 10
+    assert spool.rows == 10
+    await spool.close()
+
+
+async def limit_pages(spool: Spool, more: int) -> None:
+    """Let the disk have room for so many pages more: SQLite then fails as on a full one."""
+
+    def limit() -> None:
+        database = spool._file._opened()
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        database.execute(f"PRAGMA max_page_count = {pages + more}")
+
+    await spool._on_thread(limit)
+
+
+async def test_a_full_disk_gives_the_result_back_and_is_tried_again(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await spool.append(1, b"small", cancelled=False)
+    await limit_pages(spool, 2)
+    body = b"x" * 100_000
+
+    for _ in range(2):
+        with pytest.raises(SpoolFull, match=r"no space is left on the disk of the spool .*spool"):
+            await spool.append(2, body, cancelled=False)
+    assert spool.is_full
+    assert (spool.rows, spool.size_bytes) == (1, 5)
+
+    await limit_pages(spool, 1000)
+    await spool.append(2, body, cancelled=False)
+    assert not spool.is_full
+    assert [one.lease_id for one in await everything(spool)] == [1, 2]
+    await spool.close()
+
+
+async def test_everybody_in_a_group_that_failed_hears_of_it(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await limit_pages(spool, 1)
+    answers = await asyncio.gather(
+        *(spool.append(number, b"x" * 5000, cancelled=False) for number in range(1, 21)),
+        return_exceptions=True,
+    )
+
+    failed = [answer for answer in answers if answer is not None]
+    assert failed
+    assert all(isinstance(answer, SpoolFull) for answer in failed)
+    assert len({id(answer) for answer in failed}) == len(failed)
+    assert len(await everything(spool)) == spool.rows == 20 - len(failed)
+    await spool.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database, " * 500, b"SQLite format 3\0" + b"\xff" * 8000]
+)
+async def test_a_file_that_is_no_spool_is_moved_aside(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "spool.db"
+    path.write_bytes(content)
+
+    spool = await Spool.open(path)
+    await spool.append(1, b"new", cancelled=False)
+    await spool.close()
+
+    assert (tmp_path / "spool.db.aside-1").read_bytes() == content
+    assert f"moved to {path}.aside-1, starting an empty one" in caplog.text
+
+
+async def test_somebody_elses_database_is_moved_aside_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "spool.db"
+    for attempt in (1, 2):
+        with sqlite3.connect(path) as database:
+            database.execute("CREATE TABLE theirs (a)")
+            database.execute("INSERT INTO theirs VALUES (?)", (attempt,))
+        database.close()
+        await (await Spool.open(path)).close()
+        path.unlink()
+
+    assert caplog.text.count("is not a spool of this version") == 2
+    for attempt in (1, 2):
+        with sqlite3.connect(f"{path}.aside-{attempt}") as database:
+            assert database.execute("SELECT a FROM theirs").fetchone() == (attempt,)
+        database.close()
+
+
+async def test_a_file_that_is_damaged_while_in_use_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "spool.db"
+    spool = await Spool.open(path)
+    await spool.append(1, b"z" * 100_000, cancelled=False)
+    await spool.close()
+    spool = await Spool.open(path)
+    await spool.append(2, b"small", cancelled=False)
+
+    def damage() -> None:
+        database = spool._file._opened()
+        database.execute("PRAGMA cache_size = 0")
+        database.execute("PRAGMA shrink_memory")
+        with path.open("r+b") as file:
+            for page in range(2, path.stat().st_size // 4096):
+                file.seek(page * 4096)
+                file.write(b"\xff" * 4096)
+
+    await spool._on_thread(damage)
+
+    with pytest.raises(StorageError, match=r"was damaged .* and was moved aside"):
+        await everything(spool)
+    assert (spool.rows, spool.size_bytes, spool.oldest_ns) == (0, 0, None)
+    assert "starting an empty one" in caplog.text
+    await spool.append(3, b"after", cancelled=False)
+    assert [one.lease_id for one in await everything(spool)] == [3]
+    await spool.close()
+
+
+async def test_a_file_that_was_damaged_since_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    spool = await Spool.open(path)
+    for number in range(1, 4):
+        await spool.append(number, b"y" * 50_000, cancelled=False)
+    await spool.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096)  # the root page of the table
+
+    again = await Spool.open(path)
+
+    assert again.rows == 0
+    await again.append(7, b"after", cancelled=False)
+    assert [one.lease_id for one in await everything(again)] == [7]
+    assert (tmp_path / "spool.db.aside-1").exists()
+    await again.close()
+
+
+async def test_a_spool_in_use_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    refusal = pytest.raises(StorageError, match=r"^the spool .*spool\.db is in use by another pro")
+    with holder(path), refusal:
+        await Spool.open(path)
+    assert not (tmp_path / "spool.db.aside-1").exists()
+
+
+async def test_a_place_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.db").mkdir()
+
+    with pytest.raises(StorageError, match=r"^cannot make the spool .*: File exists$"):
+        await Spool.open(tmp_path / "file" / "spool.db")
+    with pytest.raises(StorageError, match=r"^the spool .* cannot be used: unable to open"):
+        await Spool.open(tmp_path / "folder.db")
+
+
+async def test_its_files_are_the_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "spool.db"
+    spool = await Spool.open(path)
+    await spool.append(1, b"x", cancelled=False)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    await spool.close()
+
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert set(modes.values()) == {0o600}
+
+
+async def test_close_finishes_what_was_given_and_then_refuses(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    appends = [
+        asyncio.ensure_future(spool.append(number, b"x", cancelled=False))  # noqa: TID251
+        for number in range(1, 2000)
+    ]
+    await asyncio.sleep(0)
+    await spool.close()
+    await spool.close()
+
+    assert all(append.done() and append.exception() is None for append in appends)
+    with pytest.raises(StorageError, match="is closed"):
+        await spool.append(1, b"x", cancelled=False)
+    again = await Spool.open(tmp_path / "spool.db")
+    assert again.rows == 1999
+    await again.close()
+
+
+async def test_a_cancelled_caller_harms_nobody_else(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    async with asyncio.TaskGroup() as group:
+        impatient = group.create_task(spool.append(1, b"x", cancelled=False))
+        group.create_task(spool.append(2, b"x", cancelled=False))
+        await asyncio.sleep(0)
+        impatient.cancel()
+    await spool.append(3, b"x", cancelled=False)
+
+    assert {2, 3} <= {one.lease_id for one in await everything(spool)}
+    await spool.close()
