@@ -1,13 +1,12 @@
 # Make .venv and build netsonde into it; sourced by scripts/up and scripts/test.
 #
-# usage: . scripts/bootstrap.sh run|dev
+# usage: GROUP=run|dev; . scripts/bootstrap.sh
 #
 # `run` installs what netsonde needs, `dev` also what its checks and tests need. Nothing is done
 # when nothing changed: a stamp in .venv holds the checksum of what was built. Everything is said on
 # standard error, because standard output belongs to the command that follows.
 
-# The caller has changed to the repository's root and set -eu.
-GROUP=$1
+# The caller has changed to the repository's root and set -eu. (POSIX `.` passes no arguments.)
 VENV=.venv
 
 say() { echo "netsonde: $*" >&2; }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("cat", "cksum", "cp", "dirname", "env", "id", "mkdir", "rm", "sh")
+TOOLS = ("cat", "chmod", "cksum", "cp", "dirname", "env", "id", "mkdir", "rm", "sh")
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def program(path: Path, body: str) -> None:
 
 
 def bootstrap(
-    tree: Path, *, wrapper: Sequence[str] = (), **environment: str
+    tree: Path, *, script: str = "up", wrapper: Sequence[str] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*wrapper, tree / "scripts" / "up", "--once"],
+        [*wrapper, tree / "scripts" / script, "--once"],
         env={"PATH": str(tree / "bin"), "HOME": str(tree), **environment},
         check=False,
         capture_output=True,
@@ -92,6 +92,43 @@ def test_an_interpreter_that_may_not_be_executed_is_passed_over(tree: Path) -> N
     assert "python3.12" in done.stderr
 
 
+# Makes an environment whose python and netsonde write down how they were called.
+MAKING_PYTHON = """
+if [ "$2" = venv ]; then
+    mkdir -p "$3/bin"
+    for name in python netsonde; do
+        printf '#!/bin/sh\necho "%s $*" >> "%s/calls"\n' "$name" "$PWD" > "$3/bin/$name"
+        chmod +x "$3/bin/$name"
+    done
+fi
+exit 0
+"""
+
+
+def test_the_second_run_builds_nothing_and_the_tests_then_add_their_tools(tree: Path) -> None:
+    program(tree / "bin" / "cc", "exit 0")
+    program(tree / "bin" / "mypython", MAKING_PYTHON)
+    calls = tree / "calls"
+
+    def installs(script: str) -> list[str]:
+        calls.write_text("")
+        done = bootstrap(tree, script=script, NETSONDE_PYTHON=str(tree / "bin" / "mypython"))
+        assert done.returncode == 0, done.stderr
+        return [line for line in calls.read_text().splitlines() if " install " in line]
+
+    first = installs("up")
+    assert any("--editable ." in line for line in first)
+    assert not any("--group" in line for line in first)
+    assert installs("up") == []
+    assert any("--group dev" in line for line in installs("test"))
+    assert installs("test") == []
+    assert installs("up") == []
+
+    (tree / "ext" / "deadlines.pyx").write_text("changed")
+
+    assert any("--editable ." in line for line in installs("up"))
+
+
 def test_a_failed_installation_ends_with_a_sentence_and_leaves_no_stamp(tree: Path) -> None:
     program(tree / "bin" / "cc", "exit 0")
     # Makes an environment whose own python cannot install anything.
@@ -99,11 +136,8 @@ def test_a_failed_installation_ends_with_a_sentence_and_leaves_no_stamp(tree: Pa
         tree / "bin" / "mypython",
         'if [ "$2" = venv ]; then mkdir -p "$3/bin"; '
         'printf "#!/bin/sh\\n[ \\"\\$2\\" != pip ]\\n" > "$3/bin/python"; '
-        '"${0%/*}/chmod" +x "$3/bin/python"; fi; exit 0',
+        'chmod +x "$3/bin/python"; fi; exit 0',
     )
-    chmod = shutil.which("chmod")
-    assert chmod is not None
-    (tree / "bin" / "chmod").symlink_to(chmod)
 
     done = bootstrap(tree, NETSONDE_PYTHON=str(tree / "bin" / "mypython"))
 
