@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-import shutil
+import json
 import socket
 import ssl
 import struct
@@ -17,12 +17,13 @@ from netsonde.model import HttpSpec, Measurement, Outcome
 from netsonde.policy import TargetPolicy
 from netsonde.probe.base import Recorder, measure
 from netsonde.probe.http import HttpProber
+from netsonde.probe.http.response import KEPT_HEADERS
 from netsonde.probe.http.stream import client_context
 from netsonde.probe.targets import TargetResolver
+from support.certificates import make_certificate
 from support.http_server import (
     HttpServer,
     http_server,
-    make_certificate,
     never,
     response,
     says,
@@ -185,6 +186,23 @@ async def test_every_redirect_is_vetted() -> None:
     assert "169.254.169.254 is a cloud metadata service" in summary["error"]
 
 
+async def test_the_largest_result_fits_into_a_report() -> None:
+    long = {name: "v" * 4000 for name in KEPT_HEADERS if name not in ("content-length", "location")}
+    headers = {name.replace("-", "_"): value for name, value in long.items()}
+    headers["location"] = "/" + "l" * 7000
+    routes = {
+        "/": response("302 Found", b"", **headers),
+        headers["location"]: response("302 Found", b"", **headers),
+    }
+    async with http_server(routes) as server:
+        measurement = await run(HttpSpec(url=server.url, redirects=20))
+
+    assert len(hops_of(measurement)) == 21
+    assert reason_of(measurement) == ("protocol_error", "target")
+    encoded = json.dumps([each.value for each in measurement.observations])
+    assert len(encoded) < 200_000
+
+
 async def test_secrets_are_not_carried_to_another_origin() -> None:
     async with http_server({"/": response("200 OK")}) as other:
         routes = {"/": response("302 Found", location=f"{other.url}/")}
@@ -330,8 +348,6 @@ class Tls:
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl program to make a certificate")
     return Tls(tmp_path_factory.mktemp("tls"))
 
 

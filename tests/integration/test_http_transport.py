@@ -15,7 +15,7 @@ from aiohttp import web
 from netsonde.control_plane.http import HELD_CONNECTIONS_MAX, HttpControlPlaneTransport
 from netsonde.control_plane.transport import TransportRequest, TransportResponse
 from netsonde.errors import TransportError
-from support.certificates import SELF_SIGNED_PEM
+from support.certificates import make_certificate
 from support.transport_contract import Connect, Handler, TransportContract, request
 
 
@@ -221,11 +221,10 @@ async def test_a_redirect_is_an_answer_and_takes_no_token_along() -> None:
 
 async def test_the_certificate_is_verified(tmp_path: Path) -> None:
     """A server whose certificate nobody signed gets no request, unless it is trusted by name."""
-    pem = tmp_path / "server.pem"
-    pem.write_text(SELF_SIGNED_PEM)
+    certificate, key = make_certificate(tmp_path, "127.0.0.1", "untrusted.test")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    trusting = ssl.create_default_context(cafile=str(pem))
+    context.load_cert_chain(certificate, key)
+    trusting = ssl.create_default_context(cafile=str(certificate))
     served = 0
 
     async def serve(_: web.BaseRequest) -> web.StreamResponse:

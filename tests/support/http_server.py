@@ -2,11 +2,9 @@
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 # Writes the answer to one request; the connection is closed afterwards.
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -79,24 +77,3 @@ async def http_server(
     known.port = server.sockets[0].getsockname()[1]
     async with server:
         yield known
-
-
-def make_certificate(folder: Path, *names: str) -> tuple[Path, Path]:
-    """Make a self-signed certificate for names with the openssl program: (certificate, key)."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    subject_names = ",".join(
-        f"IP:{name}" if name.replace(".", "").isdigit() or ":" in name else f"DNS:{name}"
-        for name in names
-    )
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-nodes", "-days", "30"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-subj", f"/O=netsonde tests/CN={names[0]}"),
-            *("-addext", f"subjectAltName={subject_names}"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
