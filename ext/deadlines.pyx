@@ -13,13 +13,13 @@ from cpython.buffer cimport (
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from heap cimport (
-    HEAP_DONE, HEAP_FULL, HEAP_KNOWN, HEAP_NONE, HEAP_UNCHANGED, HEAP_UNKNOWN, due_t, find_slot,
+    HEAP_DONE, HEAP_FULL, HEAP_KNOWN, HEAP_NONE, HEAP_UNCHANGED, HEAP_UNKNOWN, due_t, find_place,
     heap_bytes, heap_drop, heap_drop_batch, heap_due, heap_due_free, heap_free, heap_init,
     heap_move, heap_move_batch, heap_pop_due, heap_push, heap_push_batch, heap_renumber,
     heap_reserve, heap_t, key_deadline, key_slot,
 )
 
-CAPACITY_MAX = 2**31  # slots are 32 bits, and one more value means none
+CAPACITY_MAX = 2**31  # slots are 32 bits, and a third of them stay empty
 
 DONE = HEAP_DONE
 KNOWN = HEAP_KNOWN
@@ -92,7 +92,7 @@ cdef class DeadlineHeap:
         return self._heap.count
 
     def __contains__(self, uint64_t lease_id):
-        return find_slot(&self._heap, lease_id) != HEAP_NONE
+        return find_place(&self._heap, lease_id) != HEAP_NONE
 
     @property
     def capacity(self):
@@ -114,14 +114,12 @@ cdef class DeadlineHeap:
         cdef heap_t *heap = &self._heap
         if heap.count == 0:
             return None
-        return heap.ids[key_slot(heap.keys[0])], key_deadline(heap.keys[0])
+        return heap.nodes[key_slot(heap.keys[0])].id, key_deadline(heap.keys[0])
 
     def deadline_of(self, uint64_t lease_id):
         """Return a lease's deadline, or None when it is not in the heap."""
-        cdef uint32_t slot = find_slot(&self._heap, lease_id)
-        if slot == HEAP_NONE:
-            return None
-        return key_deadline(self._heap.keys[self._heap.places[slot]])
+        cdef uint32_t place = find_place(&self._heap, lease_id)
+        return None if place == HEAP_NONE else key_deadline(self._heap.keys[place])
 
     cdef int _reserve(self, size_t extra) except -1:
         if not heap_reserve(&self._heap, extra) or not heap_renumber(&self._heap, extra):

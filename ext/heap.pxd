@@ -1,24 +1,27 @@
-"""Indexed 4-ary min-heap of deadlines on C arrays: find, move and drop any lease by its id.
+"""Indexed 8-ary min-heap of deadlines on C arrays: find, move and drop any lease by its id.
 
-Three structures, all growing arrays, together under 56 bytes per lease:
+Two arrays, together under 56 bytes per lease:
 
 * `keys`, the heap. A key is 128 bits: deadline, push order, slot; so comparing two keys compares
-  deadline, then push order, and never reads a second array. Four siblings share a cache line.
-* `ids` and `places`, by slot: a lease's id and where its key is now. A free slot's `ids` entry is
-  the next free slot.
-* `index`, open addressing with linear probing: a bucket is 32 bits of hash and slot + 1, so that
-  probing, growing and closing the gap of an erased bucket read no other array.
+  deadline, then push order, and never reads another array. Eight siblings fill two cache lines.
+* `nodes`, an open-addressing table with linear probing: a lease's id and the place of its key. Its
+  index is the slot in the key. Erasing pulls back the nodes behind: there are no tombstones.
 
-A lookup is four dependent cache misses; batches take HEAP_BLOCK items through each miss together
-by prefetching. Prefetches are hints: what they read may have moved by the time an item's turn comes.
+At a million leases nearly every access misses the cache, and speed is how many misses are under way
+at once. So batches prefetch for HEAP_BLOCK items before they touch the first, and holes that pops
+leave behind are refilled HEAP_LANES at a time. Prefetches are hints: what they fetched may have
+moved by the time an item's turn comes.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
 cdef extern from *:
     """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE  /* mremap */
+    #endif
     #include <stdint.h>
     #include <sys/mman.h>
 
@@ -30,22 +33,39 @@ cdef extern from *:
     static inline int64_t netsonde_key_deadline(netsonde_key_t key) {
         return (int64_t)((uint64_t)(key >> 64) ^ (UINT64_C(1) << 63));
     }
+    static inline netsonde_key_t netsonde_key_with_slot(netsonde_key_t key, uint32_t slot) {
+        return (key >> 32 << 32) | slot;
+    }
     static inline void netsonde_prefetch(const void *p) {
         __builtin_prefetch(p);
         __asm__ volatile("");  /* else gcc takes a function that only prefetches for a no-op */
     }
+
+    typedef struct __attribute__((packed, aligned(4))) {
+        uint64_t id;
+        uint32_t place;  /* index into keys, or 2^32 - 1: this node is empty */
+    } netsonde_node_t;
     """
     ctypedef unsigned long long key_t "netsonde_key_t"  # 128 bits: compare and copy, nothing else
     key_t make_key "netsonde_key"(int64_t deadline_ns, uint64_t rank) noexcept nogil
+    key_t with_slot "netsonde_key_with_slot"(key_t key, uint32_t slot) noexcept nogil
     int64_t key_deadline "netsonde_key_deadline"(key_t key) noexcept nogil
     uint64_t key_rank "(uint64_t)"(key_t key) noexcept nogil  # push order << 32 | slot
     uint32_t key_slot "(uint32_t)"(key_t key) noexcept nogil
-    const key_t KEY_LAST "(~(netsonde_key_t)0)"  # behind every real key: no slot is 2^32 - 1
+    const key_t KEY_LAST "(~(netsonde_key_t)0)"  # behind every real key: no order is 2^32 - 1
     void prefetch "netsonde_prefetch"(const void *p) noexcept nogil
 
+    ctypedef struct node_t "netsonde_node_t":
+        uint64_t id
+        uint32_t place
+
 cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *start, size_t length, int protection, int flags, int fd, long offset)
+    void *mremap(void *start, size_t old_length, size_t length, int flags)
+    int munmap(void *start, size_t length)
     int madvise(void *start, size_t length, int advice)
-    enum: MADV_HUGEPAGE
+    void *MAP_FAILED
+    enum: MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, MREMAP_MAYMOVE, PROT_READ, PROT_WRITE
 
 cdef enum:
     HEAP_DONE = 0
@@ -55,34 +75,119 @@ cdef enum:
     HEAP_UNCHANGED = 4  # an extension that would not lengthen
 
 cdef enum:
-    HEAP_ARITY = 4
-    HEAP_BLOCK = 32           # items prefetched together: more than the misses a core has in flight
-    HEAP_LANES = 8            # walks that take turns in refill_holes
-    HEAP_RUN = 8              # keys sorted by insertion before merging
-    HEAP_CACHE_LINE = 64
-    HEAP_HUGE_BYTES = 4 << 20  # arrays from here on ask for huge pages: random access, few TLB misses
-    HEAP_INDEX_BITS_MIN = 6
+    HEAP_ARITY = 8
+    HEAP_BLOCK = 32    # items prefetched together: more than the misses a core has under way
+    HEAP_LANES = 16    # walks that take turns in refill_lanes
+    HEAP_CLUSTER = 4   # a search for an empty node may well get this far, to the next cache line
+    HEAP_RUN = 8       # keys sorted by insertion before merging
+    HEAP_TABLE_BITS_MIN = 6
+    HEAP_ALIGN_BYTES = 128              # eight keys
+    HEAP_PAGE_BYTES = 2 << 20           # a huge page
+    HEAP_MAPPED_BYTES = 8 << 20         # arrays from here on are mapped, in huge pages
 
-cdef enum: HEAP_NONE = 0xFFFFFFFF
+cdef enum: HEAP_NONE = 0xFFFFFFFF  # the place of an empty node, and no push order
 
 ctypedef struct heap_t:
-    key_t *keys           # keys[count .. count + 2] are KEY_LAST, so four siblings always compare
-    void *keys_block      # the allocation `keys` lies in,
-    size_t keys_offset    # and how far
-    uint64_t *ids
-    uint32_t *places
-    uint64_t *index
+    key_t *keys           # keys[count .. count + 6] are KEY_LAST, so eight siblings compare always
+    char *keys_block      # the allocation `keys` lies in,
+    size_t keys_offset    # how far,
+    size_t keys_bytes     # and its size
+    node_t *nodes         # 2^table_bits of them, at most two thirds in use
+    uint32_t table_bits
     size_t count
     size_t capacity
-    size_t room           # slots and keys allocated
-    size_t slots_used     # slots ever taken; those above were never touched
-    uint32_t free_slot    # head of the list of free slots, or HEAP_NONE
-    uint32_t index_bits
     uint64_t next_order
     uint64_t seed
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────
+
+cdef inline void *mapped(size_t n) noexcept nogil:
+    """Map n bytes of zeros in huge pages where the kernel has them; NULL: no memory."""
+    cdef void *block = mmap(
+        NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
+    )
+    if block == MAP_FAILED:
+        return NULL
+    madvise(block, n, MADV_HUGEPAGE)
+    return block
+
+
+cdef inline void release(void *block, size_t n) noexcept nogil:
+    if n >= HEAP_MAPPED_BYTES:
+        munmap(block, n)
+    else:
+        free(block)
+
+
+cdef inline char *resized(char *block, size_t old, size_t new) noexcept nogil:
+    """Return the block with its content at a greater size, or NULL and the block as it was."""
+    cdef void *fresh
+    if new < HEAP_MAPPED_BYTES:
+        return <char *>realloc(block, new)
+    if old >= HEAP_MAPPED_BYTES:
+        fresh = mremap(block, old, new, MREMAP_MAYMOVE)
+        return NULL if fresh == MAP_FAILED else <char *>fresh
+    fresh = mapped(new)
+    if fresh != NULL and block != NULL:
+        memcpy(fresh, block, old)
+        free(block)
+    return <char *>fresh
+
+
+cdef inline size_t key_room(const heap_t *heap) noexcept nogil:
+    """Return how many leases `keys` has room for."""
+    cdef size_t spare = HEAP_ALIGN_BYTES * 2 + HEAP_ARITY * sizeof(key_t)
+    return 0 if heap.keys_bytes < spare else (heap.keys_bytes - spare) // sizeof(key_t)
+
+
+cdef inline bint grow_keys(heap_t *heap, size_t need) noexcept nogil:
+    """Make room for `need` keys, such that keys[1], the first of eight siblings, is aligned."""
+    cdef size_t spare = HEAP_ALIGN_BYTES * 2 + HEAP_ARITY * sizeof(key_t)
+    cdef size_t n = max(need + 16, need + (heap.count >> 4)) * sizeof(key_t) + spare
+    cdef size_t offset
+    cdef char *block
+    if n >= HEAP_MAPPED_BYTES:
+        n = (n + HEAP_PAGE_BYTES - 1) & ~<size_t>(HEAP_PAGE_BYTES - 1)
+    block = resized(heap.keys_block, heap.keys_bytes, n)
+    if block == NULL:
+        return False
+    offset = HEAP_ALIGN_BYTES - sizeof(key_t) + (0 - <uintptr_t>block) % HEAP_ALIGN_BYTES
+    heap.keys = <key_t *>(block + offset)
+    if heap.keys_bytes == 0:
+        memset(heap.keys, 0xFF, HEAP_ARITY * sizeof(key_t))
+    elif offset != heap.keys_offset:
+        memmove(
+            heap.keys, block + heap.keys_offset,
+            (heap.count + HEAP_ARITY - 1) * sizeof(key_t),
+        )
+    heap.keys_block = block
+    heap.keys_offset = offset
+    heap.keys_bytes = n
+    return True
+
+
+cdef inline bint grow_table(heap_t *heap, uint32_t bits) noexcept nogil:
+    """Make a table of 2^bits nodes and file every lease in it."""
+    cdef node_t *old = heap.nodes
+    cdef size_t old_count = <size_t>1 << heap.table_bits
+    cdef size_t n = sizeof(node_t) << bits, i, to
+    cdef node_t *fresh = <node_t *>(mapped(n) if n >= HEAP_MAPPED_BYTES else malloc(n))
+    if fresh == NULL:
+        return False
+    memset(fresh, 0xFF, n)
+    heap.nodes = fresh
+    heap.table_bits = bits
+    if old == NULL:
+        return True
+    for i in range(old_count):
+        if old[i].place != HEAP_NONE:
+            to = find_node(heap, old[i].id)
+            fresh[to] = old[i]
+            heap.keys[old[i].place] = with_slot(heap.keys[old[i].place], <uint32_t>to)
+    release(old, sizeof(node_t) * old_count)
+    return True
+
 
 cdef inline bint heap_init(
     heap_t *heap, size_t capacity, uint64_t seed, uint32_t first_order,
@@ -92,107 +197,32 @@ cdef inline bint heap_init(
     heap.capacity = capacity
     heap.seed = seed
     heap.next_order = first_order
-    heap.free_slot = HEAP_NONE
-    return grow_index(heap, HEAP_INDEX_BITS_MIN)
+    return grow_table(heap, HEAP_TABLE_BITS_MIN)
+
+
+cdef inline void heap_free(heap_t *heap) noexcept nogil:
+    release(heap.keys_block, heap.keys_bytes)
+    if heap.nodes != NULL:
+        release(heap.nodes, sizeof(node_t) << heap.table_bits)
 
 
 cdef inline size_t heap_bytes(const heap_t *heap) noexcept nogil:
     """Return the bytes allocated for leases."""
-    return (
-        heap.room * (sizeof(key_t) + sizeof(uint64_t) + sizeof(uint32_t))
-        + (sizeof(uint64_t) << heap.index_bits)
-    )
-
-
-cdef inline void heap_free(heap_t *heap) noexcept nogil:
-    free(heap.keys_block)
-    free(heap.ids)
-    free(heap.places)
-    free(heap.index)
-
-
-cdef inline void *grown(void *block, size_t new_bytes) noexcept nogil:
-    """Return the block with its content at its new size, or NULL and the block as it was."""
-    cdef void *fresh = realloc(block, new_bytes)
-    cdef uintptr_t page
-    if fresh != NULL and new_bytes >= HEAP_HUGE_BYTES:
-        page = (<uintptr_t>fresh + 4095) & ~<uintptr_t>4095
-        madvise(<void *>page, <uintptr_t>fresh + new_bytes - page, MADV_HUGEPAGE)
-    return fresh
-
-
-cdef inline bint grow_keys(heap_t *heap, size_t room) noexcept nogil:
-    """Reallocate `keys` so that keys[1], the first of four siblings, begins a cache line."""
-    cdef size_t slack = 2 * HEAP_CACHE_LINE + (HEAP_ARITY - 1) * sizeof(key_t)
-    cdef size_t offset
-    cdef void *block = grown(heap.keys_block, room * sizeof(key_t) + slack)
-    if block == NULL:
-        return False
-    offset = (0 - <uintptr_t>block) % HEAP_CACHE_LINE + HEAP_CACHE_LINE - sizeof(key_t)
-    heap.keys = <key_t *>(<char *>block + offset)
-    if heap.keys_block == NULL:
-        memset(heap.keys, 0xFF, HEAP_ARITY * sizeof(key_t))
-    elif offset != heap.keys_offset:
-        memmove(
-            heap.keys, <char *>block + heap.keys_offset,
-            (heap.count + HEAP_ARITY - 1) * sizeof(key_t),
-        )
-    heap.keys_block = block
-    heap.keys_offset = offset
-    return True
-
-
-cdef inline bint grow_index(heap_t *heap, uint32_t bits) noexcept nogil:
-    """Make the index 2^bits buckets; buckets hold their hash, so no id is read."""
-    cdef uint64_t *fresh = <uint64_t *>calloc(<size_t>1 << bits, sizeof(uint64_t))
-    cdef size_t mask = (<size_t>1 << bits) - 1, i, to
-    cdef uint64_t bucket
-    if fresh == NULL:
-        return False
-    if sizeof(uint64_t) << bits >= HEAP_HUGE_BYTES:
-        to = (<uintptr_t>fresh + 4095) & ~<uintptr_t>4095
-        madvise(<void *>to, <uintptr_t>(fresh + mask + 1) - to, MADV_HUGEPAGE)
-    if heap.index != NULL:
-        for i in range(<size_t>1 << heap.index_bits):
-            bucket = heap.index[i]
-            if bucket:
-                to = bucket >> (64 - bits)
-                while fresh[to]:
-                    to = (to + 1) & mask
-                fresh[to] = bucket
-        free(heap.index)
-    heap.index = fresh
-    heap.index_bits = bits
-    return True
+    return heap.keys_bytes + (sizeof(node_t) << heap.table_bits)
 
 
 cdef inline bint heap_reserve(heap_t *heap, size_t extra) noexcept nogil:
     """Make room for `extra` more leases, or up to the capacity; False: no memory, nothing lost."""
-    cdef size_t need = heap.capacity - heap.count
-    cdef size_t room
-    cdef uint32_t bits = heap.index_bits
-    cdef void *block
-    need = heap.count + (extra if extra < need else need)
-    if need > heap.room:
-        room = heap.room + (heap.room >> 3)  # by an eighth: memory before a copy now and then
-        room = min(max(room, need + 64), heap.capacity)
-        if not grow_keys(heap, room):
-            return False
-        block = grown(heap.ids, room * sizeof(uint64_t))
-        if block == NULL:
-            return False
-        heap.ids = <uint64_t *>block
-        block = grown(heap.places, room * sizeof(uint32_t))
-        if block == NULL:
-            return False
-        heap.places = <uint32_t *>block
-        heap.room = room
-    while (<size_t>1 << bits) - (<size_t>1 << bits >> 2) < need:  # at most three quarters full
+    cdef size_t need = heap.count + min(extra, heap.capacity - heap.count)
+    cdef uint32_t bits = heap.table_bits
+    if need > key_room(heap) and not grow_keys(heap, need):
+        return False
+    while (<size_t>2 << bits) // 3 < need:
         bits += 1
-    return bits == heap.index_bits or grow_index(heap, bits)
+    return bits == heap.table_bits or grow_table(heap, bits)
 
 
-# ── index: id -> slot ────────────────────────────────────────────────────────────────────────────
+# ── table: id -> place ───────────────────────────────────────────────────────────────────────────
 
 cdef inline uint64_t load64(const char *p, size_t i) noexcept nogil:
     """Read the i-th 64-bit word of a buffer of any alignment."""
@@ -201,88 +231,83 @@ cdef inline uint64_t load64(const char *p, size_t i) noexcept nogil:
     return word
 
 
-cdef inline uint64_t hash_id(const heap_t *heap, uint64_t id_) noexcept nogil:
-    """Return 32 hash bits in the upper half; the seed keeps strangers from choosing collisions."""
+cdef inline size_t home(const heap_t *heap, uint64_t id_) noexcept nogil:
+    """Return where probing for id begins; the seed keeps strangers from choosing collisions."""
     cdef uint64_t x = (id_ ^ heap.seed) * <uint64_t>0x9E3779B97F4A7C15
     x = (x ^ (x >> 32)) * <uint64_t>0xD6E8FEB86659FD93
-    return x & <uint64_t>0xFFFFFFFF00000000
+    return x >> (64 - heap.table_bits)
 
 
-cdef inline size_t home(const heap_t *heap, uint64_t bucket) noexcept nogil:
-    return bucket >> (64 - heap.index_bits)
-
-
-cdef inline size_t find_bucket(const heap_t *heap, uint64_t id_, uint64_t hash_) noexcept nogil:
-    """Return the bucket that holds id, or the empty one where it belongs."""
-    cdef size_t mask = (<size_t>1 << heap.index_bits) - 1
-    cdef size_t at = home(heap, hash_)
-    cdef uint64_t bucket = heap.index[at]
-    while bucket:
-        if (bucket ^ hash_) >> 32 == 0 and heap.ids[<uint32_t>bucket - 1] == id_:
-            break
+cdef inline size_t find_node(const heap_t *heap, uint64_t id_) noexcept nogil:
+    """Return the slot of id, or the empty one where it belongs."""
+    cdef size_t mask = (<size_t>1 << heap.table_bits) - 1
+    cdef size_t at = home(heap, id_)
+    while heap.nodes[at].place != HEAP_NONE and heap.nodes[at].id != id_:
         at = (at + 1) & mask
-        bucket = heap.index[at]
     return at
 
 
-cdef inline uint32_t find_slot(const heap_t *heap, uint64_t id_) noexcept nogil:
-    """Return the slot of id, or HEAP_NONE."""
-    return <uint32_t>heap.index[find_bucket(heap, id_, hash_id(heap, id_))] - 1
+cdef inline uint32_t find_place(const heap_t *heap, uint64_t id_) noexcept nogil:
+    """Return where the key of id is, or HEAP_NONE."""
+    return heap.nodes[find_node(heap, id_)].place
 
 
-cdef inline void erase_bucket(heap_t *heap, size_t gap) noexcept nogil:
-    """Empty a bucket and pull back those behind it that it pushed away: no tombstones."""
-    cdef size_t mask = (<size_t>1 << heap.index_bits) - 1
+cdef inline void erase_node(heap_t *heap, size_t gap) noexcept nogil:
+    """Empty a node and pull back those behind it that it pushed away."""
+    cdef size_t mask = (<size_t>1 << heap.table_bits) - 1
     cdef size_t at = gap
-    cdef uint64_t bucket
+    cdef node_t node
     while True:
         at = (at + 1) & mask
-        bucket = heap.index[at]
-        if bucket == 0:
+        node = heap.nodes[at]
+        if node.place == HEAP_NONE:
             break
-        if ((at - home(heap, bucket)) & mask) >= ((at - gap) & mask):
-            heap.index[gap] = bucket
+        if ((at - home(heap, node.id)) & mask) >= ((at - gap) & mask):
+            heap.nodes[gap] = node
+            heap.keys[node.place] = with_slot(heap.keys[node.place], <uint32_t>gap)
             gap = at
-    heap.index[gap] = 0
+    heap.nodes[gap].place = HEAP_NONE
 
 
-cdef inline void prefetch_buckets(const heap_t *heap, const char *ids, size_t n) noexcept nogil:
+cdef inline void prefetch_children(const heap_t *heap, size_t at) noexcept nogil:
+    prefetch(&heap.keys[HEAP_ARITY * at + 1])
+    prefetch(&heap.keys[HEAP_ARITY * at + 1 + HEAP_ARITY // 2])
+
+
+cdef inline void prefetch_nodes(
+    const heap_t *heap, const char *ids, size_t n, bint clusters,
+) noexcept nogil:
+    cdef size_t i, at
+    for i in range(n):
+        at = home(heap, load64(ids, i))
+        prefetch(&heap.nodes[at])
+        if clusters:
+            prefetch(&heap.nodes[at + HEAP_CLUSTER])
+
+
+cdef inline void prefetch_leases(
+    const heap_t *heap, const char *ids, size_t n, bint removing,
+) noexcept nogil:
+    """Bring in what finding these ids and moving or removing their keys will read."""
     cdef size_t i
+    cdef uint32_t at
+    prefetch_nodes(heap, ids, n, removing)
     for i in range(n):
-        prefetch(&heap.index[home(heap, hash_id(heap, load64(ids, i)))])
-
-
-cdef inline void prefetch_leases(const heap_t *heap, const char *ids, size_t n) noexcept nogil:
-    """Bring in everything a lookup of these ids, at most HEAP_BLOCK, and a sift will read."""
-    cdef uint32_t slots[HEAP_BLOCK]
-    cdef size_t mask = (<size_t>1 << heap.index_bits) - 1
-    cdef size_t i, at, found = 0
-    cdef uint64_t bucket, hash_
-    prefetch_buckets(heap, ids, n)
-    for i in range(n):
-        hash_ = hash_id(heap, load64(ids, i))
-        at = home(heap, hash_)
-        bucket = heap.index[at]
-        while bucket and (bucket ^ hash_) >> 32:
-            at = (at + 1) & mask
-            bucket = heap.index[at]
-        if bucket:
-            slots[found] = <uint32_t>bucket - 1
-            prefetch(&heap.ids[slots[found]])
-            prefetch(&heap.places[slots[found]])
-            found += 1
-    for i in range(found):
-        at = heap.places[slots[i]]
-        prefetch(&heap.keys[at])
-        if HEAP_ARITY * at + 1 < heap.count:
-            prefetch(&heap.keys[HEAP_ARITY * at + 1])
+        at = find_place(heap, load64(ids, i))
+        if at != HEAP_NONE:
+            prefetch(&heap.keys[at])
+            if HEAP_ARITY * <size_t>at + 1 < heap.count:
+                prefetch_children(heap, at)
+    if removing:  # keys from the end take the places
+        for i in range(min(n, heap.count)):
+            prefetch(&heap.nodes[key_slot(heap.keys[heap.count - 1 - i])])
 
 
 # ── heap ─────────────────────────────────────────────────────────────────────────────────────────
 
 cdef inline void place(heap_t *heap, size_t at, key_t key) noexcept nogil:
     heap.keys[at] = key
-    heap.places[key_slot(key)] = <uint32_t>at
+    heap.nodes[key_slot(key)].place = <uint32_t>at
 
 
 cdef inline void sift_up(heap_t *heap, size_t at, key_t key) noexcept nogil:
@@ -297,12 +322,18 @@ cdef inline void sift_up(heap_t *heap, size_t at, key_t key) noexcept nogil:
     place(heap, at, key)
 
 
+cdef inline size_t least_of_four(const key_t *keys, size_t first) noexcept nogil:
+    """Return which of four keys is the least, without branching."""
+    cdef size_t left = first + (keys[first + 1] < keys[first])
+    cdef size_t right = first + 2 + (keys[first + 3] < keys[first + 2])
+    return right if keys[right] < keys[left] else left
+
+
 cdef inline size_t least_child(const heap_t *heap, size_t first) noexcept nogil:
-    """Return which of the four siblings from `first` has the least key, without branching."""
-    cdef const key_t *keys = heap.keys + first
-    cdef size_t left = keys[1] < keys[0]
-    cdef size_t right = 2 + <size_t>(keys[3] < keys[2])
-    return first + (right if keys[right] < keys[left] else left)
+    """Return which of the eight siblings from `first` has the least key."""
+    cdef size_t left = least_of_four(heap.keys, first)
+    cdef size_t right = least_of_four(heap.keys, first + HEAP_ARITY // 2)
+    return right if heap.keys[right] < heap.keys[left] else left
 
 
 cdef inline void sift_down(heap_t *heap, size_t at, key_t key) noexcept nogil:
@@ -328,11 +359,12 @@ cdef inline key_t take_last(heap_t *heap) noexcept nogil:
 
 
 cdef inline void remove_at(heap_t *heap, size_t at) noexcept nogil:
-    """Remove the key at `at`; its slot and bucket are the caller's."""
+    """Remove the key at `at`; its node is the caller's."""
+    cdef key_t old = heap.keys[at]
     cdef key_t key = take_last(heap)
     if at == heap.count:
         return
-    if at > 0 and key < heap.keys[(at - 1) // HEAP_ARITY]:
+    if key < old:
         sift_up(heap, at, key)
     else:
         sift_down(heap, at, key)
@@ -358,28 +390,14 @@ cdef inline void refill(heap_t *heap, size_t hole) noexcept nogil:
 
 # ── operations ───────────────────────────────────────────────────────────────────────────────────
 
-cdef inline void free_slot(heap_t *heap, uint32_t slot) noexcept nogil:
-    heap.ids[slot] = heap.free_slot
-    heap.free_slot = slot
-
-
 cdef inline uint8_t heap_push(heap_t *heap, uint64_t id_, int64_t deadline_ns) noexcept nogil:
     """Add a lease; the caller has reserved room for it."""
-    cdef uint64_t hash_ = hash_id(heap, id_)
-    cdef size_t bucket = find_bucket(heap, id_, hash_)
-    cdef uint32_t slot
-    if heap.index[bucket]:
+    cdef size_t slot = find_node(heap, id_)
+    if heap.nodes[slot].place != HEAP_NONE:
         return HEAP_KNOWN
     if heap.count == heap.capacity:
         return HEAP_FULL
-    slot = heap.free_slot
-    if slot == HEAP_NONE:
-        slot = <uint32_t>heap.slots_used
-        heap.slots_used += 1
-    else:
-        heap.free_slot = <uint32_t>heap.ids[slot]
-    heap.index[bucket] = hash_ | (slot + 1)
-    heap.ids[slot] = id_
+    heap.nodes[slot].id = id_
     heap.count += 1
     heap.keys[heap.count + HEAP_ARITY - 2] = KEY_LAST
     sift_up(heap, heap.count - 1, make_key(deadline_ns, heap.next_order << 32 | slot))
@@ -391,12 +409,10 @@ cdef inline uint8_t heap_move(
     heap_t *heap, uint64_t id_, int64_t deadline_ns, bint lengthen_only,
 ) noexcept nogil:
     """Give a lease another deadline; among equals it keeps its push order."""
-    cdef uint32_t slot = find_slot(heap, id_)
-    cdef size_t at
+    cdef uint32_t at = find_place(heap, id_)
     cdef key_t old, key
-    if slot == HEAP_NONE:
+    if at == HEAP_NONE:
         return HEAP_UNKNOWN
-    at = heap.places[slot]
     old = heap.keys[at]
     key = make_key(deadline_ns, key_rank(old))
     if old < key:
@@ -410,24 +426,21 @@ cdef inline uint8_t heap_move(
 
 cdef inline uint8_t heap_drop(heap_t *heap, uint64_t id_) noexcept nogil:
     """Forget a lease."""
-    cdef size_t bucket = find_bucket(heap, id_, hash_id(heap, id_))
-    cdef uint32_t slot
-    if heap.index[bucket] == 0:
+    cdef size_t slot = find_node(heap, id_)
+    cdef uint32_t at = heap.nodes[slot].place
+    if at == HEAP_NONE:
         return HEAP_UNKNOWN
-    slot = <uint32_t>heap.index[bucket] - 1
-    erase_bucket(heap, bucket)
-    remove_at(heap, heap.places[slot])
-    free_slot(heap, slot)
+    erase_node(heap, slot)
+    remove_at(heap, at)
     return HEAP_DONE
 
 
 cdef inline uint64_t heap_pop(heap_t *heap) noexcept nogil:
     """Remove the earliest lease and return its id; the heap is not empty."""
     cdef uint32_t slot = key_slot(heap.keys[0])
-    cdef uint64_t id_ = heap.ids[slot]
-    erase_bucket(heap, find_bucket(heap, id_, hash_id(heap, id_)))
+    cdef uint64_t id_ = heap.nodes[slot].id
+    erase_node(heap, slot)
     refill(heap, 0)
-    free_slot(heap, slot)
     return id_
 
 
@@ -437,7 +450,7 @@ cdef inline void heap_push_batch(
     cdef size_t begin = 0, end, i
     while begin < n:
         end = min(begin + HEAP_BLOCK, n)
-        prefetch_buckets(heap, ids + 8 * begin, end - begin)
+        prefetch_nodes(heap, ids + 8 * begin, end - begin, True)
         for i in range(begin, end):
             codes[i] = heap_push(heap, load64(ids, i), <int64_t>load64(deadlines_ns, i))
         begin = end
@@ -450,7 +463,7 @@ cdef inline void heap_move_batch(
     cdef size_t begin = 0, end, i
     while begin < n:
         end = min(begin + HEAP_BLOCK, n)
-        prefetch_leases(heap, ids + 8 * begin, end - begin)
+        prefetch_leases(heap, ids + 8 * begin, end - begin, False)
         for i in range(begin, end):
             codes[i] = heap_move(
                 heap, load64(ids, i), <int64_t>load64(deadlines_ns, i), lengthen_only
@@ -464,7 +477,7 @@ cdef inline void heap_drop_batch(
     cdef size_t begin = 0, end, i
     while begin < n:
         end = min(begin + HEAP_BLOCK, n)
-        prefetch_leases(heap, ids + 8 * begin, end - begin)
+        prefetch_leases(heap, ids + 8 * begin, end - begin, True)
         for i in range(begin, end):
             codes[i] = heap_drop(heap, load64(ids, i))
         begin = end
@@ -489,10 +502,10 @@ cdef inline bint heap_due(
 ) noexcept nogil:
     """Find the leases due at now_ns, at most limit; nothing changes. False: no memory.
 
-    Due keys are a tree at the root, so walking it in array order reads four keys per due lease.
+    Due keys are a tree at the root, so walking it in array order reads eight keys per due lease.
     """
     cdef key_t bound = make_key(now_ns, ~<uint64_t>1)
-    cdef size_t room = 0, at, child, first
+    cdef size_t room = 0, at, child, first, before
     memset(due, 0, sizeof(due_t))
     if heap.count == 0 or limit == 0 or bound < heap.keys[0]:
         due.all = True
@@ -508,10 +521,12 @@ cdef inline bint heap_due(
             due.count = 1
         first = HEAP_ARITY * <size_t>due.holes[at] + 1
         if first < heap.count:
+            before = due.count
             for child in range(first, first + HEAP_ARITY):
                 due.holes[due.count] = <uint32_t>child
                 due.count += not bound < heap.keys[child]
-                prefetch(&heap.keys[HEAP_ARITY * child + 1])
+            for child in range(before, due.count):
+                prefetch_children(heap, due.holes[child])
         if due.count > limit:
             due.count = limit
             return True
@@ -540,7 +555,8 @@ cdef inline bint sorted_keys(const heap_t *heap, due_t *due) noexcept nogil:
         return False
     for i in range(due.count):
         due.keys[i] = heap.keys[due.holes[i]]
-        prefetch(&heap.ids[key_slot(due.keys[i])])
+        prefetch(&heap.nodes[key_slot(due.keys[i])])
+        prefetch(&heap.nodes[key_slot(due.keys[i]) + HEAP_CLUSTER])
     sort_keys(due.keys, due.count, due.keys + due.count)
     return True
 
@@ -588,20 +604,15 @@ cdef inline void merge_keys(
 
 cdef inline void heap_pop_due(heap_t *heap, due_t *due, uint64_t *ids) noexcept nogil:
     """Remove what heap_due found and write the ids in order; the heap has not changed since."""
-    cdef size_t begin = 0, end, i
+    cdef size_t i
     if not due.all:
         for i in range(due.count):
             ids[i] = heap_pop(heap)
         return
-    while begin < due.count:
-        end = min(begin + HEAP_BLOCK, due.count)
-        for i in range(begin, end):
-            ids[i] = heap.ids[key_slot(due.keys[i])]
-        prefetch_buckets(heap, <const char *>(ids + begin), end - begin)
-        for i in range(begin, end):
-            erase_bucket(heap, find_bucket(heap, ids[i], hash_id(heap, ids[i])))
-            free_slot(heap, key_slot(due.keys[i]))
-        begin = end
+    for i in range(due.count):
+        ids[i] = heap.nodes[key_slot(due.keys[i])].id
+    for i in range(due.count):  # erasing moves nodes: their slots are true in the heap only
+        erase_node(heap, key_slot(heap.keys[due.holes[i]]))
     refill_holes(heap, due.holes, due.count)
 
 
@@ -641,7 +652,7 @@ cdef inline void refill_lanes(heap_t *heap, const uint32_t *holes, size_t lanes)
             first = HEAP_ARITY * at[lane] + 1
             if first < heap.count:
                 child = least_child(heap, first)
-                prefetch(&heap.keys[HEAP_ARITY * child + 1])
+                prefetch_children(heap, child)
                 place(heap, at[lane], heap.keys[child])
                 at[lane] = child
                 walking = True

@@ -6,7 +6,7 @@ Not thread-safe: one event loop owns a socket. Waiting is the caller's (`fileno`
 cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 cdef extern from "Python.h":
@@ -14,27 +14,19 @@ cdef extern from "Python.h":
     void PyErr_WriteUnraisable(PyObject *context)
 
 from cookie cimport load_key
-from packet cimport (
-    ICMP4_ECHO_REPLY, ICMP4_PARAMETER_PROBLEM, ICMP4_TIME_EXCEEDED, ICMP4_UNREACHABLE,
-    ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG,
-    ICMP6_UNREACHABLE, PARSE_FOREIGN, PARSE_OK,
-)
+from packet cimport PARSE_FOREIGN, PARSE_OK
 from quote cimport COOKIE_BYTES, answer_t, parse_answer
 from rc cimport check, raise_errno
 from stamps cimport await_stamping, step_timer_arm, step_timer_open, wall_sample, wall_t
 from sysnet cimport (
-    AF_INET, AF_INET6, AF_UNSPEC, IP_RECVERR, IPPROTO_ICMP, IPPROTO_ICMPV6,
-    IPPROTO_IP, IPPROTO_IPV6, IPPROTO_RAW, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_V6ONLY,
-    NETSONDE_ICMP6_FILTER, NETSONDE_ICMP_FILTER, NETSONDE_MEMINFO_DROPS, NETSONDE_MEMINFO_VARS,
-    SO_MEMINFO, SO_RCVBUF, SO_RCVBUFFORCE, SO_RXQ_OVFL, SO_TIMESTAMPNS, SOCK_CLOEXEC, SOCK_DGRAM,
-    SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET, close, connect, errno,
-    getrandom, getsockname, getsockopt, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socket, socklen_t,
+    AF_INET, AF_INET6, NETSONDE_MEMINFO_DROPS, NETSONDE_MEMINFO_VARS, SO_MEMINFO, SO_RCVBUF,
+    SO_RCVBUFFORCE, SOL_SOCKET, close, errno, getrandom, getsockopt, setsockopt, socklen_t,
 )
 from tracepump cimport (
     ANSWER_DUPLICATE, ANSWER_TRANSLATED, ANSWER_USER_CLOCK, BATCH, arrays_t, event_t, pump_t,
     queued_t, run_pump, settle_stamp,
 )
+from tracesockets cimport look_up_source, open_answers, open_probes, open_routes
 from tracetable cimport (
     ATTEMPTS_LIMIT, MATCH_FOREIGN, MATCH_FORGED, MATCH_OURS, PACKET_BYTES_MAX,
     PROBE_QUEUED, PROBE_SENT, PROBE_UNSENT, TRACES_LIMIT, build_probe, match_answer, match_t,
@@ -46,8 +38,6 @@ cdef enum:
     SECRET_BYTES = 16
     QUEUE_LIMIT = 1 << 20      # probes waiting to be sent: 16 MB
     EVENTS_LIMIT = 65536       # events of one pump: 4 MB
-    DISCARD_PORT = 9           # RFC 863; connecting a UDP socket sends nothing
-    SOL_RAW = 255              # linux/socket.h
 
 DUPLICATE = ANSWER_DUPLICATE
 USER_CLOCK = ANSWER_USER_CLOCK
@@ -89,119 +79,10 @@ cdef trace_t *live_trace(table_t *table, uint64_t handle) except NULL:
     return trace
 
 
-cdef socklen_t fill_address(
-    table_t *table, const uint8_t *address, uint32_t scope_id, sockaddr_storage *out,
-) noexcept nogil:
-    """Write a socket address with the discard port; return its length."""
-    cdef sockaddr_in *v4 = <sockaddr_in *>out
-    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>out
-    memset(out, 0, sizeof(sockaddr_storage))
-    if table.version == 4:
-        v4.sin_family = <unsigned short>AF_INET
-        v4.sin_port = <uint16_t>(DISCARD_PORT << 8)
-        memcpy(&v4.sin_addr, address, 4)
-        return sizeof(sockaddr_in)
-    v6.sin6_family = <unsigned short>AF_INET6
-    v6.sin6_port = <uint16_t>(DISCARD_PORT << 8)
-    v6.sin6_scope_id = scope_id
-    memcpy(&v6.sin6_addr, address, 16)
-    return sizeof(sockaddr_in6)
-
-
-cdef int look_up_source(
-    table_t *table, int fd, const uint8_t *destination, uint32_t scope_id, uint8_t *source,
-) noexcept nogil:
-    """Ask the kernel which source address it would use; 0 or errno."""
-    cdef sockaddr_storage address
-    cdef socklen_t length = sizeof(sockaddr_storage)
-    memset(&address, 0, sizeof(address))
-    (<sockaddr *>&address).sa_family = <unsigned short>AF_UNSPEC
-    # Undo the last answer: a connected socket keeps its source (connect(2), "dissolve").
-    connect(fd, <sockaddr *>&address, sizeof(sockaddr))
-    length = fill_address(table, destination, scope_id, &address)
-    if connect(fd, <sockaddr *>&address, length) < 0:
-        return errno
-    length = sizeof(sockaddr_storage)
-    if getsockname(fd, <sockaddr *>&address, &length) < 0:
-        return errno
-    if table.version == 4:
-        memcpy(source, &(<sockaddr_in *>&address).sin_addr, 4)
-    else:
-        memcpy(source, &(<sockaddr_in6 *>&address).sin6_addr, 16)
-    return 0
-
-
-cdef int set_int(int fd, int level, int name, int value, str what) except -1:
-    return check(setsockopt(fd, level, name, &value, sizeof(value)), what)
-
-
-cdef int open_answers(int version) except -1:
-    """Open the receiving socket: filtered to what can be an answer, stamped by the kernel."""
-    cdef uint32_t blocked[8]
-    cdef uint32_t types[5]
-    cdef int n = 4
-    cdef int fd, i
-    memset(blocked, 0xFF, sizeof(blocked))
-    if version == 4:
-        types[:] = [ICMP4_ECHO_REPLY, ICMP4_UNREACHABLE, ICMP4_TIME_EXCEEDED,
-                    ICMP4_PARAMETER_PROBLEM, ICMP4_ECHO_REPLY]
-        fd = check(socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_ICMP),
-                   "open raw ICMP socket")
-    else:
-        n = 5
-        types[:] = [ICMP6_ECHO_REPLY, ICMP6_UNREACHABLE, ICMP6_TIME_EXCEEDED,
-                    ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG]
-        fd = check(socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_ICMPV6),
-                   "open raw ICMPv6 socket")
-    for i in range(n):
-        blocked[types[i] >> 5] &= ~(<uint32_t>1 << (types[i] & 31))
-    try:
-        if version == 4:
-            check(setsockopt(fd, SOL_RAW, NETSONDE_ICMP_FILTER, blocked, sizeof(uint32_t)),
-                  "set ICMP_FILTER")
-        else:
-            check(setsockopt(fd, IPPROTO_ICMPV6, NETSONDE_ICMP6_FILTER, blocked, sizeof(blocked)),
-                  "set ICMP6_FILTER")
-            set_int(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1, "set IPV6_RECVHOPLIMIT")
-        set_int(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1, "set SO_TIMESTAMPNS")
-        set_int(fd, SOL_SOCKET, SO_RXQ_OVFL, 1, "set SO_RXQ_OVFL")
-    except OSError:
-        close(fd)
-        raise
-    return fd
-
-
-cdef int open_probes(int version) except -1:
-    """Open the sending socket: it takes packets with our header and owns up to local drops."""
-    cdef int fd
-    if version == 4:
-        fd = check(socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW),
-                   "open raw IPv4 socket")
-    else:
-        fd = check(socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW),
-                   "open raw IPv6 socket")
-    try:
-        if version == 4:
-            set_int(fd, IPPROTO_IP, IP_RECVERR, 1, "set IP_RECVERR")
-        else:
-            set_int(fd, IPPROTO_IPV6, IPV6_RECVERR, 1, "set IPV6_RECVERR")
-    except OSError:
-        close(fd)
-        raise
-    return fd
-
-
-cdef int open_routes(int version) except -1:
-    """Open the socket that is only asked for source addresses."""
-    cdef int fd
-    if version == 4:
-        return check(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "open UDP socket")
-    fd = check(socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0), "open UDP socket")
-    try:
-        set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, "set IPV6_V6ONLY")
-    except OSError:
-        close(fd)
-        raise
+cdef int opened(int fd, const char **step) except -1:
+    """Return fd, or raise for errno when the step of opening it failed."""
+    if fd < 0:
+        raise_errno(errno, step[0].decode("ascii"))
     return fd
 
 
@@ -231,6 +112,7 @@ cdef class TraceSocket:
     cdef table_t _table
     cdef pump_t _pump
     cdef int _routes_fd
+    cdef uint32_t _events_room
     cdef bint _is_open
     cdef bint _is_pumping
 
@@ -260,15 +142,17 @@ cdef class TraceSocket:
 
     cdef int _open(self, int receive_buffer_bytes) except -1:
         cdef int version = self._table.version
+        cdef const char *step = NULL
         self._is_open = True
         try:
-            self._pump.rx_fd = open_answers(version)
-            self._pump.tx_fd = open_probes(version)
-            self._routes_fd = open_routes(version)
+            self._pump.rx_fd = opened(open_answers(
+                version, self._table.ident_base, self._table.traces_max, &step), &step)
+            self._pump.tx_fd = opened(open_probes(version, &step), &step)
+            self._routes_fd = opened(open_routes(version, &step), &step)
             if setsockopt(self._pump.rx_fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer_bytes,
                           sizeof(receive_buffer_bytes)) < 0:
-                set_int(self._pump.rx_fd, SOL_SOCKET, SO_RCVBUF, receive_buffer_bytes,
-                        "set SO_RCVBUF")
+                check(setsockopt(self._pump.rx_fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer_bytes,
+                                 sizeof(receive_buffer_bytes)), "set SO_RCVBUF")
             self._pump.step_fd = check(step_timer_open(), "open clock-step timer")
             check(step_timer_arm(self._pump.step_fd), "arm clock-step timer")
         except OSError:
@@ -421,11 +305,7 @@ cdef class TraceSocket:
         """
         self._require_ready()
         require_range("limit", limit, BATCH, EVENTS_LIMIT)
-        # One batch more: sending and receiving both ask for a batch of room first.
-        self._pump.events_max = <uint32_t>limit
-        self._pump.events = <event_t *>calloc(<size_t>limit + BATCH, sizeof(event_t))
-        if self._pump.events == NULL:
-            raise MemoryError
+        self._reserve(<uint32_t>limit)
         self._is_pumping = True
         try:
             with nogil:
@@ -433,8 +313,18 @@ cdef class TraceSocket:
             return self._collect()
         finally:
             self._is_pumping = False
-            free(self._pump.events)
-            self._pump.events = NULL
+
+    cdef int _reserve(self, uint32_t limit) except -1:
+        """Make room for limit events; the room is kept from pump to pump."""
+        cdef event_t *events
+        if limit > self._events_room:
+            events = <event_t *>realloc(self._pump.events, limit * sizeof(event_t))
+            if events == NULL:
+                raise MemoryError
+            self._pump.events = events
+            self._events_room = limit
+        self._pump.events_max = limit
+        return 0
 
     cdef tuple _collect(self):
         cdef list answers = []
@@ -502,6 +392,7 @@ cdef class TraceSocket:
             warn_unclosed()
         table_free(&self._table)
         free(self._pump.queue)
+        free(self._pump.events)
         free(self._pump.arrays)
 
 

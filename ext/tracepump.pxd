@@ -3,7 +3,7 @@
 Two sockets per family. Probes leave through an IPPROTO_RAW socket with a header of ours and
 IP_RECVERR, without which a raw socket hides that its packet was dropped on a full queue (raw(7)).
 Answers come in through a raw ICMP socket without IP_RECVERR: with it every ICMP error would be
-queued a second time, and make the next send fail.
+queued a second time, and reported in place of the next packet.
 
 Receive stamps are the kernel's, CLOCK_REALTIME, brought to CLOCK_MONOTONIC with the offset of this
 pump. Where the wall clock stepped meanwhile the instant of the receive call is used and marked.

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, Self
 
 import pytest
@@ -165,6 +166,24 @@ def test_flow_is_what_the_packets_carry(version: int) -> None:
     assert [int.from_bytes(each[2:4], "big") for each in requests] == [checksum] * 3
     assert len({each[4:6] for each in requests}) == 1
     assert len({each[6:8] for each in requests}) == 3
+
+
+@pytest.mark.raw
+@FAMILIES
+def test_pings_of_others_do_not_reach_us(version: int) -> None:
+    with ExitStack() as stack:
+        # Identifiers are drawn: one listener in 65536 draws the pinger's.
+        ours = [stack.enter_context(TraceSocket(FAMILY[version], traces_max=1)) for _ in range(3)]
+        theirs = stack.enter_context(TraceSocket(FAMILY[version], traces_max=1))
+        handle = begin(theirs, version, LOOPBACK[version], last_ttl=255)
+        theirs.submit(handle, 0, bytes(range(1, 256)))
+        pump_until(theirs, lambda answers: len(answers) == 255)
+        for sock in ours:
+            sock.pump()
+        received = sorted(sock.counters()["received"] for sock in ours)
+
+        assert received[:2] == [0, 0]
+        assert [sock.counters()["rx_drops"] for sock in ours] == [0, 0, 0]
 
 
 @pytest.mark.raw

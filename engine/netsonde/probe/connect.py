@@ -70,10 +70,13 @@ class IcmpError(NamedTuple):
 
 def queue_icmp_errors(sock: socket.socket) -> None:
     """Ask the kernel to keep the ICMP errors that arrive for sock."""
+    sock.setsockopt(*_error_queue(sock), 1)
+
+
+def _error_queue(sock: socket.socket) -> tuple[int, int]:
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        return socket.IPPROTO_IPV6, _IPV6_RECVERR
+    return socket.IPPROTO_IP, _IP_RECVERR
 
 
 def queued_icmp_error(sock: socket.socket) -> IcmpError | None:
@@ -235,6 +238,8 @@ class Dialer:
             # A free ephemeral port can meet itself (simultaneous open): nobody listens there.
             attempt.failure = explain(errno.ECONNREFUSED, local=False)
         else:
+            # On a connection that stands, an ICMP error is no reason to give it up.
+            sock.setsockopt(*_error_queue(sock), 0)
             attempt.sock = sock
             attempt.local = sock.getsockname()[0]
             _read_tcp_info(attempt, sock)

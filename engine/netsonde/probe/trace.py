@@ -56,6 +56,7 @@ class TraceProber:
             ResolveError, TargetDeniedError: likewise.
         """
         started_ns = self._clock.monotonic_ns()
+        record.env.setdefault("policy_version", self._resolver.policy.version)
         result = _empty_result(spec)
         try:
             addresses = await self._resolver.addresses(spec.host, spec.family)
@@ -139,6 +140,8 @@ def _judge(path: Path, result: dict[str, Any], record: Recorder) -> None:
     if path.stop is Stop.COMPLETED:
         record.ok()
         return
+    if path.stop is Stop.TX_ERROR:
+        result["status"] = "error"
     if path.stop is Stop.UNREACHABLE:
         result["unreachable"] = _refusal_value(path)
     verdict = _verdict(path)
@@ -253,7 +256,8 @@ def _hop_value(path: Path, hop: Hop) -> dict[str, Any]:
     answer = hop.answer
     value: dict[str, Any] = {"ttl": hop.ttl}
     if answer is not None:
-        value |= {"address": answer.address, "rtt_ms": answer.rtt_ns / NS_PER_MS}
+        value["address"] = answer.address
+        value["rtt_ms"] = answer.rtt_ns / NS_PER_MS
     value["protocol"] = "icmp"
     value["success"] = answer is not None
     value["reached_destination"] = answer is not None and path.is_echo(answer)

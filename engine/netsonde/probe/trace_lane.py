@@ -15,6 +15,8 @@ from netsonde.clock import Clock
 from netsonde.probe.targets import socket_address
 from netsonde.probe.trace_path import BURST_GAP_NS, Answer, Path, Refusal
 
+PUMP_EVENTS_MAX = 4096  # of one native pump; bounds the time the loop is held
+PUMPS_MAX = 4  # in a row: more than the receive buffer holds
 TRACES_MAX = 4096  # live at once per family, further ones wait; 1/16 of the ICMP identifiers
 
 
@@ -61,8 +63,8 @@ class TraceEngine(Protocol):
         """Queue probes; return how many fitted."""
         ...
 
-    def pump(self) -> tuple[list[Any], list[Any]]:
-        """Send and receive; return answers and refusals as tuples."""
+    def pump(self, limit: int) -> tuple[list[Any], list[Any]]:
+        """Send and receive; return at most limit answers and refusals as tuples."""
         ...
 
     def counters(self) -> dict[str, int]:
@@ -100,7 +102,9 @@ class TraceRun:
                 return
             self._wakes_ns = wake_ns
             self._changed.clear()
-            await clock.wait(self._changed, max(wake_ns - now_ns, BURST_GAP_NS))
+            if not await clock.wait(self._changed, max(wake_ns - now_ns, BURST_GAP_NS)):
+                # When the loop lags, an answer in time may wait behind this timer.
+                self._lane.pump()
 
     def step(self) -> None:
         """Hand over what is due; wake the coroutine if it sleeps too long now."""
@@ -126,7 +130,7 @@ class TraceLane:
         self._pending: asyncio.Handle | None = None
         self._is_closed = False
         self._is_stuck = False  # the send buffer is full, and the loop tells when it is not
-        self._loop.add_reader(engine.fileno(), self._pump)
+        self._loop.add_reader(engine.fileno(), self.pump)
 
     async def begin(self, address: str, path: Path, attempts: int) -> TraceRun:
         """Take a slot for a trace to a vetted address, waiting for one when all are taken.
@@ -170,7 +174,7 @@ class TraceLane:
         taken = self.engine.submit(run.trace, attempt, ttls)
         self._unconfirmed.add(run)
         if self._pending is None:
-            self._pending = self._loop.call_soon(self._pump)
+            self._pending = self._loop.call_soon(self.pump)
         return taken
 
     def close(self) -> None:
@@ -182,13 +186,28 @@ class TraceLane:
         self._loop.remove_writer(self.engine.send_fileno())
         self.engine.close()
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Send what is queued, give what came to its trace, and hand over what is due then."""
+        if self._is_closed:
+            return
         if self._pending is not None:
             self._pending.cancel()
             self._pending = None
-        answers, refusals = self.engine.pump()
         touched = self._unconfirmed
         self._unconfirmed = set()
+        for _ in range(PUMPS_MAX):
+            answers, refusals = self.engine.pump(PUMP_EVENTS_MAX)
+            touched |= self._take(answers, refusals)
+            if len(answers) + len(refusals) < PUMP_EVENTS_MAX // 2:
+                break
+        for run in touched:
+            self._confirm(run)
+            run.step()
+        self._watch_sending()
+
+    def _take(self, answers: list[Any], refusals: list[Any]) -> set[TraceRun]:
+        """Give each event to its trace; return those that got one."""
+        touched = set()
         for answer in map(Answer._make, answers):
             if (run := self._runs.get(answer.trace)) is not None:
                 run.path.take_answer(answer)
@@ -197,15 +216,12 @@ class TraceLane:
             if (run := self._runs.get(refusal.trace)) is not None:
                 run.path.take_refusal(refusal)
                 touched.add(run)
-        for run in touched:
-            self._confirm(run)
-            run.step()
-        self._watch_sending()
+        return touched
 
     def _watch_sending(self) -> None:
         is_stuck = self.engine.queued > 0 and self._pending is None
         if is_stuck and not self._is_stuck:
-            self._loop.add_writer(self.engine.send_fileno(), self._pump)
+            self._loop.add_writer(self.engine.send_fileno(), self.pump)
         elif self._is_stuck and not is_stuck:
             self._loop.remove_writer(self.engine.send_fileno())
         self._is_stuck = is_stuck

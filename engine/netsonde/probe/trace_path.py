@@ -7,7 +7,7 @@ its own, so answers may come in any order and each retry is timed by itself.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import ip_address
+from socket import AF_INET, AF_INET6, inet_ntop
 from typing import NamedTuple
 
 from netsonde.clock import NS_PER_MS
@@ -74,7 +74,8 @@ class Answer(NamedTuple):
     @property
     def address(self) -> str:
         """The responder as text."""
-        return str(ip_address(self.responder))
+        family = AF_INET if len(self.responder) == 4 else AF_INET6
+        return inet_ntop(family, self.responder)
 
 
 class Refusal(NamedTuple):
@@ -131,7 +132,9 @@ class Path:
         self._refused_ttls: list[int] = []
         self._expired_ttl = 0  # the highest TTL that expired on the way
         self._expired_at: dict[bytes, list[int]] = {}  # responder: TTLs
+        self._loop_runs = 1  # separate TTLs of the router met most often
         self.reached: Hop | None = None  # the lowest TTL the destination answered
+        self.end_ttl: int | None = None  # where the path is known to end
         self.sent = self.late = self.duplicates = self.tx_errors = 0
         self.is_translated = False
         self.is_user_clock = False
@@ -236,9 +239,18 @@ class Path:
                 self.reached = hop
         elif answer.icmp_type == self._time_exceeded:
             self._expired_ttl = max(self._expired_ttl, hop.ttl)
-            self._expired_at.setdefault(answer.responder, []).append(hop.ttl)
+            self._note_expiry(answer.responder, hop.ttl)
         else:
             self._refused_ttls.append(hop.ttl)
+        end = self.reached or self.refused
+        self.end_ttl = end.ttl if end else None
+
+    def _note_expiry(self, responder: bytes, ttl: int) -> None:
+        ttls = self._expired_at.setdefault(responder, [])
+        ttls.append(ttl)
+        if len(ttls) > 1:
+            # A TTL that answers later may join two runs, so all are counted again.
+            self._loop_runs = max(map(_separate, self._expired_at.values()))
 
     def take_refusal(self, refusal: Refusal) -> None:
         """Note that the kernel did not take a probe; the hop is asked again as after a loss."""
@@ -259,19 +271,13 @@ class Path:
     @property
     def refused(self) -> Hop | None:
         """The lowest TTL at which a router refused and beyond which no TTL expired."""
-        beyond = [ttl for ttl in self._refused_ttls if ttl > self._expired_ttl]
-        return self._hop(min(beyond)) if beyond else None
+        ttl = min((ttl for ttl in self._refused_ttls if ttl > self._expired_ttl), default=None)
+        return None if ttl is None else self._hop(ttl)
 
     @property
     def farthest(self) -> Hop | None:
         """The last hop that answered."""
         return self._hop(self._farthest_ttl) if self._farthest_ttl >= self.first_ttl else None
-
-    @property
-    def end_ttl(self) -> int | None:
-        """The TTL at which the path is known to end."""
-        end = self.reached or self.refused
-        return end.ttl if end else None
 
     @property
     def horizon(self) -> int:
@@ -287,11 +293,6 @@ class Path:
     def has_loop(self) -> bool:
         """Whether one router answered at two TTLs and not at one between them."""
         return self._loop_runs > 1
-
-    @property
-    def _loop_runs(self) -> int:
-        shared = (ttls for ttls in self._expired_at.values() if len(ttls) > 1)
-        return max(map(_separate, shared), default=1)
 
     def is_done(self, now_ns: int) -> bool:
         """Whether nothing that is still to come could change the path."""

@@ -231,6 +231,19 @@ async def test_late_and_duplicate_answers_are_told_and_not_believed(world: World
     assert value["hops"][1]["error"] == "timeout"
 
 
+async def test_answer_in_time_that_is_read_after_the_timeout_counts(world: World) -> None:
+    world.plan(straight([], TARGET, rtt_ms=1400))
+    spec = TraceSpec(host="target.example", max_hops=1, probes_per_hop=1, timeout_ms=1500)
+    record = world.recorder()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(measure(world.prober, spec, record))
+        await world.clock.advance(1501 * NS_PER_MS)  # and nobody rings: the loop is late
+        assert task.done()
+
+    assert record.measurement().outcome is Outcome.OK
+    assert seen(record.measurement())["hops"][0]["rtt_ms"] == 1400.0
+
+
 async def test_unreachable_says_who_and_why(world: World) -> None:
     def plan(ttl: int, attempt: int) -> list[Reply]:
         if ttl < 3:
@@ -331,6 +344,7 @@ async def test_packets_the_kernel_refuses_are_no_loss(world: World) -> None:
     assert measurement.error is not None
     assert measurement.error.reason == Reason.TX_ERROR
     assert (value["stop_reason"], value["sent"], value["protocols"]) == ("tx_error", 0, [])
+    assert value["status"] == "error"
     assert value["tx_errors"] > 0
     assert value["hops"][0]["error"].startswith("tx_error: ")
 

@@ -347,6 +347,29 @@ def test_translation_is_remembered() -> None:
     assert path.is_translated
 
 
+def simulate(path: Path, distance: int, silent: set[int], rtts_ms: list[int]) -> None:
+    """Run a path to its end over a network of one router per TTL."""
+    on_the_way: list[tuple[int, Answer]] = []
+    now_ns = START_NS
+    for _ in range(5000):
+        for attempt, burst in send(path, now_ns):
+            for ttl in set(burst) - silent:
+                address = TARGET if ttl >= distance else router(ttl)
+                rtt_ns = rtts_ms[ttl] * NS_PER_MS
+                came = answer(ttl, address, attempt=attempt, rtt_ns=rtt_ns)
+                on_the_way.append((now_ns + rtt_ns, came))
+        wake_ns = path.wake_ns(now_ns)
+        if wake_ns is None:
+            return
+        on_the_way.sort(key=lambda item: item[0])
+        now_ns = max(now_ns + 1, wake_ns)
+        if on_the_way:
+            now_ns = min(now_ns, on_the_way[0][0])
+        while on_the_way and on_the_way[0][0] <= now_ns:
+            path.take_answer(on_the_way.pop(0)[1])
+    raise AssertionError("the path does not end")
+
+
 @given(
     distance=st.integers(1, 40),
     silent=st.sets(st.integers(1, 40), max_size=6),
@@ -359,26 +382,7 @@ def test_trace_ends_and_tells_the_truth(
 ) -> None:
     path = make_path(max_hops=40, probes_per_hop=probes_per_hop, gap_limit=gap_limit)
     silent.discard(distance)
-    on_the_way: list[tuple[int, Answer]] = []
-    now_ns = START_NS
-    for _ in range(5000):
-        for attempt, burst in send(path, now_ns):
-            for ttl in set(burst) - silent:
-                address = TARGET if ttl >= distance else router(ttl)
-                rtt_ns = rtts_ms[ttl] * NS_PER_MS
-                came = answer(ttl, address, attempt=attempt, rtt_ns=rtt_ns)
-                on_the_way.append((now_ns + rtt_ns, came))
-        wake_ns = path.wake_ns(now_ns)
-        if wake_ns is None:
-            break
-        on_the_way.sort(key=lambda item: item[0])
-        next_ns = max(wake_ns, now_ns + 1)
-        if on_the_way and on_the_way[0][0] <= next_ns:
-            next_ns, came = on_the_way.pop(0)
-            path.take_answer(came)
-        now_ns = max(now_ns, next_ns)
-    else:
-        raise AssertionError("the path does not end")
+    simulate(path, distance, silent, rtts_ms)
 
     assert all(hop.attempts <= probes_per_hop for hop in path.up_to(40))
     assert path.late == 0

@@ -1,0 +1,209 @@
+"""Open the sockets of traces, and ask the kernel for source addresses.
+
+Each opener returns a descriptor, or -1 with errno and the step that failed.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from packet cimport (
+    ICMP4_ECHO_REPLY, ICMP4_PARAMETER_PROBLEM, ICMP4_TIME_EXCEEDED, ICMP4_UNREACHABLE,
+    ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG,
+    ICMP6_UNREACHABLE,
+)
+from sysnet cimport (
+    AF_INET, AF_INET6, AF_UNSPEC, IP_RECVERR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP,
+    IPPROTO_IPV6, IPPROTO_RAW, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_V6ONLY,
+    NETSONDE_ICMP6_FILTER, NETSONDE_ICMP_FILTER, SO_RXQ_OVFL, SO_TIMESTAMPNS, SOCK_CLOEXEC,
+    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET, close, connect, errno, getsockname,
+    setsockopt, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
+)
+from tracetable cimport table_t
+
+cdef extern from *:
+    """
+    #include <linux/filter.h>
+    #ifndef SO_ATTACH_FILTER
+    #define SO_ATTACH_FILTER 26
+    #endif
+    """
+    ctypedef struct sock_filter "struct sock_filter":
+        uint16_t code
+        uint8_t jt
+        uint8_t jf
+        uint32_t k
+    ctypedef struct sock_fprog "struct sock_fprog":
+        unsigned short len
+        sock_filter *filter
+    int SO_ATTACH_FILTER
+    int BPF_LD, BPF_LDX, BPF_ALU, BPF_JMP, BPF_RET
+    int BPF_B, BPF_H, BPF_IND, BPF_MSH, BPF_IMM, BPF_K, BPF_SUB, BPF_AND, BPF_JEQ, BPF_JGE
+
+cdef enum:
+    DISCARD_PORT = 9     # RFC 863; connecting a UDP socket sends nothing
+    SOL_RAW = 255        # linux/socket.h
+    FILTER_STEPS = 9
+    WHOLE_PACKET = 0xFFFF
+
+
+cdef inline int fail(int fd, const char **step, const char *name) noexcept nogil:
+    """Close fd, keep errno, name the step; return -1."""
+    cdef int code = errno
+    if fd >= 0:
+        close(fd)
+    (&errno)[0] = code
+    step[0] = name
+    return -1
+
+
+cdef inline int set_on(int fd, int level, int name) noexcept nogil:
+    cdef int on = 1
+    return setsockopt(fd, level, name, &on, sizeof(on))
+
+
+cdef inline void set_step(
+    sock_filter *step, int code, uint32_t k, uint8_t if_true, uint8_t if_false,
+) noexcept nogil:
+    step.code = <uint16_t>code
+    step.k = k
+    step.jt = if_true
+    step.jf = if_false
+
+
+cdef inline int filter_echo_replies(
+    int fd, int version, uint16_t ident_base, uint32_t idents,
+) noexcept nogil:
+    """Let echo replies in only with an identifier of ours: pings on this host have many others.
+
+    IPv4 packets begin with their header, whose length goes to X; ICMPv6 ones with the message.
+    """
+    cdef sock_filter steps[FILTER_STEPS]
+    cdef sock_fprog program
+    if version == 4:
+        set_step(&steps[0], BPF_LDX | BPF_B | BPF_MSH, 0, 0, 0)
+    else:
+        set_step(&steps[0], BPF_LDX | BPF_IMM, 0, 0, 0)
+    set_step(&steps[1], BPF_LD | BPF_B | BPF_IND, 0, 0, 0)
+    set_step(&steps[2], BPF_JMP | BPF_JEQ | BPF_K,
+             ICMP4_ECHO_REPLY if version == 4 else ICMP6_ECHO_REPLY, 0, 4)  # else accept
+    set_step(&steps[3], BPF_LD | BPF_H | BPF_IND, 4, 0, 0)
+    set_step(&steps[4], BPF_ALU | BPF_SUB | BPF_K, ident_base, 0, 0)
+    set_step(&steps[5], BPF_ALU | BPF_AND | BPF_K, 0xFFFF, 0, 0)
+    set_step(&steps[6], BPF_JMP | BPF_JGE | BPF_K, idents, 1, 0)  # drop
+    set_step(&steps[7], BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
+    set_step(&steps[8], BPF_RET | BPF_K, 0, 0, 0)
+    program.len = FILTER_STEPS
+    program.filter = steps
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program))
+
+
+cdef inline int filter_types(int fd, int version) noexcept nogil:
+    """Let in only what can be an answer."""
+    cdef uint32_t blocked[8]
+    cdef uint32_t types[5]
+    cdef int i
+    memset(blocked, 0xFF, sizeof(blocked))
+    if version == 4:
+        types[:] = [ICMP4_ECHO_REPLY, ICMP4_UNREACHABLE, ICMP4_TIME_EXCEEDED,
+                    ICMP4_PARAMETER_PROBLEM, ICMP4_ECHO_REPLY]
+    else:
+        types[:] = [ICMP6_ECHO_REPLY, ICMP6_UNREACHABLE, ICMP6_TIME_EXCEEDED,
+                    ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG]
+    for i in range(5):
+        blocked[types[i] >> 5] &= ~(<uint32_t>1 << (types[i] & 31))
+    if version == 4:
+        return setsockopt(fd, SOL_RAW, NETSONDE_ICMP_FILTER, blocked, sizeof(uint32_t))
+    return setsockopt(fd, IPPROTO_ICMPV6, NETSONDE_ICMP6_FILTER, blocked, sizeof(blocked))
+
+
+cdef inline int open_answers(
+    int version, uint16_t ident_base, uint32_t idents, const char **step,
+) noexcept nogil:
+    """Open the receiving socket: filtered to what can be an answer, stamped by the kernel."""
+    cdef int fd
+    if version == 4:
+        fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_ICMP)
+    else:
+        fd = socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_ICMPV6)
+    if fd < 0:
+        return fail(fd, step, "open raw ICMP socket" if version == 4 else "open raw ICMPv6 socket")
+    if filter_types(fd, version) < 0:
+        return fail(fd, step, "set ICMP type filter")
+    # With every identifier ours there is nothing to filter.
+    if idents <= 0xFFFF and filter_echo_replies(fd, version, ident_base, idents) < 0:
+        return fail(fd, step, "set SO_ATTACH_FILTER")
+    if version == 6 and set_on(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT) < 0:
+        return fail(fd, step, "set IPV6_RECVHOPLIMIT")
+    if set_on(fd, SOL_SOCKET, SO_TIMESTAMPNS) < 0:
+        return fail(fd, step, "set SO_TIMESTAMPNS")
+    if set_on(fd, SOL_SOCKET, SO_RXQ_OVFL) < 0:
+        return fail(fd, step, "set SO_RXQ_OVFL")
+    return fd
+
+
+cdef inline int open_probes(int version, const char **step) noexcept nogil:
+    """Open the sending socket: it takes packets with our header and owns up to local drops."""
+    cdef int fd
+    if version == 4:
+        fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW)
+    else:
+        fd = socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW)
+    if fd < 0:
+        return fail(fd, step, "open raw IP socket")
+    if version == 4 and set_on(fd, IPPROTO_IP, IP_RECVERR) < 0:
+        return fail(fd, step, "set IP_RECVERR")
+    if version == 6 and set_on(fd, IPPROTO_IPV6, IPV6_RECVERR) < 0:
+        return fail(fd, step, "set IPV6_RECVERR")
+    return fd
+
+
+cdef inline int open_routes(int version, const char **step) noexcept nogil:
+    """Open the socket that is only asked for source addresses."""
+    cdef int fd = socket(AF_INET if version == 4 else AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+    if fd < 0:
+        return fail(fd, step, "open UDP socket")
+    if version == 6 and set_on(fd, IPPROTO_IPV6, IPV6_V6ONLY) < 0:
+        return fail(fd, step, "set IPV6_V6ONLY")
+    return fd
+
+
+cdef inline socklen_t fill_address(
+    const table_t *table, const uint8_t *address, uint32_t scope_id, sockaddr_storage *out,
+) noexcept nogil:
+    """Write a socket address with the discard port; return its length."""
+    cdef sockaddr_in *v4 = <sockaddr_in *>out
+    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>out
+    memset(out, 0, sizeof(sockaddr_storage))
+    if table.version == 4:
+        v4.sin_family = <unsigned short>AF_INET
+        v4.sin_port = <uint16_t>(DISCARD_PORT << 8)
+        memcpy(&v4.sin_addr, address, 4)
+        return sizeof(sockaddr_in)
+    v6.sin6_family = <unsigned short>AF_INET6
+    v6.sin6_port = <uint16_t>(DISCARD_PORT << 8)
+    v6.sin6_scope_id = scope_id
+    memcpy(&v6.sin6_addr, address, 16)
+    return sizeof(sockaddr_in6)
+
+
+cdef inline int look_up_source(
+    const table_t *table, int fd, const uint8_t *destination, uint32_t scope_id, uint8_t *source,
+) noexcept nogil:
+    """Ask the kernel which source address it would use; 0 or errno."""
+    cdef sockaddr_storage address
+    cdef socklen_t length = sizeof(sockaddr_storage)
+    memset(&address, 0, sizeof(address))
+    (<sockaddr *>&address).sa_family = <unsigned short>AF_UNSPEC
+    # Undo the last answer: a connected socket keeps its source (connect(2), "dissolve").
+    connect(fd, <sockaddr *>&address, sizeof(sockaddr))
+    length = fill_address(table, destination, scope_id, &address)
+    if connect(fd, <sockaddr *>&address, length) < 0:
+        return errno
+    length = sizeof(sockaddr_storage)
+    if getsockname(fd, <sockaddr *>&address, &length) < 0:
+        return errno
+    if table.version == 4:
+        memcpy(source, &(<sockaddr_in *>&address).sin_addr, 4)
+    else:
+        memcpy(source, &(<sockaddr_in6 *>&address).sin6_addr, 16)
+    return 0
