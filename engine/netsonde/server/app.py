@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from netsonde.clock import NS_PER_S, Clock, SystemClock
-from netsonde.errors import ConfigError, ErrorCode, RequestError
+from netsonde.errors import ConfigError, ErrorCode, RequestError, StorageError
 from netsonde.server.api import Api, ApiRequest, ApiResponse, problem
 from netsonde.server.background import schedule_forever, sweep_forever
 from netsonde.server.config import ServerConfig, endpoint
@@ -92,10 +92,18 @@ async def serve(config: ServerConfig, clock: Clock | None = None) -> AsyncIterat
             plane.close()
             await agents.stop()
             await operators.stop()
-            await plane.registry.flush_seen(at_once=True)
-            await plane.housekeep()
+            await _persist(plane)
     finally:
         await plane.writer.close()
+
+
+async def _persist(plane: ControlPlane) -> None:
+    """Write down what is kept in memory between times; nothing of it was promised to anybody."""
+    try:
+        await plane.registry.flush_seen(at_once=True)
+        await plane.housekeep()
+    except (RequestError, StorageError) as error:
+        _log.warning("at shutdown: %s", error, extra={"action": "persist_failed"})
 
 
 def open_plane(
@@ -174,7 +182,7 @@ class _Listener:
         return _response(answer)
 
     async def _read(self, request: web.BaseRequest, received_ns: int) -> ApiRequest:
-        path = request.path
+        path = _text(request.path)
         limit = self._api.body_limit(request.method, path)
         if (request.content_length or 0) > limit:
             raise _too_large(limit)
@@ -183,14 +191,19 @@ class _Listener:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             # What was written is not yet the answer.
             request.writer.output_size = 0
-        query = parse_qsl(
-            request.query_string, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX
-        )
+        try:
+            query = parse_qsl(
+                request.query_string, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX
+            )
+        except ValueError as error:
+            raise RequestError(
+                ErrorCode.VALIDATION, f"at most {QUERY_FIELDS_MAX} parameters are allowed"
+            ) from error
         body = await self._read_body(request, limit) if request.can_read_body else b""
         return ApiRequest(
             method=request.method,
             path=path,
-            headers={name.lower(): value for name, value in request.headers.items()},
+            headers={name.lower(): _text(value) for name, value in request.headers.items()},
             query=query,
             body=body,
             received_ns=received_ns,
@@ -249,6 +262,11 @@ class _Protocol(RequestHandler):
 
 def _response(answer: ApiResponse) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
+
+
+def _text(value: str) -> str:
+    """Replace bytes that are no UTF-8, which aiohttp hands on as surrogates."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _first_line(message: str | None) -> str:

@@ -22,6 +22,9 @@ from netsonde.server.store.base import DeadLetter, NewResult
 OUTCOME_MAX_CHARS = 64  # of an outcome newer than this server
 
 
+_TAKEN = frozenset({ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED})
+
+
 class _Answer(Struct, frozen=True):
     status: ReportStatus
     error: str | None = None
@@ -76,14 +79,16 @@ class ReportGroup:
         owners = store.result_owners(rest) if rest else {}
         rest -= owners.keys()
         dead = store.dead_by_lease(rest) if rest else {}
-        seen: set[int] = set()
+        decided: dict[int, _Answer] = {}
         for item in self._items:
-            if item.problem is None and item.lease_id in seen:
-                self._answers.append(_Answer(ReportStatus.DUPLICATE))
-                continue
-            answer = self._decide(item, held, owners, dead, now_ns)
-            if answer.status in (ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED):
-                seen.add(item.lease_id)
+            earlier = decided.get(item.lease_id) if item.problem is None else None
+            if earlier is None:
+                answer = self._decide(item, held, owners, dead, now_ns)
+            else:
+                is_taken = earlier.status in _TAKEN
+                answer = _Answer(ReportStatus.DUPLICATE) if is_taken else earlier
+            if answer.status is not ReportStatus.INVALID:
+                decided.setdefault(item.lease_id, answer)
             self._answers.append(answer)
         self._write(store, now_ns)
 

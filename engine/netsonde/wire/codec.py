@@ -120,6 +120,8 @@ def is_too_deep(body: bytes, limit: int = JSON_DEPTH_MAX) -> bool:
     Each pass over the bare brackets removes the innermost level, so that the work is done by
     bytes.replace and not by a loop over characters.
     """
+    if body.count(b"[") + body.count(b"{") <= limit:  # too few to nest that deep
+        return False
     brackets = _STRING.sub(b"", body).translate(_ROUND_TO_SQUARE, _BRACKETS_ONLY)
     for _ in range(limit):
         if not brackets:

@@ -118,9 +118,10 @@ async def test_a_missing_hostname_is_minted(memory: Caller) -> None:
 
 
 async def test_tokens_survive_a_restart_hashed(tmp_path: Path) -> None:
-    for caller in callers("sqlite", tmp_path):
-        agent = await caller.register()
-        await agent.claim()
+    before = callers("sqlite", tmp_path)
+    agent = await next(before).register()
+    await agent.claim()
+    assert next(before, None) is None, "closed"
     assert agent.token.encode() not in (tmp_path / "server.db").read_bytes()
     for again in callers("sqlite", tmp_path):
         status, _, _ = await again.agent(
@@ -538,11 +539,12 @@ async def test_an_originals_report_is_always_200(memory: Caller) -> None:
     await memory.tasks(1)
     (lease,) = await agent.claim(1)
     item = {"lease_id": lease["lease_id"], "observations": []}
-    for body in (
+    bodies: list[dict[str, Any]] = [
         {"completed": [{"lease_id": 999, "observations": []}], "cancelled": []},
         {"completed": "nonsense", "cancelled": []},
         {"completed": [], "cancelled": []},
-    ):
+    ]
+    for body in bodies:
         status, answer, _ = await agent.call("/report", body)
         assert (status, answer) == (200, {"acknowledged": 0})
     named = {"name": "tcp_summary", "value": {"success": False}}
@@ -579,7 +581,7 @@ async def test_heartbeats_tell_what_is_lost(caller: Caller) -> None:
     await caller.operator("DELETE", f"/v1/checks/{made['check_id']}")
     _, answer, _ = await agent.call("/heartbeat", ids)
     assert answer["revoked_leases"] == [lease["lease_id"]]
-    assert await agent.report(lease["lease_id"]) == ["fenced"]
+    assert await agent.report(lease["lease_id"], lease["lease_id"]) == ["fenced", "fenced"]
     status, answer, _ = await agent.call("/heartbeat", {"active_leases": {"ids": ["x"]}})
     assert (status, answer["error"]) == (400, "ERR_VALIDATION")
 

@@ -70,6 +70,8 @@ async def test_json_with_a_charset_is_json(memory: Caller) -> None:
         (b"[" * 50_000, 400, "ERR_MALFORMED_JSON"),
         (b'{"a":' * 40 + b"1" + b"}" * 40, 400, "ERR_MALFORMED_JSON"),
         (b"[]", 400, "ERR_VALIDATION"),
+        (b'{"hostname": "\\ud800"}', 400, "ERR_MALFORMED_JSON"),
+        (b'{"inventory": {"labels": {"\\udfff": "x"}}}', 400, "ERR_MALFORMED_JSON"),
         (b'{"hostname": 5}', 400, "ERR_VALIDATION"),
         (b'{"hostname": "' + b"x" * wire.BODY_MAX_BYTES + b'"}', 413, "ERR_TOO_LARGE"),
     ],

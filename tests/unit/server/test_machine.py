@@ -38,9 +38,10 @@ from netsonde.server.store import Store
 from netsonde.server.store.base import AgentRow, NewTask, ResultQuery, pinned_queue
 from support.stores import STORES, TCP_SPEC, at_once, config, control_plane, open_store, result_item
 
-AGENTS = (0, 1, 2)
+AGENTS = (0, 1)
 MAX_ATTEMPTS = 2
 CHECK_ID = 1
+SELDOM = st.sampled_from([False, False, False, True])
 ACKED = {"accepted", "late_accepted", "duplicate"}
 
 
@@ -74,6 +75,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         self.instances = dict.fromkeys(AGENTS, 0)
         self.agents: dict[int, AgentRow] = {number: self._register(number) for number in AGENTS}
         self.claim_number = 0
+        self.enqueue(count=3, pin=None, of_check=False)
 
     def teardown(self) -> None:
         self.store.close()
@@ -97,7 +99,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
 
     # ── what operators do ──
 
-    @rule(count=st.integers(1, 4), pin=st.sampled_from([None, *AGENTS]), of_check=st.booleans())
+    @rule(count=st.integers(1, 4), pin=st.sampled_from([None, *AGENTS]), of_check=SELDOM)
     def enqueue(self, count: int, pin: int | None, of_check: bool) -> None:
         task = NewTask(
             kind=TaskKind.TCP,
@@ -175,8 +177,9 @@ class ControlPlaneMachine(RuleBasedStateMachine):
             known.safe_until_ns = task.until_ns
         return [task.lease_id for task in claimed.tasks]
 
-    @rule(lease_id=leases, number=st.sampled_from(AGENTS), by_ms=st.integers(0, 50_000))
-    def extend(self, lease_id: int, number: int, by_ms: int) -> None:
+    @rule(lease_id=leases, stranger=SELDOM, by_ms=st.integers(0, 50_000))
+    def extend(self, lease_id: int, stranger: bool, by_ms: int) -> None:
+        number = self._caller(lease_id, stranger)
         agent = self.agents[number]
         request = ExtendRequest(
             agent_id=agent.agent_id, lease_ids=(lease_id, lease_id), extend_by_ms=by_ms
@@ -193,11 +196,12 @@ class ControlPlaneMachine(RuleBasedStateMachine):
 
     @rule(
         lease_id=leases,
-        number=st.sampled_from(AGENTS),
+        stranger=SELDOM,
         outcome=st.sampled_from(["ok", "ok", "target_error", "agent_error", "cancelled", "new"]),
         twice=st.booleans(),
     )
-    def report(self, lease_id: int, number: int, outcome: str, twice: bool) -> None:
+    def report(self, lease_id: int, stranger: bool, outcome: str, twice: bool) -> None:
+        number = self._caller(lease_id, stranger)
         agent = self.agents[number]
         item = wire.encode(result_item(lease_id, outcome))
         items = [item, item] if twice else [item]
@@ -218,9 +222,16 @@ class ControlPlaneMachine(RuleBasedStateMachine):
             assert owner == number
             self.model.acknowledged.add(lease_id)
             assert [answer.status for answer in answers[1:]] == ["duplicate"] * twice
+            (again,) = at_once(self.plane.report(agent, body.items[:1]))
+            assert again.status == "duplicate", "the answer was lost, the request repeated"
 
-    @rule(lease_id=leases, number=st.sampled_from(AGENTS))
-    def release(self, lease_id: int, number: int) -> None:
+    def _caller(self, lease_id: int, stranger: bool) -> int:
+        owner = self.model.of_lease[lease_id][1]
+        return AGENTS[owner - 1] if stranger else owner
+
+    @rule(lease_id=leases, stranger=SELDOM)
+    def release(self, lease_id: int, stranger: bool) -> None:
+        number = self._caller(lease_id, stranger)
         agent = self.agents[number]
         request = ReleaseRequest(agent_id=agent.agent_id, lease_ids=(lease_id,))
         released = at_once(self.plane.release(agent, request))
@@ -249,6 +260,13 @@ class ControlPlaneMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         at_once(self.plane.sweep(may_expire=True))
+
+    @rule()
+    def everything_expires(self) -> None:
+        """Let every lease and every backoff run out, so that attempts are used up."""
+        self.wait(30_000)
+        self.sweep()
+        self.wait(60_000)
 
     @rule(back_s=st.integers(0, 3600))
     def restart_server(self, back_s: int) -> None:
@@ -313,8 +331,8 @@ def test_machine(name: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=120 if name == "memory" else 40,
-            stateful_step_count=40,
+            max_examples=200 if name == "memory" else 80,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -2,8 +2,8 @@
 
 A store is synchronous and belongs to one writer at a time. Its verbs run inside a transaction that
 the writer opens (`begin`, `savepoint`, `commit`); many operations share one commit. Verbs that
-take many rows take them at once. Instants are ns of the server's clock. Rows that come by the thousand
-are msgspec Structs, which cost a tenth of a dataclass to make.
+take many rows take them at once. Instants are ns of the server's clock. Rows that come by the
+thousand are msgspec Structs, which cost a tenth of a dataclass to make.
 """
 
 from collections.abc import Collection, Mapping, Sequence

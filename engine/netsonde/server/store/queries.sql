@@ -1,5 +1,5 @@
--- Every statement by name. Lists of ids come as one JSON array, so that no statement depends on
--- how many there are.
+-- Every statement by name. Many rows go in as one JSON array and come out as one: each row that
+-- Python steps to gives the GIL away, and a busy loop gives it back only after milliseconds.
 
 -- name: meta
 SELECT name, value FROM meta;
@@ -40,40 +40,55 @@ FROM (
     ORDER BY priority, run_ns, task_id LIMIT :limit
   )
 ) AS chosen
-WHERE task_id = chosen.chosen_id
-RETURNING task_id, lease_id, kind, (SELECT body FROM spec WHERE spec.spec_id = task.spec_id),
-          attempt, max_attempts, granted_ns, until_ns, priority, check_id, scheduled_ns;
+WHERE task_id = chosen.chosen_id;
+
+-- name: taken
+SELECT json_group_array(json_array(
+  task_id, lease_id, spec_id, attempt, max_attempts, granted_ns, until_ns, priority, check_id,
+  scheduled_ns))
+FROM (SELECT * FROM task WHERE lease_id BETWEEN ? AND ? ORDER BY lease_id);
+
+-- name: specs
+SELECT spec_id, body FROM spec WHERE spec_id IN (SELECT value FROM json_each(?));
 
 -- name: granted_under
-SELECT task_id, lease_id, kind, body, attempt, max_attempts, granted_ns, until_ns, priority,
-       check_id, scheduled_ns
-FROM task INDEXED BY task_holder JOIN spec USING (spec_id)
-WHERE agent_id = ? AND claim_key = ? AND state > 0 AND state < 2
-ORDER BY lease_id;
+SELECT json_group_array(json_array(
+  task_id, lease_id, spec_id, attempt, max_attempts, granted_ns, until_ns, priority, check_id,
+  scheduled_ns, kind))
+FROM (
+  SELECT * FROM task INDEXED BY task_holder
+  WHERE agent_id = ? AND claim_key = ? AND state > 0 AND state < 2 ORDER BY lease_id
+);
 
 -- name: by_lease
-SELECT task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns,
-       until_ns, check_id, spec_id, scheduled_ns, queue
+SELECT json_group_array(json_array(
+  task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns, until_ns,
+  check_id, spec_id, scheduled_ns, queue))
 FROM task WHERE lease_id IN (SELECT value FROM json_each(?));
 
 -- name: held_by
-SELECT task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns,
-       until_ns, check_id, spec_id, scheduled_ns, queue
-FROM task WHERE agent_id = ? AND state > 0 ORDER BY lease_id;
+SELECT json_group_array(json_array(
+  task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns, until_ns,
+  check_id, spec_id, scheduled_ns, queue))
+FROM (SELECT * FROM task WHERE agent_id = ? AND state > 0 ORDER BY lease_id);
 
 -- name: holds_more_than
 SELECT 1 FROM task INDEXED BY task_holder WHERE agent_id = ? AND state > 0 LIMIT 1 OFFSET ?;
 
 -- name: extend
-UPDATE task SET state = 1, until_ns = ?, due_ns = ? WHERE task_id = ?;
+UPDATE task
+SET state = 1, until_ns = json_extract(value, '$[1]'), due_ns = json_extract(value, '$[2]')
+FROM json_each(?) WHERE task_id = json_extract(value, '$[0]');
 
 -- name: requeue
 UPDATE task
-SET state = 0, run_ns = ?, attempt = ?, returns = ?, lease_id = CASE WHEN ? THEN lease_id END
-WHERE task_id = ?;
+SET state = 0, run_ns = json_extract(value, '$[1]'), attempt = json_extract(value, '$[2]'),
+    returns = json_extract(value, '$[3]'),
+    lease_id = CASE WHEN json_extract(value, '$[4]') THEN lease_id END
+FROM json_each(?) WHERE task_id = json_extract(value, '$[0]');
 
 -- name: free_lease
-UPDATE task SET lease_id = NULL WHERE task_id = ?;
+UPDATE task SET lease_id = NULL WHERE task_id IN (SELECT value FROM json_each(?));
 
 -- name: bury
 INSERT INTO dead_letter (task_id, lease_id, agent_id, kind, attempt, reason, died_ns, spec_id,
@@ -85,9 +100,12 @@ FROM task WHERE task_id = ?;
 DELETE FROM task WHERE task_id IN (SELECT value FROM json_each(?));
 
 -- name: due
-SELECT task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns,
-       until_ns, check_id, spec_id, scheduled_ns, queue
-FROM task INDEXED BY task_due WHERE state > 0 AND due_ns <= ? ORDER BY due_ns LIMIT ?;
+SELECT json_group_array(json_array(
+  task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns, until_ns,
+  check_id, spec_id, scheduled_ns, queue))
+FROM (
+  SELECT * FROM task INDEXED BY task_due WHERE state > 0 AND due_ns <= ? ORDER BY due_ns LIMIT ?
+);
 
 -- name: is_sweep_due
 SELECT EXISTS (SELECT 1 FROM task INDEXED BY task_due WHERE state > 0 AND due_ns <= ?)

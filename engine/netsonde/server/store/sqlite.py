@@ -5,6 +5,7 @@ database keeps a second server out; a file that is not ours is refused before it
 """
 
 import fcntl
+import itertools
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ APPLICATION_ID = 0x6E736F6E  # "nson"
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 2.0  # a backup tool's lock passes in less; a stuck process should not hang us
 CHECK_MAX_BYTES = 64 << 20  # a full check reads the file: half a second for this much
+INSERT_SIZES = (256, 64, 16, 4, 1)  # rows per statement; 256 of our widest are 3072 parameters
 _MAGIC = b"SQLite format 3\x00"
 _RETRY_AFTER_MS = 1_000
 
@@ -38,6 +40,7 @@ class SqliteStore(SqliteTasks, SqliteRecords):
         self._path = path
         self._lock = lock
         self._queries = named_queries()
+        self._inserts: dict[tuple[str, int], str] = {}
         self._meta: dict[str, int] = dict(self.run("meta").fetchall())
         self._changed: set[str] = set()
 
@@ -140,6 +143,25 @@ class SqliteStore(SqliteTasks, SqliteRecords):
     def run_many(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a named statement once per row."""
         self._connection.executemany(self._queries[name], rows)
+
+    def insert(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a named `INSERT … VALUES (…)` for all rows in few steps."""
+        start = 0
+        for size in INSERT_SIZES:
+            while len(rows) - start >= size:
+                chunk = rows[start : start + size]
+                self._connection.execute(
+                    self._insert_of(name, size), list(itertools.chain.from_iterable(chunk))
+                )
+                start += size
+
+    def _insert_of(self, name: str, size: int) -> str:
+        statement = self._inserts.get((name, size))
+        if statement is None:
+            head, _, values = self._queries[name].rpartition("VALUES")
+            statement = f"{head}VALUES {', '.join([values.strip()] * size)}"
+            self._inserts[name, size] = statement
+        return statement
 
     def select(self, statement: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
         """Run a statement that was put together from our own text."""

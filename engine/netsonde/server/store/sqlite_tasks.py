@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from netsonde import wire
 from netsonde.model import TaskKind
 from netsonde.server.leasing import Change, Died, Finished, HeldTask, Requeued, TaskState
 from netsonde.server.store.base import (
@@ -37,6 +38,10 @@ class Database(Protocol):
 
     def run_many(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a named statement once per row."""
+        ...
+
+    def insert(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a named `INSERT … VALUES (…)` for all rows in few steps."""
         ...
 
     def select(self, statement: str, parameters: Sequence[Any]) -> "Rows":
@@ -76,18 +81,20 @@ class SqliteTasks:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._spec_ids: dict[bytes, int] = {}
+        self._specs: dict[int, bytes] = {}
 
     def forget_specs(self) -> None:
         """Drop spec ids that a rolled back transaction may have made."""
         self._spec_ids.clear()
+        self._specs.clear()
 
     def add_tasks(self, tasks: Sequence[NewTask]) -> range:
         """Queue tasks; return their ids, in order."""
         spec_ids = self._intern({task.spec for task in tasks})
         first = self._db.next_id("next_task", len(tasks))
-        self._db.run_many(
+        self._db.insert(
             "add_task",
-            (
+            [
                 (
                     task_id,
                     task.queue,
@@ -101,7 +108,7 @@ class SqliteTasks:
                     task.scheduled_ns,
                 )
                 for task_id, task in enumerate(tasks, first)
-            ),
+            ],
         )
         return range(first, first + len(tasks))
 
@@ -119,7 +126,7 @@ class SqliteTasks:
 
     def take(self, queue: int, kind: TaskKind, limit: int, grant: Grant) -> list[GrantedTask]:
         """Grant ready tasks in order of priority, then of time; lease ids are consecutive."""
-        rows = self._db.run_named(
+        granted = self._db.run_named(
             "take",
             {
                 "queue": queue,
@@ -132,24 +139,44 @@ class SqliteTasks:
                 "until_ns": grant.until_ns,
                 "due_ns": grant.due_ns,
             },
-        ).fetchall()
-        rows.sort(key=lambda row: row[1])
-        return [_granted(row) for row in rows]
+        ).rowcount
+        if not granted:
+            return []
+        first = grant.first_lease_id
+        rows = self._rows("taken", first, first + granted - 1)
+        bodies = self._bodies(rows)
+        return [_granted(row, kind, bodies) for row in rows]
 
     def granted_under(self, agent_id: int, claim_key: int) -> list[GrantedTask]:
         """Return what an agent still holds of one claim."""
-        return [
-            _granted(row) for row in self._db.run("granted_under", agent_id, claim_key).fetchall()
-        ]
+        rows = self._rows("granted_under", agent_id, claim_key)
+        bodies = self._bodies(rows)
+        return [_granted(row, KINDS[row[10]], bodies) for row in rows]
+
+    def _rows(self, name: str, *parameters: Any) -> list[list[Any]]:
+        """Run a statement that returns all its rows as one JSON array."""
+        text: str = self._db.run(name, *parameters).fetchone()[0]
+        rows: list[list[Any]] = wire.parse(text.encode())
+        return rows
+
+    def _bodies(self, rows: Iterable[Sequence[Any]]) -> Mapping[int, bytes]:
+        """Return the specs that granted rows name; a fleet's specs are few and stay known."""
+        wanted = {row[2] for row in rows}
+        missing = wanted - self._specs.keys()
+        if missing:
+            if len(self._specs) + len(missing) > SPEC_CACHE_MAX:
+                self._specs.clear()
+                missing = wanted
+            self._specs |= dict(self._db.run("specs", id_list(missing)).fetchall())
+        return self._specs
 
     def by_lease(self, lease_ids: Collection[int]) -> dict[int, HeldTask]:
         """Return the tasks whose current lease id is one of these."""
-        rows = self._db.run("by_lease", id_list(lease_ids)).fetchall()
-        return {row[1]: _held(row) for row in rows}
+        return {row[1]: _held(row) for row in self._rows("by_lease", id_list(lease_ids))}
 
     def held_by(self, agent_id: int) -> list[HeldTask]:
         """Return what an agent holds, by lease id."""
-        return [_held(row) for row in self._db.run("held_by", agent_id).fetchall()]
+        return [_held(row) for row in self._rows("held_by", agent_id)]
 
     def holds_more_than(self, agent_id: int, bound: int) -> bool:
         """Whether an agent holds more than bound leases."""
@@ -157,35 +184,38 @@ class SqliteTasks:
 
     def extend(self, leases: Sequence[ExtendedLease]) -> None:
         """Move the ends of leases; a task that was taken back is leased again."""
-        rows = ((lease.until_ns, lease.due_ns, lease.task_id) for lease in leases)
-        self._db.run_many("extend", rows)
+        rows = [(lease.task_id, lease.until_ns, lease.due_ns) for lease in leases]
+        if rows:
+            self._db.run("extend", wire.encode(rows).decode())
 
     def apply(self, changes: Sequence[Change], now_ns: int) -> None:
         """Requeue, bury, finish or free tasks."""
         requeued: list[tuple[Any, ...]] = []
-        freed: list[tuple[int]] = []
+        freed: list[int] = []
         died: list[tuple[str, int, int]] = []
         ended: list[int] = []
         for change in changes:
             match change:
                 case Requeued(task_id, run_ns, attempt, returns, keeps_lease):
-                    requeued.append((run_ns, attempt, returns, keeps_lease, task_id))
+                    requeued.append((task_id, run_ns, attempt, returns, int(keeps_lease)))
                 case Died(task_id, reason):
                     died.append((reason, now_ns, task_id))
                     ended.append(task_id)
                 case Finished(task_id):
                     ended.append(task_id)
                 case _:
-                    freed.append((change.task_id,))
-        self._db.run_many("requeue", requeued)
-        self._db.run_many("free_lease", freed)
+                    freed.append(change.task_id)
+        if requeued:
+            self._db.run("requeue", wire.encode(requeued).decode())
+        if freed:
+            self._db.run("free_lease", id_list(freed))
         self._db.run_many("bury", died)
         if ended:
             self._db.run("finish", id_list(ended))
 
     def due(self, now_ns: int, limit: int) -> list[HeldTask]:
         """Return leases whose grace is over, the oldest first."""
-        return [_held(row) for row in self._db.run("due", now_ns, limit).fetchall()]
+        return [_held(row) for row in self._rows("due", now_ns, limit)]
 
     def is_sweep_due(self, now_ns: int) -> bool:
         """Whether `due` or `drop_stale` would find anything."""
@@ -216,9 +246,9 @@ class SqliteTasks:
 
     def add_results(self, results: Sequence[NewResult]) -> None:
         """Append results; their lease ids are new."""
-        self._db.run_many(
+        self._db.insert(
             "add_result",
-            (
+            [
                 (
                     result.lease_id,
                     result.task_id,
@@ -234,7 +264,7 @@ class SqliteTasks:
                     result.body,
                 )
                 for result in results
-            ),
+            ],
         )
 
     def result_owners(self, lease_ids: Collection[int]) -> dict[int, int]:
@@ -287,19 +317,19 @@ def _conditions(query: ResultQuery) -> tuple[list[str], list[Any]]:
     return conditions + [text for text, _ in given], [value for _, value in given]
 
 
-def _granted(row: Sequence[Any]) -> GrantedTask:
+def _granted(row: Sequence[Any], kind: TaskKind, bodies: Mapping[int, bytes]) -> GrantedTask:
     return GrantedTask(
         task_id=row[0],
         lease_id=row[1],
-        kind=KINDS[row[2]],
-        spec=row[3],
-        attempt=row[4],
-        max_attempts=row[5],
-        granted_ns=row[6],
-        until_ns=row[7],
-        priority=row[8],
-        check_id=row[9],
-        scheduled_ns=row[10],
+        kind=kind,
+        spec=bodies[row[2]],
+        attempt=row[3],
+        max_attempts=row[4],
+        granted_ns=row[5],
+        until_ns=row[6],
+        priority=row[7],
+        check_id=row[8],
+        scheduled_ns=row[9],
     )
 
 

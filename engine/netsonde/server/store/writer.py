@@ -8,6 +8,7 @@ so that load makes groups larger and nobody waits for a timer.
 import asyncio
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,9 @@ T = TypeVar("T")
 Operation = Callable[[Store], T]
 
 GROUP_ITEMS_MAX = 500  # rows that wait for the same commit
+# SQLite runs without the GIL and wants it back after every statement; a busy loop would give it
+# back only after Python's 5 ms, and an operation has ten statements.
+SWITCH_INTERVAL_S = 0.000_1
 GROUP_TIME_MAX_NS = 20 * NS_PER_MS  # how long the first of a group waits for the others' work
 
 _log = logging.getLogger("netsonde.server.store")
@@ -88,6 +92,8 @@ class ThreadWriter:
         self._read_pool = ThreadPoolExecutor(1, thread_name_prefix="netsonde-store-reader")
         self._thread = threading.Thread(target=self._loop, name="netsonde-store-writer")
         self._is_closed = False
+        self._switch_interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_INTERVAL_S, self._switch_interval_s))
         self._thread.start()
 
     async def write(self, operation: Operation[T], items: int = 1) -> T:
@@ -111,6 +117,7 @@ class ThreadWriter:
         self._is_closed = True
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
+        sys.setswitchinterval(self._switch_interval_s)
         self._read_pool.shutdown()
         self._reader.close()
         self._store.close()
