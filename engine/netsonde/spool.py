@@ -22,7 +22,7 @@ from netsonde.errors import SpoolFull, StorageError
 
 T = TypeVar("T")
 
-GROUP_ROWS_MAX = 1000  # two reports' worth: a group is read back whole
+GROUP_ROWS_MAX = 256  # their callers all wake in one turn of the loop; a group is read back whole
 GROUP_BYTES_MAX = 4 << 20  # one report's worth
 INDEX_BITS = 16  # of a record's number, its place in its group; the rest is the group's
 ASIDE_MAX = 100  # so many broken files in one directory need a person, not another file

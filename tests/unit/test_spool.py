@@ -72,7 +72,7 @@ async def test_what_waits_survives_a_restart_and_what_was_acknowledged_does_not(
 
 async def test_appends_that_wait_together_share_a_commit(tmp_path: Path) -> None:
     spool = await Spool.open(tmp_path / "spool.db")
-    await fill(spool, 500)
+    await fill(spool, GROUP_ROWS_MAX)
 
     # The first append starts a commit of its own; all others waited for it and share the next.
     groups = {one.seq >> 16 for one in await everything(spool)}

@@ -30,7 +30,7 @@ from netsonde.control_plane import (
 )
 from netsonde.control_plane.session import AgentRuntime
 from netsonde.errors import NetsondeError
-from netsonde.leases import Ended, LeaseTable
+from netsonde.leases import Ended, LeaseState, LeaseTable
 from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse, TaskKind
 from netsonde.netinfo import local_addresses
 from netsonde.policy import TargetPolicy
@@ -41,6 +41,7 @@ from netsonde.spool import Spool, SpoolLimits
 SPOOL_NAME = "spool.db"
 CREDENTIALS_NAME = "credentials.json"
 IDS_PER_HEARTBEAT_MAX = 1000  # by the contract
+CATCH_UP_TIMEOUT_NS = 10 * NS_PER_S  # for old results, before new work: else it is done twice
 CANCEL_TIMEOUT_NS = 2 * NS_PER_S  # for cancelled measurements to hand in what they saw
 RELEASE_TIMEOUT_NS = 5 * NS_PER_S  # unstarted leases end by themselves if this is not enough
 FLUSH_TIMEOUT_NS = 5 * NS_PER_S  # results that are not taken by then wait in the spool
@@ -207,7 +208,8 @@ class Agent:
         reporter = Reporter(clock, spool, leases, client, interval_ns)
 
         def on_ended(ended: Ended, reason: Reason) -> None:
-            worker.cancel(ended.lease.lease_id, reason)
+            if ended.state is not LeaseState.FINISHED:
+                worker.cancel(ended.lease.lease_id, reason)
 
         def extend_gap_ns() -> int:
             return client.cadence.extend_ms * NS_PER_MS
@@ -262,11 +264,20 @@ class Agent:
                     parts.telemetry.run,
                 )
             ]
-            dispatching = group.create_task(parts.dispatcher.run())
+            dispatching = group.create_task(self._dispatch(parts))
             await self._drain_asked.wait()
             await self._wind_down(parts)
             for task in (dispatching, *steady):
                 task.cancel()
+
+    async def _dispatch(self, parts: "_Parts") -> None:
+        """Claim work, once the results of an earlier run were reported.
+
+        Registering gave that run's leases back; granted anew, they would fence its results.
+        """
+        if parts.spool.rows:
+            await self._clock.wait(parts.reporter.caught_up, CATCH_UP_TIMEOUT_NS)
+        await parts.dispatcher.run()
 
     async def _wind_down(self, parts: "_Parts") -> None:
         """Give back what has not begun, let the rest end, hand in the results."""
@@ -298,12 +309,13 @@ class Agent:
         try:
             await client.release(lease_ids, claim_ids, attempts=RELEASE_ATTEMPTS)
         except (ControlPlaneError, TransportError) as error:
-            _log.warning(
-                "%d unstarted leases were not given back (%s): they end by themselves",
-                len(lease_ids),
-                error,
-                extra={"action": "release_failed"},
-            )
+            if lease_ids:
+                _log.warning(
+                    "%d unstarted leases were not given back (%s): they end by themselves",
+                    len(lease_ids),
+                    error,
+                    extra={"action": "release_failed"},
+                )
         finally:
             released.set()
 

@@ -20,6 +20,7 @@ from netsonde.spool import Spool
 from netsonde.wire import RejectedLease
 
 FULL_RETRY_NS = NS_PER_S  # how often a full spool is looked at
+SLICE = 32  # leases begun in one turn of the loop: a thousand at once would stop it for 80 ms
 
 _log = logging.getLogger("netsonde.agent")
 
@@ -181,18 +182,24 @@ class Dispatcher:
             if isinstance(error, TransportError) or error.retryable:
                 self._unanswered.append(claim_id)
         else:
-            rejected = (*grant.rejected, *self._take(grant))
+            del self._out[claim_id]  # answered: from here on its leases are accounted for
+            rejected = [*grant.rejected]
+            for start in range(0, len(grant.leases), SLICE):
+                rejected += self._take(grant.leases[start : start + SLICE])
+                await self._clock.sleep(0)
             if rejected:
                 group.create_task(self._hand_back(rejected))
         finally:
-            del self._out[claim_id]
+            self._out.pop(claim_id, None)
             self._covered.difference_update(wanted)
             self._changed.set()
 
-    def _take(self, grant: ClaimGrant) -> list[RejectedLease]:
+    def _take(self, granted: Sequence[tuple[Lease, int]]) -> list[RejectedLease]:
         """Take leases into the table and the lanes; return those this agent cannot work on."""
+        if self._is_stopped:
+            return [_refused(lease, "this agent is draining") for lease, _ in granted]
         rejected, usable = [], []
-        for lease, deadline_ns in grant.leases:
+        for lease, deadline_ns in granted:
             if self._lanes.measures(lease.kind):
                 usable.append((lease, deadline_ns))
             else:

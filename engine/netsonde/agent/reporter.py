@@ -45,8 +45,9 @@ class Reporter:
     """Reports what the spool holds, old results first.
 
     `interval_ns` is how long a first result waits for others, `gap_ns` says how far apart reports
-    must be; `on_room` is called when results have left. Call `wake` when one was spooled. `flushed`
-    is set while the spool is empty.
+    must be; `on_room` is called when results have left. Call `wake` when one was spooled.
+    `caught_up` is set once all that an earlier run left was sent, `flushed` while the spool is
+    empty.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Reporter:
         interval_ns: int,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.caught_up = asyncio.Event()
         self.flushed = asyncio.Event()
         self.gap_ns: Callable[[], int] = lambda: 0
         self.on_room: Callable[[], None] = lambda: None
@@ -87,6 +89,7 @@ class Reporter:
         while True:
             self._changed.clear()
             await self._empty()
+            self.caught_up.set()
             self._note_flushed()
             await self._clock.wait(self._changed, self._until_again_ns())
             await self._clock.wait(self._hurry, self._interval_ns)

@@ -1,5 +1,6 @@
 """Settings: where they come from, who wins, and what a wrong one is told."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,43 @@ def test_it_is_frozen() -> None:
         config.hostname = "other"
     with pytest.raises(TypeError):
         config.capacities[TaskKind.DNS] = 1
+
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
+PACKAGE = Path(__file__).resolve().parents[3] / "engine" / "netsonde"
+
+
+def rows(section: str) -> dict[str, str]:
+    """The first two columns of the first table after a heading."""
+    text = DOCS.read_text().partition(f"\n### {section}\n")[2].partition("\n#")[0]
+    cells = (line.split("|") for line in text.splitlines() if line.startswith("| `"))
+    return {one[1].strip().strip("`"): one[2].strip().strip("`") for one in cells}
+
+
+def test_the_manual_has_every_setting_with_its_default() -> None:
+    table = rows("Settings")
+    config = AgentConfig(control_plane=URL)
+
+    assert list(table) == list(config.__struct_fields__)
+    for name in ("spool_rows", "spool_bytes", "report_interval_ms", "log_level"):
+        assert table[name] == str(getattr(config, name))
+    for name in ("drain_timeout_s", "target_starts_per_s"):
+        assert float(table[name]) == getattr(config, name)
+    told = ", ".join(f"{kind} {slots}" for kind, slots in config.capacities.items())
+    assert table["capacities"] == told
+    assert table["state_dir"] == str(config.state_dir)
+
+
+def test_the_manual_explains_every_line_an_agent_logs() -> None:
+    told = set(
+        re.findall(r"`([a-z_]+)`", " ".join(f"`{one}`" for one in rows("What the logs say")))
+    )
+    sources = [*(PACKAGE / "agent").glob("*.py"), *(PACKAGE / "control_plane").glob("*.py")]
+    sources.append(PACKAGE / "spool.py")
+    logged = {
+        action
+        for source in sources
+        for action in re.findall(r'action(?:": | = )"([a-z_]+)"', source.read_text())
+    } | {"spool_full", "spool_failed"}
+
+    assert told == logged

@@ -5,11 +5,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
-from netsonde.agent.dispatcher import FULL_RETRY_NS, Dispatcher
+from netsonde.agent.dispatcher import FULL_RETRY_NS, SLICE, Dispatcher
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.control_plane import ClaimGrant, ControlPlaneError, TransportError
 from netsonde.errors import SpoolFull
@@ -53,6 +52,7 @@ class FakeClaims:
         self.waiting: deque[Lease] = deque()
         self.failures: deque[Exception] = deque()
         self.rejected: tuple[RejectedLease, ...] = ()
+        self.forced: list[Lease] = []  # granted whatever was asked for
         self.term_ns = TERM_MS * 1_000_000
         self._clock = clock
         self._news = asyncio.Event()
@@ -92,7 +92,7 @@ class FakeClaims:
 
     def _match(self, capacities: Mapping[str, int]) -> list[Lease]:
         room = dict(capacities)
-        granted = []
+        granted, self.forced = self.forced, []
         for lease in list(self.waiting):
             if room.get(lease.kind, 0) > 0:
                 room[lease.kind] -= 1
@@ -251,9 +251,7 @@ async def test_poison_leases_are_handed_back_and_cost_nobody_else(bench: Bench) 
     """In the original one lease of an unknown kind lost the whole batch, again and again."""
     unknown = RejectedLease(9, 1009, "Invalid value 'smtp'")
     bench.client.rejected = (unknown,)
-    bench.client._match = lambda _: []  # type: ignore[method-assign]
-    granted: list[Any] = [[make_lease(1), make_lease(7, HTTP)]]
-    bench.client._match = lambda _: granted.pop() if granted else []  # type: ignore[method-assign]
+    bench.client.forced = [make_lease(1), make_lease(7, HTTP)]
     async with bench.running():
         assert [lease.lease_id for lease in bench.lanes.taken] == [1]
         assert [one.lease_id for one in bench.client.handed_back] == [9, 7]
@@ -312,3 +310,36 @@ async def test_stopping_ends_held_claims_and_names_them(bench: Bench) -> None:
 
     assert list(claim_ids) == [claim_id for _, claim_id, _ in bench.client.asked]
     assert len(claim_ids) == 1
+
+
+async def test_a_large_grant_does_not_stop_the_loop(bench: Bench) -> None:
+    bench.lanes.capacity = {PING: 1000}
+    bench.client.offer(*(make_lease(number) for number in range(1, 1001)))
+    most_at_once, taken = 0, 0
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(bench.dispatcher.run())
+        while taken < 1000:
+            await asyncio.sleep(0)
+            most_at_once = max(most_at_once, len(bench.lanes.taken) - taken)
+            taken = len(bench.lanes.taken)
+        running.cancel()
+
+    assert 0 < most_at_once <= SLICE
+
+
+async def test_stopping_amid_a_large_grant_gives_the_rest_back(bench: Bench) -> None:
+    """The claim is answered: giving it back by its id would take back what already runs."""
+    bench.lanes.capacity = {PING: 200}
+    bench.client.offer(*(make_lease(number) for number in range(1, 201)))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bench.dispatcher.run())
+        for _ in range(10):
+            if not bench.lanes.taken:
+                await asyncio.sleep(0)
+        assert bench.dispatcher.stop() == ()
+
+    begun = {lease.lease_id for lease in bench.lanes.taken}
+    back = {one.lease_id for one in bench.client.handed_back}
+    assert begun
+    assert begun | back == set(range(1, 201))
+    assert not begun & back

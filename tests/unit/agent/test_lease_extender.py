@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -138,7 +139,7 @@ async def test_an_extend_that_fails_blocks_nothing(bench: Bench) -> None:
         await bench.clock.advance(TERM_NS - 30 * NS_PER_S)
         assert bench.ended == [(1, Reason.EXPIRED, TERM_NS)]
         bench.client.failure = None
-        await bench.clock.advance(3600 * NS_PER_S)
+        await bench.clock.advance(300 * NS_PER_S)
 
     assert len(bench.ended) == 1
     assert bench.leases.count() == 198
@@ -229,7 +230,7 @@ async def test_calls_keep_the_distance_the_control_plane_wants(bench: Bench) -> 
             await bench.clock.advance(300 * NS_PER_MS)
         await bench.clock.advance(60 * NS_PER_S)
 
-    gaps = [later - earlier for earlier, later in zip(times_ns, times_ns[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times_ns)]
     assert min(gaps) >= bench.gap_ns
     assert bench.ended == []
 
