@@ -355,7 +355,13 @@ class ControlPlaneClient:
 
 
 def _read_register(answer: Answer) -> RegisterResponse:
-    registration = wire.decode_answer(RegisterResponse, answer.response.body)
+    body = answer.response.body
+    try:
+        registration = wire.decode_answer(RegisterResponse, body)
+    except wire.DecodeError:
+        if body.lstrip().startswith(b"{"):  # most of it could be a token: nothing is quoted
+            raise wire.DecodeError("the fields are not those of a registration") from None
+        raise
     if not 0 < registration.agent_id <= ID_MAX:
         raise wire.DecodeError(f"agent_id must be 1 to 2^64-1, not {registration.agent_id}")
     if not registration.auth_token.isascii() or not registration.auth_token.isprintable():

@@ -16,7 +16,8 @@ from netsonde.errors import TransportError
 REQUESTS_KEPT = 1000  # the last ones, for whoever looks; a simulation makes millions
 # Turns of the loop in which a handler that waits for nothing answers; only a longer one has a
 # timer, so that a manual clock does not jump to the timeout of a call that was merely queued.
-PROMPT_TURNS = 50
+# Well below the turns that a manual clock gives everybody before it moves.
+PROMPT_TURNS = 8
 
 Handler = Callable[[TransportRequest], Awaitable[TransportResponse]]
 

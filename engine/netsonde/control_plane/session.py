@@ -68,7 +68,7 @@ class AgentRuntime:
         """
         self._credentials = self._load()
         self._client.connect(reauthenticate=self._reauthenticate, observe=self._watch.observe)
-        if self._credentials.is_legacy:
+        if self._client.identity is None and self._credentials.is_legacy:
             self._adopt(self._credentials)
         if self._client.identity is None:
             await self._reauthenticate(None)

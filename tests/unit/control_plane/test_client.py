@@ -175,6 +175,16 @@ async def test_an_identity_nobody_can_use_is_no_identity(answer: Any) -> None:
     assert it.client.counters["garbled_answers"] == 4
 
 
+async def test_a_registration_that_makes_no_sense_is_not_quoted() -> None:
+    it = rig()
+    it.server.answers["register"] = [(200, {"auth_token": "secret", "agent_id": "?"})] * 4
+
+    with pytest.raises(TransportError) as caught:
+        await it.registered()
+
+    assert "secret" not in str(caught.value)
+
+
 async def test_cadence_is_gentle_until_the_protocol_is_seen() -> None:
     it = rig()
     assert it.client.cadence == LEGACY_CADENCE
@@ -526,6 +536,19 @@ async def test_a_bad_lease_costs_itself_and_is_released() -> None:
     assert it.client.counters["leases_rejected"] == 2
 
 
+@pytest.mark.parametrize("depth", [40, 700, 900])
+async def test_a_lease_nested_too_deep_costs_itself(depth: int) -> None:
+    it = await rig().registered()
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    good = json.dumps(lease(1)).encode()
+    it.server.answers["claim"] = [(200, b'{"leases":[' + deep + b"," + good + b"]}")]
+
+    grant = await it.claim()
+
+    assert [found.lease_id for found, _ in grant.leases] == [1]
+    assert len(grant.rejected) == 1
+
+
 @LEGACY
 async def test_a_bad_lease_of_an_original_server_is_reported_as_cancelled(
     kind: type[ScriptedControlPlane],
@@ -563,6 +586,22 @@ async def test_releasing_nothing_asks_nothing() -> None:
 
     await finish(it.clock, it.client.release([], ["c-1"]))
     assert it.server.bodies["release"] == [{"agent_id": 7, "claim_ids": ["c-1"]}]
+
+
+async def test_a_release_that_is_refused_is_raised() -> None:
+    it = await rig().registered()
+    it.server.answers["release"] = [(403, b"disabled")]
+
+    with pytest.raises(ControlPlaneError):
+        await finish(it.clock, it.client.release([1]))
+
+
+async def test_a_closed_client_says_so() -> None:
+    it = await rig().registered()
+    await it.client.close()
+
+    with pytest.raises(TransportError, match="the transport is closed"):
+        await it.claim()
 
 
 # ── extensions ───────────────────────────────────────────────────────────────────────────────────

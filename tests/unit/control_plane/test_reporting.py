@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from netsonde.clock import ManualClock
 from netsonde.control_plane.client import ControlPlaneClient
-from netsonde.control_plane.memory import LostRequest, MemoryControlPlaneTransport
+from netsonde.control_plane.memory import Answered, MemoryControlPlaneTransport
 from netsonde.control_plane.reporting import REQUESTS_MAX
 from netsonde.errors import ControlPlaneError, TransportError
 from netsonde.model import RegisterRequest, ReportResponse
@@ -194,35 +194,26 @@ async def test_a_split_does_not_slow_the_next_report_down() -> None:
     assert it.clock.boottime_ns() == before_ns
 
 
-async def test_what_was_taken_before_the_connection_broke_stays_taken() -> None:
+@pytest.mark.parametrize("fault", [None, Answered(403, b"disabled")])
+async def test_what_was_taken_before_a_failure_stays_taken(
+    fault: Answered | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     it = rig(most=2)
-    await it.report([item(9)])
-    it.server.answers["report"] = [(413, b""), (200, _accepted(1, 2))]
-    it.transport.inject(LostRequest(), path_end="/nothing")
+    served = it.server.report
 
-    async def lose_the_second_half() -> ReportResponse:
-        calls = 0
-        handler = it.server
+    async def then_fail(body: Any) -> tuple[int, Any]:
+        if len(body["completed"]) == 2:  # the first half: everything after it fails
+            if fault is None:
+                it.transport.is_partitioned = True
+            else:
+                it.transport.inject(fault, path_end="/report")
+        return await served(body)
 
-        async def flaky(request: Any) -> Any:
-            nonlocal calls
-            if request.path.endswith("/report"):
-                calls += 1
-                if calls > 2:
-                    raise TransportError("report", "the connection broke")
-            return await handler(request)
+    monkeypatch.setattr(it.server, "report", then_fail)
 
-        it.transport._handler = flaky
-        return await it.report([item(number) for number in range(1, 5)])
-
-    told = statuses(await lose_the_second_half())
+    told = statuses(await it.report([item(number) for number in range(1, 5)]))
 
     assert told == {1: "accepted", 2: "accepted", 3: "retry", 4: "retry"}
-
-
-def _accepted(*numbers: int) -> dict[str, Any]:
-    results = [{"lease_id": number, "status": "accepted"} for number in numbers]
-    return {"acknowledged": len(numbers), "results": results}
 
 
 async def test_nothing_handed_in_is_raised() -> None:
