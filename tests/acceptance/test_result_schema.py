@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from netsonde import wire
+from netsonde.cli.starter import unmeasurable
 from netsonde.model import (
     SPEC_TYPES,
     Failure,
@@ -25,7 +26,6 @@ from netsonde.model import (
 from netsonde.server.beacon import NAME, beacon
 from netsonde.wire.reports import RESULT_FIELDS
 from support.commands import json_lines, netsonde, running
-from support.privileges import raw_socket_refusal
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "docs" / "result.schema.json"
 SCHEMA: dict[str, Any] = json.loads(SCHEMA_PATH.read_text())
@@ -216,8 +216,7 @@ def test_up_once_and_what_the_server_keeps_of_it(tmp_path: Path) -> None:
     once = netsonde("up", "--once", "--json", *state, "--check", "tcp 127.0.0.1:1", timeout_s=120)
     results = valid(once.stdout)
     kinds = {result["kind"] for result in results if result["outcome"] == "ok"}
-    permitted = set(TaskKind) if raw_socket_refusal() is None else {"dns", "http", "tcp"}
-    assert kinds >= permitted, once.stderr
+    assert kinds == set(TaskKind) - unmeasurable(), once.stderr
     with running(
         "server", "run", *state, "--listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0"
     ) as server:

@@ -1,5 +1,8 @@
 """The commands as processes of their own, on loopback."""
 
+import contextlib
+import fcntl
+import json
 import os
 import pty
 import signal
@@ -12,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from netsonde.cli.exits import Exit
+from netsonde.cli.starter import unmeasurable
+from netsonde.model import TaskKind
 from support.commands import COMMAND, Running, json_lines, netsonde, running
 
 HELP_MAX_S = 0.3
@@ -38,12 +43,14 @@ def operator_url() -> Iterator[str]:
         yield url
 
 
+ANY_LISTEN = ("--listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")
+
+
 class server:  # noqa: N801 (reads as the command it runs)
     """`netsonde server run` for the duration of a block."""
 
     def __init__(self, *args: str) -> None:
-        listen = ("--listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")
-        self._running = running("server", "run", *listen, *args)
+        self._running = running("server", "run", *ANY_LISTEN, *args)
 
     def __enter__(self) -> tuple[Running, str]:
         process = self._running.__enter__()
@@ -224,19 +231,6 @@ def test_a_control_plane_that_is_not_there(closed_port: int) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_follow_survives_a_control_plane_that_goes_away(tmp_path: Path) -> None:
-    with (
-        server("--state-dir", str(tmp_path)) as (process, url),
-        running("results", "--follow", "--server", url) as follow,
-    ):
-        time.sleep(1.5)  # its first page has been answered
-        process.stop(signal.SIGTERM)
-        follow.line("stderr", "trying again")
-        code, _, err = follow.stop(signal.SIGINT)
-    assert code == Exit.INTERRUPTED
-    assert "Traceback" not in err
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_control_plane_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with server("--state-dir", str(tmp_path)) as (process, _):
@@ -272,4 +266,202 @@ def test_a_state_directory_that_is_none_is_one_sentence(
     done = netsonde(*command, "--state-dir", str(tmp_path / "file" / "state"))
     assert done.returncode == Exit.CANNOT
     assert "--state-dir" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# ── up, and a fleet of one ──
+
+
+@pytest.fixture
+def operator_listen() -> str:
+    """An address that is free now; `up` tells operators where it listens, but a test asks first."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        return f"127.0.0.1:{holder.getsockname()[1]}"
+
+
+PERMITTED = set(TaskKind) - unmeasurable()
+
+
+def test_up_once_measures_every_kind_this_host_permits() -> None:
+    done = netsonde("up", "--once", "--json")
+    assert done.returncode == Exit.OK, done.stderr
+    results = json_lines(done.stdout)
+    assert {result["kind"] for result in results} == PERMITTED
+    assert {result["outcome"] for result in results} == {"ok"}
+    assert len(results) == len(PERMITTED)
+
+
+def test_up_once_fails_when_a_check_does(closed_port: int) -> None:
+    target = f"127.0.0.1:{closed_port}"
+    done = netsonde("up", "--once", "--no-starter-checks", "--check", f"tcp {target}")
+    assert done.returncode == Exit.TARGET_FAILED
+    assert "refused" in done.stdout
+    assert target in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_up_names_what_it_has_no_privilege_for() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("takes CAP_NET_RAW away from root")
+    bare = ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
+    done = subprocess.run(
+        [*bare, *COMMAND, "up", "--once", "--json"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == Exit.OK, done.stderr
+    assert {result["kind"] for result in json_lines(done.stdout)} >= {"dns", "http", "tcp"}
+    assert "trace left out" in done.stderr or "ping and trace left out" in done.stderr
+    assert "AmbientCapabilities=CAP_NET_RAW" in done.stderr
+
+
+def test_up_repeats_until_told_to_stop_and_keeps_its_state(
+    tmp_path: Path, operator_listen: str
+) -> None:
+    args = (
+        "up", "--state-dir", str(tmp_path), "--listen", "127.0.0.1:0",
+        "--operator-listen", operator_listen, "--every", "200ms", "--json",
+    )  # fmt: skip
+    at = ("--server", f"http://{operator_listen}")
+    with running(*args) as first:
+        for _ in range(3):
+            first.line("stdout", '"kind":"tcp"')
+        second = netsonde(*args)
+        assert second.returncode == Exit.CANNOT
+        assert "in use by another" in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        (agent,) = json_lines(netsonde("agents", "--json", *at).stdout)
+        checks = json_lines(netsonde("check", "list", "--json", *at).stdout)
+        assert len(checks) == len(PERMITTED)
+        code, out, err = first.stop(signal.SIGTERM)
+    assert code == Exit.OK, err
+    assert "Traceback" not in err
+    json_lines(out)
+    with running(*args, "--no-starter-checks", "--check", "tcp 127.0.0.1:1") as again:
+        result = json.loads(again.line("stdout", '"port":1}'))
+        assert result["agent_id"] == agent["agent_id"]
+        assert len(json_lines(netsonde("check", "list", "--json", *at).stdout)) == 1
+        assert again.stop(signal.SIGINT)[0] == Exit.OK
+
+
+def test_up_is_not_held_up_by_a_reader_that_does_not_read(
+    tmp_path: Path, operator_listen: str
+) -> None:
+    at = ("--server", f"http://{operator_listen}")
+    with running(
+        "up", "--state-dir", str(tmp_path), "--listen", "127.0.0.1:0",
+        "--operator-listen", operator_listen, "--every", "100ms", "--json",
+    ) as up:  # fmt: skip
+        up.line("stdout", "tcp")
+        size = fcntl.fcntl(up.process.stdout or 0, fcntl.F_GETPIPE_SZ)
+        seen, deadline = 0, time.monotonic() + 60
+        while seen <= 2 * size and time.monotonic() < deadline:
+            done = netsonde("results", "--json", "-n", "1000", *at)
+            assert done.returncode == Exit.OK, done.stderr
+            seen = len(done.stdout)
+        assert seen > 2 * size
+        up.process.send_signal(signal.SIGTERM)
+        assert up.process.wait(timeout=60) == Exit.OK
+
+
+def test_up_ends_quietly_when_its_reader_leaves(tmp_path: Path, operator_listen: str) -> None:
+    script = (
+        f"{' '.join(COMMAND)} up --state-dir {tmp_path} --listen 127.0.0.1:0"
+        f" --operator-listen {operator_listen} --every 100ms --json | head -1"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {script}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == Exit.BROKEN_PIPE, done.stderr
+    assert len(json_lines(done.stdout)) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_up_with_a_port_in_use_is_one_sentence(tmp_path: Path, closed_port: int) -> None:
+    listen = f"127.0.0.1:{closed_port}"
+    done = netsonde("up", "--state-dir", str(tmp_path), "--operator-listen", listen)
+    assert done.returncode == Exit.CANNOT
+    assert listen in done.stderr
+    assert "operator_listen" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_up_shows_a_live_table_on_a_terminal(tmp_path: Path, operator_listen: str) -> None:
+    leader, follower = pty.openpty()
+    args = ("--state-dir", str(tmp_path), "--listen", "127.0.0.1:0")
+    with subprocess.Popen(
+        [*COMMAND, "up", *args, "--operator-listen", operator_listen, "--every", "200ms"],
+        stdin=subprocess.DEVNULL,
+        stdout=follower,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
+    ) as process:
+        os.close(follower)
+        seen, deadline = b"", time.monotonic() + 60
+        while b"connected to" not in seen and time.monotonic() < deadline:
+            seen += os.read(leader, 4096)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # EIO: the other side has closed
+            while data := os.read(leader, 4096):
+                seen += data
+        assert process.wait(timeout=60) == Exit.OK
+    os.close(leader)
+    for heading in (b"KIND", b"TARGET", b"COUNT", b"FAILED"):
+        assert heading in seen
+
+
+def test_an_agent_works_for_a_control_plane_and_follow_shows_it(
+    tmp_path: Path, closed_port: int
+) -> None:
+    with running("server", "run", "--memory", *ANY_LISTEN) as plane:
+        agent_url = plane.line("stderr", "agents reach").split()[-1]
+        url = plane.line("stderr", "operators reach it at ").split("at ")[1].split()[0]
+        at = ("--server", url)
+        target = f"tcp 127.0.0.1:{closed_port}"
+        netsonde("check", "add", target, "--label", "site=here", "--every", "200ms", *at)
+        with (
+            running(
+                "agent", "run", "--control-plane", agent_url, "--state-dir", str(tmp_path),
+                "--label", "site=here", "--targets", "127.0.0.0/8", "--capacity", "tcp=3",
+                "--log-json",
+            ) as agent,
+            running("results", "--follow", "--json", *at) as follow,
+        ):  # fmt: skip
+            registered = json.loads(agent.line("stderr", "registered"))
+            assert registered["action"] == "registered"
+            for _ in range(3):
+                result = json.loads(follow.line("stdout", "tcp"))
+                assert result["error"]["reason"] == "refused"
+            listed = netsonde(
+                "results", "--kind", "tcp", "--outcome", "target_error", "-n", "2", *at
+            )
+            assert len(listed.stdout.splitlines()) == 2
+            plane.stop(signal.SIGKILL)
+            assert "trying again" in follow.line("stderr", "trying again")
+            code, _, err = follow.stop(signal.SIGINT)
+            assert (code, "Traceback" in err) == (Exit.INTERRUPTED, False)
+            code, out, err = agent.stop(signal.SIGTERM)
+    assert (code, out) == (Exit.OK, "")
+    assert "Traceback" not in err
+
+
+def test_an_agent_without_a_control_plane_is_told_which_setting(tmp_path: Path) -> None:
+    done = netsonde("agent", "run", "--state-dir", str(tmp_path))
+    assert done.returncode == Exit.USAGE
+    assert "control_plane is not set" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_agents_file_with_a_mistake_is_told_where(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('control_plane = "http://127.0.0.1:1"\ntargetz = ["public"]\n')
+    done = netsonde("agent", "run", "--config", str(file), "--state-dir", str(tmp_path))
+    assert done.returncode == Exit.USAGE
+    assert "line 2" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -1,6 +1,6 @@
 """The live table of `netsonde up`: one row per check and target, redrawn as results come."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,9 @@ class Board:
         self._rows: dict[tuple[str, str], Row] = {}
 
     @property
-    def rows(self) -> Iterable[Row]:
-        """The rows, in the order their first results came."""
-        return self._rows.values()
+    def rows(self) -> Sequence[Row]:
+        """The rows, in the order their first results came; another thread may ask."""
+        return tuple(self._rows.values())
 
     def add(self, result: Result) -> None:
         """Count a result; it becomes its row's last one."""
@@ -54,19 +54,24 @@ class Board:
     def table(self) -> Table:
         """Draw the rows."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("KIND", "TARGET", "LAST"):
-            table.add_column(heading, no_wrap=True)
+        table.add_column("KIND", no_wrap=True)
+        table.add_column("TARGET")  # gives way, with SEEN, where the terminal is narrow
+        table.add_column("LAST", no_wrap=True)
         for heading in ("RTT", "COUNT", "FAILED"):
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("SEEN", no_wrap=True, overflow="ellipsis")
+        table.add_column("SEEN")
         for row in self.rows:
             table.add_row(
                 row.kind,
-                Text(row.target),
+                _one_line(row.target),
                 Text(row.outcome, style=COLOURS.get(row.outcome, "")),
                 milliseconds(row.latency_ms),
                 str(row.count),
                 str(row.failed),
-                Text(row.text),
+                _one_line(row.text),
             )
         return table
+
+
+def _one_line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")

@@ -22,8 +22,10 @@ LOOPBACK_TARGETS = ("public", "127.0.0.0/8", "::1/128")
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """Where the embedded control plane keeps its state and listens, and what it may measure; `left_out` are the
-    kinds this process lacks the privilege for."""
+    """Where the embedded control plane keeps its state and listens, and what it may measure.
+
+    `left_out` are the kinds this process lacks the privilege for.
+    """
 
     state_dir: Path
     listen: str
@@ -48,7 +50,7 @@ class Embedding:
             operator_listen=operator_listen
             or (ANY_PORT if is_brief else ServerConfig.operator_listen),
             targets=(*LOOPBACK_TARGETS, *allow),
-            left_out=frozenset(unmeasurable()),
+            left_out=unmeasurable(),
         )
 
 

@@ -4,7 +4,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 import click
 
@@ -38,19 +38,32 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, message and the record's own fields, in one line."""
+    """Time, level, the message's first line and the record's own fields; the rest is indented."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line of text, and its exception below."""
+        """Return the record as text; what it says below its first line is indented."""
         time = _time(record)[:23] + "Z"
         fields = "".join(f" {name}={printable(value)}" for name, value in _extra(record).items())
-        line = f"{time} {record.levelname.lower():<7} {printable(record.getMessage())}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        first, *rest = record.getMessage().splitlines() or [""]
+        lines = [f"{time} {record.levelname.lower():<7} {printable(first)}{fields}"]
+        lines += [f"    {printable(line)}" for line in rest]  # such as lines to paste
+        if record.exc_info:
+            lines.append(self.formatException(record.exc_info))
+        return "\n".join(lines)
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever standard error is now: a live table puts itself in front of it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def configure(level: str, as_json: bool) -> None:
     """Send netsonde's log, from level upwards, to standard error; others' from warning upwards."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("netsonde").setLevel(level.upper())

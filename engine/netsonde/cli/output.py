@@ -14,6 +14,8 @@ import click
 
 from netsonde import wire
 
+ERASE_LINE = "\r\x1b[K"  # ECMA-48 EL
+
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # Unicode general categories
 
 COLOURS = {
@@ -57,6 +59,22 @@ def explain(text: str) -> None:
     """Write a sentence and the lines to paste below it on standard error."""
     first, *rest = text.splitlines() or [""]
     click.echo("\n".join([f"netsonde: {printable(first)}", *map(printable, rest)]), err=True)
+
+
+class Progress:
+    """One line on standard error that is redrawn in place; nothing where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._is_wanted = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def show(self, text: str) -> None:
+        """Draw the line."""
+        if self._is_wanted:
+            click.echo(f"{ERASE_LINE}{text}", err=True, nl=False, color=True)
+
+    def clear(self) -> None:
+        """Erase the line, before something else is written."""
+        self.show("")
 
 
 def coloured(word: str) -> str:

@@ -16,7 +16,7 @@ from netsonde.cli.options import (
     json_options,
     split_pair,
 )
-from netsonde.cli.output import explain, write_line, write_text
+from netsonde.cli.output import Progress, explain, write_line, write_text
 from netsonde.cli.render import details, headline_text, target_of
 from netsonde.model import Measurement, Outcome, TaskKind, TaskSpec
 
@@ -114,22 +114,33 @@ def _one_shot(
 ) -> int:
     """Measure, print and tell the worst outcome as an exit code."""
     specs = build_specs(kind, targets, options)
-    codes = {Exit.OK}
+    codes: list[Exit] = []
+    progress = Progress()
 
     def emit(spec: TaskSpec, measurement: Measurement) -> None:
-        code = exit_of(measurement)
-        codes.add(code)
-        body = wire.encode_result(kind, spec, measurement)
-        if as_json:
-            write_line(body)
-        result = wire.parse(body)
-        if measurement.error is not None and code > Exit.TARGET_FAILED:
-            explain(f"{kind} {target_of(result)}: {measurement.error.message}")
-        if not as_json:
-            write_text("\n".join([headline_text(result), *details(result)]))
+        codes.append(exit_of(measurement))
+        progress.clear()
+        _print(kind, spec, measurement, as_json)
+        if len(codes) < len(specs):
+            progress.show(f"measuring, {len(codes)} of {len(specs)} done")
 
-    run(measure_for_person(kind, specs, emit))
+    progress.show("measuring")
+    try:
+        run(measure_for_person(kind, specs, emit))
+    finally:
+        progress.clear()
     return max(codes)
+
+
+def _print(kind: TaskKind, spec: TaskSpec, measurement: Measurement, as_json: bool) -> None:
+    body = wire.encode_result(kind, spec, measurement)
+    if as_json:
+        write_line(body)
+    result = wire.parse(body)
+    if measurement.error is not None and exit_of(measurement) > Exit.TARGET_FAILED:
+        explain(f"{kind} {target_of(result)}: {measurement.error.message}")
+    if not as_json:
+        write_text("\n".join([headline_text(result), *details(result)]))
 
 
 def exit_of(measurement: Measurement) -> Exit:

@@ -13,6 +13,8 @@ from netsonde import __version__
 from netsonde.cli.exits import Exit, exit_for, first_leaf
 from netsonde.errors import NetsondeError, PrivilegeError
 
+PROGRAM = "netsonde"
+
 
 class Entry(NamedTuple):
     """Where a subcommand lives; its help stands here so that `--help` imports nothing."""
@@ -65,21 +67,21 @@ class Root(click.Group):
     def main(  # type: ignore[override]
         self,
         args: Sequence[str] | None = None,
-        prog_name: str | None = "netsonde",
+        prog_name: str | None = None,
         **extra: Any,
     ) -> NoReturn:
-        """Run the command line and exit with its code."""
+        """Run the command line and exit with its code; it is called `netsonde` however started."""
         extra.pop("standalone_mode", None)
         debug = _wants_debug(sys.argv[1:] if args is None else args)
         try:
-            code = _run(super().main, args, prog_name, extra)
+            code = _run(super().main, args, extra)
         except Exception as error:
             code = _explain(error, debug)
         sys.exit(_flushed(code))
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="netsonde")
+@click.version_option(__version__, prog_name=PROGRAM)
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 def main(debug: bool) -> None:
     """Measure networks: ping, trace, dns, http and tcp, alone or as a fleet.
@@ -89,9 +91,9 @@ def main(debug: bool) -> None:
     """
 
 
-def _run(run: Any, args: Sequence[str] | None, prog_name: str | None, extra: Any) -> int:
+def _run(run: Any, args: Sequence[str] | None, extra: Any) -> int:
     try:
-        code = run(args, prog_name=prog_name, standalone_mode=False, **extra)
+        code = run(args, prog_name=PROGRAM, standalone_mode=False, **extra)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return Exit.USAGE
@@ -100,7 +102,7 @@ def _run(run: Any, args: Sequence[str] | None, prog_name: str | None, extra: Any
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
-    except BrokenPipeError:
+    except SystemExit:  # click's own answer to a reader that has gone, and to nothing else
         return Exit.BROKEN_PIPE
     return code if isinstance(code, int) else Exit.OK
 

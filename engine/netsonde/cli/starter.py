@@ -1,6 +1,6 @@
 """The checks `netsonde up` starts with: all five kinds against this host's own services."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,19 @@ class Services:
     dns_name: str  # a name the beacon answers for
 
 
-def unmeasurable() -> dict[TaskKind, str]:
-    """Return the kinds this process lacks the privilege for, each with the lines that grant it."""
-    missing = {}
+def unmeasurable() -> frozenset[TaskKind]:
+    """Return the kinds this process lacks the privilege for."""
+    missing = set()
     if icmp_access(4) is None:
-        missing[TaskKind.PING] = f"ping is left out: {GRANT_HINT}"
+        missing.add(TaskKind.PING)
     if not capabilities()["raw_trace"]:
-        missing[TaskKind.TRACE] = f"trace is left out, it needs CAP_NET_RAW: {GRANT_HINT}"
-    return missing
+        missing.add(TaskKind.TRACE)
+    return frozenset(missing)
+
+
+def refusal(kinds: Collection[str]) -> str:
+    """Name kinds that this process may not measure, and the lines that grant them."""
+    return f"{' and '.join(sorted(kinds))} left out for lack of privilege\n{GRANT_HINT}"
 
 
 def starter_checks(services: Services) -> list[Check]:

@@ -3,15 +3,23 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.live import Live
 
 from netsonde.cli.board import Board
@@ -22,19 +30,21 @@ from netsonde.cli.logs import log_options
 from netsonde.cli.loop import draining, run, until
 from netsonde.cli.options import DURATION, json_options
 from netsonde.cli.output import explain, warn
+from netsonde.cli.printer import Printer
 from netsonde.cli.results import write_result
-from netsonde.cli.starter import Check, Services, install, named, starter_checks, unmeasurable
+from netsonde.cli.starter import Check, Services, install, named, refusal, starter_checks
 from netsonde.cli.state import default_state_dir, owned_dir
 from netsonde.clock import SystemClock
 from netsonde.control_plane.operator import OperatorClient
-from netsonde.errors import NetsondeError
+from netsonde.errors import NetsondeError, PrivilegeError
+from netsonde.model import TaskKind
 
 ONCE_TIMEOUT_S = 60.0  # the longest starter check may take 10 s; the rest is for a slow host
 EVERY_MS = 5_000
 REDRAWS_PER_S = 4
 
 Result = Mapping[str, Any]
-Show = Callable[[Result], None]
+Show = Callable[[Result], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +93,11 @@ def up(once: bool, texts: tuple[str, ...], state_dir: Path | None, **options: An
         as_json=options.pop("as_json"),
     )
     del options["every_ms"]
+    printer = Printer()
     with _state(state_dir, once) as path:
-        return run(_run(Embedding.of(path, is_brief=once, **options), wanted))
+        code = run(_run(Embedding.of(path, is_brief=once, **options), wanted, printer))
+    printer.leave(code)
+    return code
 
 
 @contextmanager
@@ -98,7 +111,7 @@ def _state(path: Path | None, once: bool) -> Iterator[Path]:
         yield held
 
 
-async def _run(embedding: Embedding, wanted: Wanted) -> Exit:
+async def _run(embedding: Embedding, wanted: Wanted, printer: Printer) -> Exit:
     stopped = asyncio.Event()
     with draining(stopped.set):
         async with (
@@ -107,23 +120,30 @@ async def _run(embedding: Embedding, wanted: Wanted) -> Exit:
         ):
             newest = await client.results({"order": "desc", "limit": 1})
             results = _results(client, newest.cursor)
-            checks = await install(client, _checks(wanted, place.services))
+            show = partial(_show, printer, wanted.as_json)
+            checks = await install(client, _checks(wanted, place.services, embedding.left_out))
             if wanted.every_ms is None:
-                code = await until(stopped, run_once(results, checks, wanted.as_json))
+                code = await until(stopped, run_once(results, checks, show))
                 return Exit.INTERRUPTED if code is None else code
             warn(f"agents reach this control plane at {place.agent_url}")
             warn(f"operators at {place.operator_url}, such as: netsonde results --follow")
-            await until(stopped, _watch(results, wanted.as_json))
+            await until(stopped, _watch(results, show, is_live=_is_live(wanted.as_json)))
             return Exit.OK
 
 
-def _checks(wanted: Wanted, services: Services) -> list[Check]:
-    """Return the checks to run; kinds that this process may not measure are named and left out."""
+def _checks(wanted: Wanted, services: Services, left_out: Collection[TaskKind]) -> list[Check]:
+    """Return the checks to run; starters that this process may not measure are named only.
+
+    Raises:
+        PrivilegeError: a check that was asked for is one of those.
+    """
+    refused = {check["kind"] for check in wanted.checks if check["kind"] in left_out}
+    if refused:
+        raise PrivilegeError(refusal(refused))
     starters = starter_checks(services) if wanted.has_starters else []
-    missing = unmeasurable() if starters else {}
-    for sentence in missing.values():
-        explain(sentence)
-    possible = [check for check in starters if check["kind"] not in missing]
+    if starters and left_out:
+        explain(refusal(left_out))
+    possible = [check for check in starters if check["kind"] not in left_out]
     return [named(check, wanted.every_ms) for check in (*possible, *wanted.checks)]
 
 
@@ -139,9 +159,9 @@ async def _results(client: OperatorClient, cursor: str | None) -> AsyncGenerator
 
 
 async def run_once(
-    results: AsyncGenerator[Result, None], checks: Sequence[Check], as_json: bool
+    results: AsyncGenerator[Result, None], checks: Sequence[Check], show: Show
 ) -> Exit:
-    """Print one result per check and target, and tell the worst of them."""
+    """Show one result per check and target, and tell the worst of them."""
     left = {check["check_id"]: len(check["targets"]) for check in checks}
     codes = [Exit.OK]
     try:
@@ -151,7 +171,7 @@ async def run_once(
                 check_id = result.get("check_id")
                 if left.get(check_id, 0) > 0:
                     left[check_id] -= 1
-                    write_result(result, as_json)
+                    await show(result)
                     codes.append(exit_of(result))
     except TimeoutError:
         names = [check["name"] for check in checks if left[check["check_id"]]]
@@ -160,17 +180,29 @@ async def run_once(
     return max(codes)
 
 
-async def _watch(results: AsyncGenerator[Result, None], as_json: bool) -> None:
+async def _watch(results: AsyncGenerator[Result, None], show: Show, *, is_live: bool) -> None:
     """Show results as they come: a live table on a terminal, else a line each."""
-    if as_json or not sys.stdout.isatty():
+    if not is_live:
         async for result in results:
-            write_result(result, as_json)
+            await show(result)
         return
     board = Board()
-    with Live(board.table(), console=Console(), refresh_per_second=REDRAWS_PER_S) as live:
+    # Its own thread redraws it: a terminal that is held up (Ctrl-S) holds up nothing else.
+    with Live(
+        get_renderable=board.table,
+        refresh_per_second=REDRAWS_PER_S,
+        redirect_stderr=sys.stderr.isatty(),  # a log that goes elsewhere stays there
+    ):
         async for result in results:
             board.add(result)
-            live.update(board.table())
+
+
+async def _show(printer: Printer, as_json: bool, result: Result) -> None:
+    await printer.write(lambda: write_result(result, as_json))
+
+
+def _is_live(as_json: bool) -> bool:
+    return sys.stdout.isatty() and not as_json
 
 
 def exit_of(result: Result) -> Exit:

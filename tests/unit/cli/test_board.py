@@ -35,7 +35,7 @@ def test_rows_are_bounded() -> None:
     board = Board()
     for number in range(ROWS_MAX + 10):
         board.add(result("ok", host=f"host{number}"))
-    assert len(list(board.rows)) == ROWS_MAX
+    assert len(board.rows) == ROWS_MAX
 
 
 def test_the_table_takes_text_literally() -> None:
@@ -45,3 +45,16 @@ def test_the_table_takes_text_literally() -> None:
     with plain.capture() as seen:
         plain.print(board.table())
     assert "[bold]x[/bold]" in seen.get()
+
+
+def test_a_narrow_terminal_still_shows_the_counts() -> None:
+    board = Board()
+    board.add(result("target_error", host="a-rather-long-name." * 5))
+    console = Console(width=80, no_color=True)
+    with console.capture() as seen:
+        console.print(board.table())
+    heading, row = seen.get().splitlines()
+    assert heading.split() == ["KIND", "TARGET", "LAST", "RTT", "COUNT", "FAILED", "SEEN"]
+    assert row.startswith("ping")
+    assert "target_error" in row
+    assert "0.500 ms" in row

@@ -17,8 +17,16 @@ def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
 
 
 def test_text_is_one_line_with_the_fields() -> None:
-    line = TextFormatter().format(record("lease %d\nexpired", 7, action="lease_expired", n=1))
-    assert line == ("2023-11-14T22:13:20.250Z warning lease 7\\x0aexpired action=lease_expired n=1")
+    line = TextFormatter().format(record("lease %d\x1b expired", 7, action="lease_expired", n=1))
+    assert line == (
+        "2023-11-14T22:13:20.250Z warning lease 7\\x1b expired action=lease_expired n=1"
+    )
+
+
+def test_further_lines_are_indented_so_that_none_looks_like_a_record() -> None:
+    forged = "2023-11-14T22:13:20.250Z info all is well"
+    _, second = TextFormatter().format(record(f"first\n{forged}")).splitlines()
+    assert second == f"    {forged}"
 
 
 def test_json_is_one_object_with_the_fields() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsonde.cli.output import columns, has_colour, printable
+from netsonde.cli.output import Progress, columns, has_colour, printable
 
 
 class Terminal(io.StringIO):
@@ -51,6 +51,16 @@ def test_printable_leaves_one_line_without_controls(text: str) -> None:
     shown = printable(text)
     assert len(shown.splitlines()) <= 1
     assert not any(unicodedata.category(character).startswith("C") for character in shown)
+
+
+def test_progress_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for stream, drawn in ((Terminal(), "\r\x1b[Kmeasuring\r\x1b[K"), (io.StringIO(), "")):
+        monkeypatch.setattr("sys.stderr", stream)
+        progress = Progress()
+        progress.show("measuring")
+        progress.clear()
+        assert stream.getvalue() == drawn
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

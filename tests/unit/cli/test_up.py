@@ -1,7 +1,7 @@
 """`netsonde up` without its processes: which checks, which result counts, when it ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 
 from netsonde import wire
 from netsonde.cli import starter, up
+from netsonde.cli.checks import parse_check
 from netsonde.cli.embedded import LOOPBACK_TARGETS, Embedding
 from netsonde.cli.exits import Exit
 from netsonde.cli.loop import until
@@ -17,10 +18,12 @@ from netsonde.cli.starter import (
     Services,
     install,
     named,
+    refusal,
     starter_checks,
     unmeasurable,
 )
-from netsonde.cli.up import exit_of, run_once
+from netsonde.cli.up import Wanted, exit_of, run_once
+from netsonde.errors import PrivilegeError
 from netsonde.model import TaskKind
 from support.operator import FakeOperator
 
@@ -55,16 +58,30 @@ def test_the_starters_are_all_five_kinds_and_make_sense() -> None:
     ("access", "raw_trace", "missing"),
     [("raw", True, set()), ("datagram", False, {"trace"}), (None, False, {"ping", "trace"})],
 )
-def test_what_cannot_be_measured_is_named_with_the_grant(
+def test_what_cannot_be_measured_is_known(
     monkeypatch: pytest.MonkeyPatch, access: str | None, raw_trace: bool, missing: set[str]
 ) -> None:
     monkeypatch.setattr(starter, "icmp_access", lambda family: access)
     monkeypatch.setattr(starter, "capabilities", lambda: {"raw_trace": raw_trace})
-    found = unmeasurable()
-    assert set(found) == missing
-    for kind, sentence in found.items():
-        assert sentence.startswith(kind)
-        assert "CAP_NET_RAW" in sentence
+    assert unmeasurable() == missing
+
+
+def test_a_refusal_names_the_kinds_and_the_grant_once() -> None:
+    first, *rest = refusal({"trace", "ping"}).splitlines()
+    assert first.startswith("ping and trace left out")
+    assert sum("AmbientCapabilities=CAP_NET_RAW" in line for line in rest) == 1
+
+
+def test_starters_are_left_out_but_what_was_asked_for_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wanted = Wanted(checks=(), has_starters=True, every_ms=None, as_json=False)
+    kept = up._checks(wanted, SERVICES, {TaskKind.PING})
+    assert {check["kind"] for check in kept} == set(TaskKind) - {"ping"}
+    assert capsys.readouterr().err.startswith("netsonde: ping left out")
+    asked = Wanted((parse_check(["ping a"]),), has_starters=True, every_ms=None, as_json=False)
+    with pytest.raises(PrivilegeError, match="ping left out"):
+        up._checks(asked, SERVICES, {TaskKind.PING})
 
 
 def test_a_check_of_ups_own_is_named_and_repeated() -> None:
@@ -85,16 +102,26 @@ async def test_install_replaces_only_its_own() -> None:
     assert [check["check_id"] for check in kept] == [4]
 
 
-async def test_once_ends_with_the_last_result(capsys: pytest.CaptureFixture[str]) -> None:
+class Shown:
+    """Remembers what was shown."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    async def __call__(self, each: Mapping[str, Any]) -> None:
+        self.ids.append(each["check_id"])
+
+
+async def test_once_ends_with_the_last_result() -> None:
     checks = [
         {"check_id": 1, "targets": ["a"], "name": "x"},
         {"check_id": 2, "targets": ["a", "b"], "name": "y"},
     ]
     results = stream(result(2), result(7), result(1), result(1), result(2, "target_error"))
-    assert await run_once(results, checks, as_json=True) == Exit.TARGET_FAILED
+    shown = Shown()
+    assert await run_once(results, checks, shown) == Exit.TARGET_FAILED
     # Somebody else's result and a second one of the same target are not its own.
-    ids = [wire.parse(line.encode())["check_id"] for line in capsys.readouterr().out.splitlines()]
-    assert ids == [2, 1, 2]
+    assert shown.ids == [2, 1, 2]
 
 
 async def test_once_is_bounded(
@@ -102,12 +129,12 @@ async def test_once_is_bounded(
 ) -> None:
     monkeypatch.setattr(up, "ONCE_TIMEOUT_S", 0.0)
     checks = [{"check_id": 1, "targets": ["a"], "name": "up: ping a"}]
-    assert await run_once(stream(), checks, as_json=True) == Exit.CANNOT
+    assert await run_once(stream(), checks, Shown()) == Exit.CANNOT
     assert "up: ping a" in capsys.readouterr().err
 
 
 async def test_nothing_to_measure_is_done_at_once() -> None:
-    assert await run_once(stream(), [], as_json=True) == Exit.OK
+    assert await run_once(stream(), [], Shown()) == Exit.OK
 
 
 @pytest.mark.parametrize(
