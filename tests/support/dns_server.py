@@ -140,9 +140,13 @@ def _tcp_handler(
     respond: Responder, queries: list[Query]
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        length = int.from_bytes(await reader.readexactly(2))
-        client = writer.get_extra_info("peername")[:2]
-        query = Query(dns.message.from_wire(await reader.readexactly(length)), "tcp", client)
+        try:
+            length = int.from_bytes(await reader.readexactly(2))
+            wire = await reader.readexactly(length)
+        except asyncio.IncompleteReadError:
+            writer.close()  # somebody only connected
+            return
+        query = Query(dns.message.from_wire(wire), "tcp", writer.get_extra_info("peername")[:2])
         queries.append(query)
         for answer in respond(query):
             writer.write(len(answer).to_bytes(2) + answer)

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 from netsonde.clock import Clock
 from netsonde.model import FailureSource, Outcome, Reason, TaskKind
-from netsonde.probe.base import Prober, Recorder
+from netsonde.probe.base import Recorder
 
 
 class GatedProber:
@@ -89,8 +88,3 @@ class StubbornProber(GatedProber):
 def gated() -> dict[TaskKind, GatedProber]:
     """One gated prober of every kind."""
     return {kind: GatedProber(kind) for kind in TaskKind}
-
-
-def as_probers(probers: Mapping[TaskKind, Prober[Any]]) -> dict[TaskKind, Prober[Any]]:
-    """Let a type checker see probers in probers of one class."""
-    return dict(probers)

@@ -126,7 +126,7 @@ class TwinSocket:
             self._queue.append(probe)
         return len(taken)
 
-    def pump(self) -> tuple[list[Any], list[Any]]:
+    def pump(self, limit: int) -> tuple[list[Any], list[Any]]:
         refusals = []
         for probe in [] if self._is_stuck else self._queue:
             if self.send_errno is None:
@@ -135,10 +135,13 @@ class TwinSocket:
                 refusals.append((*probe, self.send_errno))
         if not self._is_stuck:
             self._queue = []
-        answers = []
+        answers: list[Any] = []
         with contextlib.suppress(BlockingIOError):  # pumped for another reason than an answer
             os.eventfd_read(self._event)
         while (due_ns := self.next_due_ns) is not None and due_ns <= self.clock.monotonic_ns():
+            if len(answers) == limit:
+                self.ring()  # a descriptor stays readable while there is something to read
+                break
             answer = heapq.heappop(self._on_the_way)[2]
             if answer[0] in self.live:
                 answers.append(answer)

@@ -42,11 +42,11 @@ IO_MODULES = {
 # One outside thing, one adapter: who may import what. A folder's name covers its files.
 ADAPTERS = {
     "aiohttp": {"control_plane/http.py", "server/app.py"},
-    "dns": {"probe/dns.py", "server/beacon.py"},
-    "httptools": {"probe/http.py"},
+    "dns": {"probe/dns/", "server/beacon.py"},
+    "httptools": {"probe/http/"},
     "orjson": {"wire/"},
     "pyroute2": {"netinfo.py"},
-    "sqlite3": {"spool.py", "server/store/sqlite.py"},
+    "sqlite3": {"spool.py", "server/store/"},
     "time": {"clock.py"},
     "click": {"cli/"},
     "rich": {"cli/"},
