@@ -34,7 +34,7 @@ headers = sorted(path.as_posix() for path in Path("ext").glob("*.pxd"))
 
 setup(
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
-    ext_modules=cythonize(
+    ext_modules=cythonize(  # type: ignore[no-untyped-call]
         [
             Extension(
                 f"netsonde._native.{name}",
