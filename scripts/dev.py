@@ -82,6 +82,8 @@ def enter_namespace(arguments: Sequence[str]) -> None:
         print("dev.py: no user namespaces here: tests of raw sockets will be skipped")
         return
     os.environ[INSIDE] = "1"
+    # pytest names its directory in /tmp after the user, who is root in there and not root's owner.
+    os.environ["LOGNAME"] = f"uid{os.getuid()}"
     # No arguments would mean check again.
     os.execv(unshare, [*wrap, PYTHON, __file__, "test", *(arguments or ["tests"])])
 
