@@ -10,7 +10,7 @@ import msgspec
 from msgspec import inspect
 
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.model import SPEC_TYPES, TARGET_FIELDS, TaskKind, TaskSpec
+from netsonde.model import SPEC_TYPES, TARGET_FIELDS, TaskKind, TaskSpec, TraceSpec
 from netsonde.wire.codec import validation_error
 
 # RFC 1123 2.1 labels, and the underscore that service names use (RFC 8552).
@@ -50,6 +50,12 @@ def convert_spec(fields: Mapping[str, Any]) -> TaskSpec:
         spec: TaskSpec = msgspec.convert(dict(fields), type_)
     except msgspec.ValidationError as error:
         raise _explained(type_, fields, error) from error
+    if isinstance(spec, TraceSpec) and spec.first_hop > spec.max_hops:
+        raise _refusal(
+            "first_hop",
+            f"first_hop must be a whole number from 1 to max_hops, {spec.max_hops}, "
+            f"not {spec.first_hop}",
+        )
     return spec
 
 

@@ -51,6 +51,7 @@ def test_good_targets(kind: str, target: str, options: dict[str, Any], spec: Tas
         ("ping", "1.2.3", {}, "host must be"),
         ("ping", "x" * 300, {}, "host must be"),
         ("trace", "h", {"max_hops": 300}, "max_hops must be a whole number from 1 to 255"),
+        ("trace", "h", {"first_hop": 9, "max_hops": 8}, "first_hop must be a whole number from 1"),
         ("tcp", "h", {}, "port from 1 to 65535"),
         ("tcp", "h:", {}, "port must be a whole number from 1 to 65535"),
         ("tcp", "h:0", {}, "port must be a whole number from 1 to 65535, not 0"),
