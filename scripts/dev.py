@@ -119,7 +119,7 @@ def cov(arguments: Sequence[str]) -> None:
     run(
         PYTHON, "-m", "pytest", "--cov", "--cov-report=term", f"--cov-report=html:{report}",
         *(arguments or ["tests/unit", "tests/integration"]),
-        cwd=tree, PYTHONPATH=str(tree / "engine"),
+        cwd=tree, PYTHONPATH=os.pathsep.join((str(tree / "engine"), str(tree / "scripts"))),
     )  # fmt: skip
 
 

@@ -62,9 +62,16 @@ def read(version: int, packet: bytes) -> Read | None:
     if header < 20 or header > len(packet) or total < header or total > len(packet):
         return None
     body = packet[header:total]
+    if _is_later_fragment(packet):
+        return None
     if packet[9] != 1 or not body or ones_complement_sum(body) != 0xFFFF:
         return None
     return _read_message(4, body, packet[8])
+
+
+def _is_later_fragment(packet: bytes) -> bool:
+    """Whether an IPv4 packet is a fragment behind the first, which has no transport header."""
+    return int.from_bytes(packet[6:8], "big") & 0x1FFF != 0
 
 
 def _read_message(version: int, message: bytes, reply_ttl: int) -> Read | None:
@@ -103,7 +110,8 @@ def _transport(version: int, quote: bytes) -> tuple[int, bytes] | None:
         return None
     if version == 4:
         header = (quote[0] & 15) * 4
-        return (quote[9], quote[header:]) if 20 <= header <= len(quote) else None
+        is_whole = 20 <= header <= len(quote) and not _is_later_fragment(quote)
+        return (quote[9], quote[header:]) if is_whole else None
     protocol, rest = quote[6], quote[40:]
     for _ in range(8):
         if protocol in (0, 43, 60, 135):
