@@ -11,7 +11,7 @@ Everything that happened to a probe becomes a completion. Packets that are not o
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from echomatch cimport echo_match, echo_match_quote
+from echomatch cimport LATE_NS, echo_match, echo_match_quote
 from echosend cimport echo_clear_error, echo_prepare, echo_send_batch
 from echostate cimport (
     CONTROL_BYTES, DONE_RX_DROP, DONE_TIMEOUT, ERROR_ROUNDS, RECEIVE_BATCH, SEND_BATCH,
@@ -19,7 +19,9 @@ from echostate cimport (
 )
 from inflight cimport SLOT_NIL, SLOT_UNANSWERED, slab_due, slab_forget_due, slab_settle, slot_t
 from packet cimport PARSE_OK, PROTOCOL_ICMP, icmp_t, internet_checksum, ip_t, parse_icmp, parse_ipv4
-from stamps cimport monotonic_ns, step_timer_fired, timespec_ns, wall_sample, wall_stepped
+from stamps cimport (
+    monotonic_ns, step_timer_fired, timespec_ns, wall_sample, wall_stepped, wall_to_monotonic,
+)
 from sysnet cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, EINTR, EPOLLERR,
     IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_RECVERR, IP_RECVERR, IP_TTL, MSG_DONTWAIT,
@@ -94,6 +96,7 @@ cdef inline void echo_take(echo_t *e, size_t at, int64_t user_ns) noexcept nogil
     memset(&a, 0, sizeof(a))
     a.user_ns = user_ns
     echo_read_control(e, head, &a)
+    e.newest_stamp_ns = a.stamp_ns
     e.counters.packets += 1
     if head.msg_flags & MSG_TRUNC:  # larger than anything we asked for
         e.counters.foreign += 1
@@ -225,14 +228,17 @@ cdef inline void echo_expire(echo_t *e, int64_t now_ns) noexcept nogil:
 
 
 cdef inline void echo_poll(echo_t *e, int64_t now_ns, size_t limit) noexcept nogil:
-    """Read up to about `limit` packets; if none are left, expire what is due at now_ns.
+    """Read up to about `limit` packets and expire what is due by what has been read.
 
-    now_ns was read before the call, so nothing that arrived by then is still unread.
+    now_ns was read before the call, so when nothing is left nothing that arrived by then is unread.
+    Until then the queue's order tells: whatever arrived before the newest packet read was read too.
+    So packets that never end, as in a flood, do not hold up timeouts.
     """
     cdef epoll_event events[2]
     cdef int i, ready = epoll_wait(e.epoll, events, 2, 0)
     cdef int count = -1
     cdef size_t packets = 0
+    cdef int64_t read_ns
     for i in range(ready):
         if events[i].data.fd == e.step_timer:
             if step_timer_fired(e.step_timer):
@@ -246,6 +252,9 @@ cdef inline void echo_poll(echo_t *e, int64_t now_ns, size_t limit) noexcept nog
         packets += <size_t>count
     if count == 0:
         echo_expire(e, now_ns)
+    elif count > 0 and e.newest_stamp_ns:
+        read_ns = wall_to_monotonic(&e.wall, e.newest_stamp_ns) - LATE_NS
+        echo_expire(e, read_ns if read_ns < now_ns else now_ns)
 
 
 cdef inline size_t echo_submit(echo_t *e, const uint8_t *records, size_t count) noexcept nogil:

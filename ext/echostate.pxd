@@ -113,6 +113,7 @@ ctypedef struct echo_t:
     completion_t *done
     size_t done_count
     size_t done_room
+    int64_t newest_stamp_ns  # CLOCK_REALTIME of the last packet read from the queue, 0: none yet
 
 
 cdef inline int echo_size_buffers(echo_t *e, size_t each) noexcept nogil:

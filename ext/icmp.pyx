@@ -14,7 +14,6 @@ REPLY, TIMEOUT, ERROR, TX_ERROR or RX_DROP, and then any number of LATE and DUPL
 
 import os
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_WarnEx
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -33,7 +32,7 @@ from inflight cimport slab_next_deadline_ns, slab_open
 from packet cimport (
     ICMP4_ECHO_REPLY, ICMP4_PARAMETER_PROBLEM, ICMP4_TIME_EXCEEDED, ICMP4_UNREACHABLE,
     ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG,
-    ICMP6_UNREACHABLE, PARSE_CHECKSUM, PARSE_FOREIGN, PARSE_OK, PARSE_SHORT, icmp_t,
+    ICMP6_UNREACHABLE, PARSE_FOREIGN, PARSE_OK, PARSE_SHORT, icmp_t,
     internet_checksum, ip_t, is_icmp_error, parse_icmp, parse_ipv4, parse_ipv6, parse_quote,
 )
 from rc cimport check
@@ -96,7 +95,7 @@ cdef class EchoEngine:
 
     Raises:
         OSError: a socket could not be opened or set up; PermissionError without the privilege.
-        ValueError: an argument is out of range.
+        ValueError, OverflowError: an argument is out of range.
     """
 
     cdef echo_t *_e
@@ -248,14 +247,14 @@ cdef class EchoEngine:
     cdef echo_t *_enter(self) except NULL:
         """Return the engine for a call that releases the GIL; the caller clears _busy."""
         cdef echo_t *e = self._live()
-        if self._busy:
-            raise RuntimeError("EchoEngine is in use by another thread")
         self._busy = True
         return e
 
     cdef echo_t *_live(self) except NULL:
         if self._e == NULL:
             raise ValueError("EchoEngine is closed")
+        if self._busy:
+            raise RuntimeError("EchoEngine is in use by another thread")
         return self._e
 
     def __dealloc__(self):
@@ -283,7 +282,7 @@ cdef class EchoEngine:
         """
         return self._live().epoll
 
-    def submit(self, requests):
+    def submit(self, bytes requests not None):
         """Send requests (packed records) in order; return how many were taken.
 
         Fewer than given are taken only when `capacity` probes are in flight: offer the rest again
@@ -293,21 +292,17 @@ cdef class EchoEngine:
             ValueError: not whole records, or one is out of range; then none is sent.
         """
         cdef echo_t *e = self._enter()
-        cdef Py_buffer view
-        cdef size_t count, taken
-        cdef bint viewed = False
+        cdef const uint8_t *records = <const uint8_t *><const char *>requests
+        cdef size_t length = <size_t>len(requests)
+        cdef size_t count = length // sizeof(request_t)
+        cdef size_t taken
         try:
-            PyObject_GetBuffer(requests, &view, PyBUF_SIMPLE)
-            viewed = True
-            count = <size_t>view.len // sizeof(request_t)
-            self._check(<const uint8_t *>view.buf, count, <size_t>view.len)
+            self._check(records, count, length)
             with nogil:
-                taken = echo_submit(e, <const uint8_t *>view.buf, count)
+                taken = echo_submit(e, records, count)
             return taken
         finally:
             self._busy = False
-            if viewed:
-                PyBuffer_Release(&view)
 
     cdef int _check(self, const uint8_t *records, size_t count, size_t length) except -1:
         """Refuse what the core must not see; make receive buffers for the largest reply."""
@@ -334,7 +329,7 @@ cdef class EchoEngine:
         """Read up to about `limit` packets without blocking and return the completions, packed.
 
         Includes those `submit` came across. now_ns: CLOCK_MONOTONIC, read before the call; probes
-        whose timeout has passed by then are completed once nothing is left to read.
+        whose timeout has passed by then are completed once nothing that came in time is unread.
         """
         cdef echo_t *e = self._enter()
         cdef bytes done
@@ -441,7 +436,7 @@ def count_steps(samples):
 
 
 cdef str parse_problem(int code):
-    return {PARSE_SHORT: "short", PARSE_FOREIGN: "foreign", PARSE_CHECKSUM: "checksum"}[code]
+    return {PARSE_SHORT: "short", PARSE_FOREIGN: "foreign"}[code]
 
 
 def parse_ip(int version, bytes data, *, bint quoted=False):

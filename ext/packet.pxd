@@ -51,7 +51,7 @@ ctypedef struct ip_t:
     const uint8_t *source       # 4 or 16 bytes
     const uint8_t *destination
     const uint8_t *body
-    size_t body_bytes           # present, and at most what the header says
+    size_t body_bytes           # present; of a whole IPv4 packet what its header says
 
 ctypedef struct icmp_t:
     uint8_t type
@@ -148,7 +148,8 @@ cdef inline int parse_ipv4(const uint8_t *p, size_t n, bint quoted, ip_t *out) n
     """Read an IPv4 header, options skipped (RFC 791).
 
     quoted: the packet is what an ICMP error quotes, so it may be cut anywhere after its header,
-    and some routers have already changed its length field; otherwise it must be whole.
+    and some routers have already changed its length field; otherwise it must be whole. A fragment
+    that is not the first has no transport header: PARSE_FOREIGN.
     """
     cdef size_t header, total
     memset(out, 0, sizeof(ip_t))
@@ -162,6 +163,8 @@ cdef inline int parse_ipv4(const uint8_t *p, size_t n, bint quoted, ip_t *out) n
         return PARSE_SHORT
     if not quoted and (total < header or total > n):
         return PARSE_SHORT
+    if load_be16(p + 6) & 0x1FFF:  # fragment offset
+        return PARSE_FOREIGN
     out.version = 4
     out.tos = p[1]
     out.ttl = p[8]

@@ -56,7 +56,7 @@ class HttpSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     """Make one HTTP request over a fresh connection and time its phases."""
 
     url: Annotated[str, Meta(min_length=1, max_length=8192)]
-    method: Annotated[str, Meta(pattern=r"^[A-Z]{1,20}$")] = "GET"
+    method: Annotated[str, Meta(pattern=r"^[A-Z]{1,20}\Z")] = "GET"
     headers: dict[str, str] = {}
     timeout_ms: TimeoutMs = 10_000
     family: Family = "any"

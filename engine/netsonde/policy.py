@@ -110,6 +110,7 @@ _EMBEDDING = (
     IPv6Network("2002::/16"),
     IPv6Network("2001::/32"),
 )
+MAPPED_BITS = 96  # of ::ffff:0:0/96 before the IPv4 address
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 
@@ -258,9 +259,11 @@ class TargetPolicy:
         for each in inner:
             if (refusal := self._judge(each)) is not None:
                 return _Refusal(f"carries {each}, which {refusal.text}", refusal.rule)
-        if inner:
-            return None
-        return self._judge_plain(address)
+        if not inner:
+            return self._judge_plain(address)
+        if (role := self._role(address, AddressClass.PUBLIC)) is not None:
+            return _Refusal(f"is {role}: no rule allows that", None)
+        return None
 
     def _judge_plain(self, address: IpAddress) -> _Refusal | None:
         network, kind = _registered(address)
@@ -321,8 +324,8 @@ def _load(setting: str, rules: Collection[str]) -> _Prefixes[None]:
     for rule in _rules(setting, rules):
         network = _network(setting, rule)
         mapped = getattr(network.network_address, "ipv4_mapped", None)
-        if mapped is not None and network.prefixlen == 128:
-            network = IPv4Network(mapped)
+        if mapped is not None and network.prefixlen >= MAPPED_BITS:
+            network = IPv4Network((mapped, network.prefixlen - MAPPED_BITS))
         prefixes.add(network, None)
     return prefixes
 

@@ -140,7 +140,7 @@ class Histogram:
         if scheme != (HISTOGRAM_UNIT_NS, SUB_BUCKETS):
             raise ValueError(f"histogram with another bucket scheme: {scheme}")
         histogram = cls()
-        for entry in value.get("counts", ()):
+        for entry in _entries(value.get("counts", ())):
             index, count = _entry(entry)
             histogram._counts[index] = histogram._counts.get(index, 0) + count
         return histogram
@@ -169,6 +169,13 @@ def bucket_bounds_ns(index: int) -> tuple[int, int]:
         (units << shift) * HISTOGRAM_UNIT_NS,
         ((units + 1) << shift) * HISTOGRAM_UNIT_NS - 1,
     )
+
+
+def _entries(counts: Any) -> Sequence[Any]:
+    match counts:
+        case [*entries]:
+            return entries
+    raise ValueError(f"not a histogram's counts: {counts!r}")
 
 
 def _entry(entry: Any) -> tuple[int, int]:

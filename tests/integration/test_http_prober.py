@@ -1,6 +1,7 @@
 """HTTP checks against real servers of this host's loopback, plain and over TLS."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import socket
@@ -383,6 +384,37 @@ async def test_an_untrusted_certificate_fails_and_is_told_all_the_same(tls: Tls)
     assert 29 < hop["tls"]["expires_in_days"] <= 30
     assert list(hop["phases"]) == TLS_PHASES[:3]
     assert server.requests == []
+
+
+async def test_a_second_look_that_fails_says_so_in_words(tls: Tls) -> None:
+    """Only the first connection gets TLS, the one that wants the certificate does not."""
+    accepted = []
+
+    def handshake(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError), tls.server.wrap_socket(sock, server_side=True) as secure:
+            secure.recv(1)
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(2):
+            sock, _peer = listener.accept()
+            accepted.append(sock)
+            if len(accepted) == 1:
+                handshake(sock)
+            else:
+                sock.sendall(b"220 mail.example ESMTP\r\n")
+                sock.recv(65_536)
+                sock.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        serving = asyncio.get_running_loop().run_in_executor(None, serve, listener)
+        port = listener.getsockname()[1]
+        measurement = await run(HttpSpec(url=f"https://127.0.0.1:{port}/"))
+        await serving
+
+    told = hops_of(measurement)[0]["tls"]
+    assert told["certificate"] is None
+    assert "wrong version number" in told["certificate_error"]
 
 
 async def test_a_certificate_for_another_name_is_not_accepted(tls: Tls) -> None:

@@ -456,6 +456,36 @@ def test_timeouts_come_in_time_and_in_order(engine: EchoEngine, family: Family) 
     assert sorted(seen) == sorted(timeouts_ms)
 
 
+def test_a_flood_does_not_hold_up_timeouts(engine: EchoEngine, peer: Peer) -> None:
+    packets_sent, packets_read, polls = 1200, 64, 15
+    send_one(engine, peer, timeout_ns=1)
+    foreign = packets.echo(peer.family, "reply", 1, 1, b"")
+    for _ in range(packets_sent):  # takes some milliseconds
+        peer.send(foreign)
+    ended: list[Done] = []
+    for _ in range(polls):
+        done = engine.poll(now_ns=time.monotonic_ns(), limit=packets_read)
+        ended += [Done(*each) for each in struct.iter_unpack(COMPLETION_FORMAT, done)]
+    assert engine.counters["packets"] < packets_sent
+    assert [each.kind for each in ended] == [TIMEOUT]
+
+
+def test_a_reply_behind_a_flood_is_not_late(engine: EchoEngine, peer: Peer) -> None:
+    """Whoever reads slowly does not take the answers that wait in the queue for lost."""
+    message = send_one(engine, peer)
+    foreign = packets.echo(peer.family, "reply", 1, 1, b"")
+    for _ in range(200):
+        peer.send(foreign)
+    peer.send(reply_to(message, peer.family))
+    for _ in range(200):
+        peer.send(foreign)
+    ended: list[Done] = []
+    for _ in range(10):
+        done = engine.poll(now_ns=time.monotonic_ns() + 2 * SECOND_NS, limit=64)
+        ended += [Done(*each) for each in struct.iter_unpack(COMPLETION_FORMAT, done)]
+    assert [each.kind for each in ended] == [REPLY]
+
+
 def test_the_next_deadline_is_the_earliest_timeout(engine: EchoEngine, family: Family) -> None:
     assert engine.next_deadline_ns is None
     now_ns = time.monotonic_ns()
@@ -537,20 +567,35 @@ def test_a_second_thread_is_refused_while_the_first_sends_without_the_gil() -> N
     host = Namespace("answering host")
     requests = b"".join(request(n, "127.0.0.1") for n in range(100_000))
     with host.call(EchoEngine, 4) as engine:
+        uses: tuple[Callable[[], object], ...] = (
+            lambda: engine.poll(now_ns=0),
+            engine.note_clock_step,
+            lambda: engine.counters,
+            lambda: engine.next_deadline_ns,
+        )
         refusals = 0
         sender = threading.Thread(target=engine.submit, args=(requests,))
         sender.start()
         while sender.is_alive():
-            try:
-                engine.poll(now_ns=0)
-            except RuntimeError:
-                refusals += 1
-                if refusals == 1:
-                    with pytest.raises(RuntimeError, match="another thread"):
-                        engine.close()
+            refused = 0
+            for use in uses:
+                try:
+                    use()
+                except RuntimeError:
+                    refused += 1
+            refusals += refused == len(uses)
+            if refused == len(uses) and refusals == 1:
+                with pytest.raises(RuntimeError, match="another thread"):
+                    engine.close()
         sender.join()
         assert refusals > 10
     host.close()
+
+
+def test_requests_that_could_change_while_they_are_read_are_not_taken(engine: EchoEngine) -> None:
+    for requests in (bytearray(40), memoryview(bytearray(40)), None):
+        with pytest.raises(TypeError):
+            engine.submit(requests)  # type: ignore[arg-type]
 
 
 def test_an_engine_left_open_warns(namespace: Namespace) -> None:

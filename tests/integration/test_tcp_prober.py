@@ -135,6 +135,23 @@ async def test_a_port_that_connects_to_itself_is_refused(monkeypatch: pytest.Mon
     assert measurement.error.reason == "refused"
 
 
+async def test_a_connection_that_is_gone_at_once_is_reset(
+    listener: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reset_meanwhile(_: socket.socket) -> Any:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(socket.socket, "getpeername", reset_meanwhile)
+    address, port = listener
+
+    measurement = await run(TcpSpec(host=address, port=port))
+
+    assert measurement.outcome is Outcome.TARGET_ERROR
+    assert measurement.error is not None
+    assert (measurement.error.reason, measurement.error.failure_source) == ("reset", "target")
+    assert named(measurement, "tcp_attempt")[0]["reason"] == "reset"
+
+
 async def test_an_agents_policy_guards_the_connector(listener: tuple[str, int]) -> None:
     address, port = listener
 

@@ -13,6 +13,7 @@ ERRORS = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
 QUOTE_MIN_BYTES = 128  # RFC 4884 4.5
 EXTENSIONS_6 = (0, 43, 60, 135)  # hop-by-hop, routing, destination, mobility: (len + 1) * 8
 FRAGMENT_6 = 44
+FRAGMENT_OFFSET_4 = 0x1FFF
 EXTENSION_HEADERS_MAX = 8
 
 Ip = tuple[int, int, int, bytes, bytes, bytes]
@@ -90,6 +91,8 @@ def _parse_ipv4(data: bytes, *, quoted: bool) -> Ip | str:
         return "short"
     if not quoted and not header <= total <= len(data):
         return "short"
+    if int.from_bytes(data[6:8]) & FRAGMENT_OFFSET_4:
+        return "foreign"
     body = data[header:] if quoted else data[header:total]
     return data[9], data[1], data[8], data[12:16], data[16:20], body
 

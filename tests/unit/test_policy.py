@@ -152,6 +152,15 @@ def test_own_and_control_plane_need_a_prefix_of_their_own() -> None:
     assert allows(TargetPolicy(("198.52.1.1",), **facts), "198.52.1.1")
 
 
+@pytest.mark.parametrize(
+    "address", ["2002:808:808::1", "2001:0:808:808::f7f7:f7f7", "64:ff9b::808:808"]
+)
+def test_own_and_control_plane_may_carry_another_address(address: str) -> None:
+    assert allows(TargetPolicy(), address)
+    assert "own addresses" in refusal(TargetPolicy(own=[address]), address)
+    assert "control plane" in refusal(TargetPolicy(control_plane=[address]), address)
+
+
 def test_deny_always_wins() -> None:
     policy = TargetPolicy(
         ("public", "10.0.0.0/8", "10.1.0.5/32"), deny=("10.1.0.0/16", "8.8.8.0/24", "64:ff9b::/96")
@@ -161,6 +170,7 @@ def test_deny_always_wins() -> None:
     assert "this line" not in refusal(policy, "8.8.8.8")
     assert not allows(policy, "::ffff:8.8.8.8")
     assert not allows(policy, "64:ff9b::1.1.1.1")
+    assert not allows(TargetPolicy(deny=("::ffff:8.8.8.0/120",)), "8.8.8.8")
     assert allows(policy, "10.2.0.5")
     assert not allows(TargetPolicy(deny=("0.0.0.0/0",)), "1.1.1.1")
 

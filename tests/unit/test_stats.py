@@ -109,6 +109,8 @@ def test_below_zero_counts_as_zero() -> None:
     [
         {},
         {"unit_ns": 1, "sub_buckets": 32, "counts": []},
+        {"unit_ns": 100, "sub_buckets": 32, "counts": 1},
+        {"unit_ns": 100, "sub_buckets": 32, "counts": None},
         {"unit_ns": 100, "sub_buckets": 32, "counts": [[1]]},
         {"unit_ns": 100, "sub_buckets": 32, "counts": [[-1, 1]]},
         {"unit_ns": 100, "sub_buckets": 32, "counts": [[1, 0]]},

@@ -2,8 +2,6 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, final
 
-from typing_extensions import Buffer
-
 REQUEST_FORMAT: Final[str]  # for struct: one record of `submit`
 COMPLETION_FORMAT: Final[str]  # for struct: one record of `poll`
 
@@ -53,7 +51,7 @@ class EchoEngine:
     ) -> None: ...
     def close(self) -> None: ...
     def fileno(self) -> int: ...
-    def submit(self, requests: Buffer) -> int: ...  # records -> how many were taken
+    def submit(self, requests: bytes) -> int: ...  # records -> how many were taken
     def poll(self, *, now_ns: int, limit: int = ...) -> bytes: ...  # CLOCK_MONOTONIC -> records
     def note_clock_step(self) -> None: ...
     @property

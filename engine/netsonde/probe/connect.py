@@ -115,6 +115,7 @@ _REMOTE_ERRORS = {
     errno.ECONNRESET: (Reason.RESET, FailureSource.TARGET),
     errno.EPIPE: (Reason.RESET, FailureSource.TARGET),
     errno.ECONNABORTED: (Reason.RESET, FailureSource.TARGET),
+    errno.ENOTCONN: (Reason.RESET, FailureSource.TARGET),  # reset after the connect succeeded
     errno.ETIMEDOUT: (Reason.TIMEOUT, FailureSource.TARGET),
     errno.ENETUNREACH: (Reason.UNREACHABLE_NET, FailureSource.PATH),
     errno.EHOSTUNREACH: (Reason.UNREACHABLE_HOST, FailureSource.TARGET),
@@ -172,10 +173,21 @@ class Attempt:
 
     @property
     def rtt_ns(self) -> int | None:
-        """How long the connect took; None while it lasts or when it was cut short."""
+        """How long the connect took; None while it lasts or when it was cut short.
+
+        The kernel's own SYN round trip where it has one: the instants seen by the event loop
+        contain the loop's lag.
+        """
+        if self.syn_rtt_ns is not None:
+            return self.syn_rtt_ns
         if self.started_ns is None or self.ended_ns is None:
             return None
         return self.ended_ns - self.started_ns
+
+    @property
+    def rtt_clock(self) -> str:
+        """Who timed `rtt_ns`: kernel or user."""
+        return "user" if self.syn_rtt_ns is None else "kernel"
 
     @property
     def is_made(self) -> bool:
@@ -217,6 +229,9 @@ class Dialer:
             sock.setblocking(False)
             queue_icmp_errors(sock)
             await self._connect(attempt, sock, address)
+        except OSError as error:
+            local = attempt.started_ns is None
+            attempt.failure = explain(error.errno or errno.EIO, local=local)
         except BaseException:
             sock.close()
             raise
@@ -240,9 +255,9 @@ class Dialer:
         else:
             # On a connection that stands, an ICMP error is no reason to give it up.
             sock.setsockopt(*_error_queue(sock), 0)
-            attempt.sock = sock
             attempt.local = sock.getsockname()[0]
             _read_tcp_info(attempt, sock)
+            attempt.sock = sock
 
 
 async def _writable(clock: Clock, sock: socket.socket) -> int:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-import socket
 import struct
 from array import array
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from typing import Literal, Protocol
 
 from netsonde._native import icmp
 from netsonde.clock import NS_PER_MS, Clock
-from netsonde.errors import PrivilegeError, ResolveError, SendError
+from netsonde.errors import PrivilegeError, SendError
 from netsonde.probe.privilege import GRANT_HINT, IcmpAccess
+from netsonde.probe.targets import socket_address
 
 REQUEST = struct.Struct(icmp.REQUEST_FORMAT)
 COMPLETION = struct.Struct(icmp.COMPLETION_FORMAT)
@@ -188,10 +188,9 @@ class EchoRun:
             return
         self._note_sent(sent_ns)
         self.rx_drops += kind == icmp.RX_DROP
-        if kind in (icmp.REPLY, icmp.ERROR):
-            self.user_stamps += not clocks & icmp.RX_KERNEL
-            if responder != self.destination:
-                self.responders[attempt] = responder
+        self.user_stamps += kind == icmp.REPLY and not clocks & icmp.RX_KERNEL
+        if kind in (icmp.REPLY, icmp.ERROR) and responder != self.destination:
+            self.responders[attempt] = responder
 
     def _note_sent(self, sent_ns: int) -> None:
         if self.first_sent_ns is None or sent_ns < self.first_sent_ns:
@@ -300,13 +299,15 @@ class EchoDriver:
 
     def _submit(self, batch: list[bytes], owners: list[EchoRun]) -> int:
         """Submit a batch; what the engine has no slots for goes back to its runs."""
-        taken = self._engine.submit(b"".join(batch))
-        refused = owners[taken:]
-        again_ns = self._clock.monotonic_ns() + FULL_RETRY_NS
-        for run in refused:
-            if run.submitted == run.count:  # it had left the schedule
-                self._schedule(run, again_ns)
-            run.submitted -= 1
+        taken = 0
+        try:
+            taken = self._engine.submit(b"".join(batch))
+        finally:
+            again_ns = self._clock.monotonic_ns() + FULL_RETRY_NS
+            for run in owners[taken:]:
+                if run.submitted == run.count:  # it had left the schedule
+                    self._schedule(run, again_ns)
+                run.submitted -= 1
         return taken
 
     def _on_readable(self) -> None:
@@ -335,13 +336,9 @@ def packed_address(address: str) -> tuple[bytes, int]:
     Raises:
         ResolveError: the zone of a scoped address names no interface of this host.
     """
-    bare, _, zone = address.partition("%")
-    packed = ip_address(bare).packed
-    try:
-        scope = (int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)) if zone else 0
-    except OSError:
-        raise ResolveError(f"{address}: this host has no interface named {zone!r}") from None
-    return packed.ljust(16, b"\0"), scope
+    _, target = socket_address(address, 0)
+    scope = target[3] if len(target) == 4 else 0
+    return ip_address(target[0]).packed.ljust(16, b"\0"), scope
 
 
 def attempts_of(run: EchoRun, kind: int) -> Iterator[int]:

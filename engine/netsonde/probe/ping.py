@@ -97,8 +97,9 @@ class PingProber:
         record.env["icmp_socket"] = driver.access
         try:
             await driver.run(run)
-        except asyncio.CancelledError:
-            _observe(run, record, driver.access, cancelled=True)
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            _observe(run, record, driver.access, cancelled=cancelled)
             raise
         _observe(run, record, driver.access, cancelled=False)
         _judge(run, record)

@@ -9,19 +9,21 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
 
 from netsonde.clock import NS_PER_S
 from netsonde.errors import ResolveError, TargetDeniedError
 from netsonde.model import Family
 from netsonde.policy import TargetPolicy
+from netsonde.probe.lookup import Entry, SystemLookUp
 
 RESOLVE_TIMEOUT_NS = 5 * NS_PER_S  # the C library's own first try with one name server
 ADDRESSES_MAX = 32  # more than any real name has; bounds the work one answer can cause
+HOST_MAX = 254  # RFC 1035 2.3.4: 253 characters, and a dot at the end
+HOST_SHOWN_MAX = 64
+SCOPE_MAX = 2**32 - 1  # RFC 3493 3.3: sin6_scope_id has 32 bits
 DENIED_SHOWN_MAX = 8  # refusals that a result lists
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
-Entry = tuple[Any, ...]  # what getaddrinfo returns, a socket address last
 LookUp = Callable[[str, int], Awaitable[Sequence[Entry]]]
 
 _FAMILIES: dict[int | str, socket.AddressFamily] = {
@@ -51,7 +53,7 @@ class TargetResolver:
 
     def __init__(self, policy: TargetPolicy, *, look_up: LookUp | None = None) -> None:
         self.policy = policy
-        self._look_up = look_up or _getaddrinfo
+        self._look_up = look_up or SystemLookUp()
 
     async def addresses(self, host: str, family: Family = "any") -> tuple[str, ...]:
         """Return the addresses of host that may be probed, in the resolver's order.
@@ -126,8 +128,10 @@ def socket_address(address: str, port: int) -> tuple[socket.AddressFamily, Socke
         return socket.AF_INET, (bare, port)
     try:
         scope = (int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)) if zone else 0
-    except OSError:
-        raise ResolveError(f"{address}: this host has no interface named {zone!r}") from None
+    except (OSError, ValueError):  # ValueError: a NUL in it, or thousands of digits
+        scope = -1
+    if not 0 <= scope <= SCOPE_MAX:
+        raise ResolveError(f"{address}: this host has no interface named {zone!r}")
     return socket.AF_INET6, (bare, port, 0, scope)
 
 
@@ -142,21 +146,19 @@ def ascii_host(host: str) -> str:
     Raises:
         ResolveError: no DNS name looks like this.
     """
-    if not host or any(character <= " " or character == "\x7f" for character in host):
-        raise ResolveError(f"{host!r} is not a host name: it is empty or has blanks in it")
+    if len(host) > HOST_MAX:
+        shown = host[:HOST_SHOWN_MAX]
+        raise ResolveError(f"{shown!r}… is not a host name: it is longer than 253 characters")
     try:
         name = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError as error:
         raise ResolveError(f"{host!r} is not a host name: {error}") from None
+    if not name or any(character <= " " or character == "\x7f" for character in name):
+        raise ResolveError(f"{host!r} is not a host name: it is empty or has blanks in it")
     labels = name.removesuffix(".").split(".")
-    if len(name) > 254 or not all(0 < len(label) <= 63 for label in labels):
+    if len(name) > HOST_MAX or not all(0 < len(label) <= 63 for label in labels):
         raise ResolveError(f"{host!r} is not a host name: every label has 1 to 63 characters")
     return name
-
-
-async def _getaddrinfo(name: str, family: int) -> Sequence[Entry]:
-    loop = asyncio.get_running_loop()
-    return await loop.getaddrinfo(name, None, family=family, type=socket.SOCK_STREAM)
 
 
 def _unique(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -129,6 +129,7 @@ def _timing(attempt: Attempt) -> dict[str, Any]:
     return {
         "address": attempt.endpoint,
         "rtt_ms": None if rtt_ns is None else rtt_ns / NS_PER_MS,
+        "rtt_clock": attempt.rtt_clock,
         "syn_rtt_ms": None if syn_rtt_ns is None else syn_rtt_ns / NS_PER_MS,
         "retransmits": attempt.retransmits,
         "errno": None,

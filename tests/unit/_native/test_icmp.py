@@ -116,6 +116,20 @@ def test_a_quote_keeps_source_and_destination_apart() -> None:
     assert quote == (1, 0x2E, 1, bytes([192, 0, 2, 1]), bytes([198, 51, 100, 9]), request)
 
 
+@pytest.mark.parametrize(
+    ("fragment", "is_first"), [(0x0000, True), (0x4000, True), (0x2000, True), (0x2001, False)]
+)
+def test_a_later_fragment_has_no_icmp_header(fragment: int, is_first: bool) -> None:
+    packet = bytearray(packets.ipv4("192.0.2.1", "192.0.2.2", bytes(8)))
+    packet[6:8] = struct.pack("!H", fragment)
+    for quoted in (False, True):
+        parsed = icmp.parse_ip(4, bytes(packet), quoted=quoted)
+        assert parsed == packets.parse_ip(4, bytes(packet), quoted=quoted)
+        assert (parsed != "foreign") is is_first
+    error = icmp.parse_message(4, packets.icmp_error(3, 1, bytes(packet)))
+    assert (error[6] != "foreign") is is_first
+
+
 @pytest.mark.parametrize("version", [-1, 0, 5, 7])
 def test_parsers_know_two_versions(version: int) -> None:
     for parse in (icmp.parse_ip, icmp.parse_message):

@@ -133,3 +133,13 @@ def test_the_first_connected_attempt_wins_and_the_targets_failure_tells() -> Non
     assert first_connected(attempts) is None
     assert decisive_failure(attempts) is attempts[1].failure
     assert decisive_failure(attempts[2:]) is None
+
+
+def test_the_loops_lag_does_not_enter_an_rtt_the_kernel_timed() -> None:
+    attempt = Attempt(1, "192.0.2.1", 80, started_ns=0, ended_ns=6_000_000)
+
+    assert (attempt.rtt_ns, attempt.rtt_clock) == (6_000_000, "user")
+
+    attempt.syn_rtt_ns = 30_000
+
+    assert (attempt.rtt_ns, attempt.rtt_clock) == (30_000, "kernel")

@@ -15,6 +15,7 @@ from netsonde.errors import PrivilegeError, SendError
 from netsonde.model import FailureSource, Measurement, Outcome, PingSpec, Reason
 from netsonde.policy import TargetPolicy
 from netsonde.probe.base import Recorder, measure
+from netsonde.probe.echo import REQUEST, EchoDriver, EchoRun
 from netsonde.probe.ping import PingProber
 from netsonde.probe.privilege import GRANT_HINT
 from netsonde.probe.targets import TargetResolver
@@ -278,6 +279,12 @@ async def test_one_user_stamp_makes_the_summary_say_so(bench: Bench) -> None:
     assert summary(await bench.ping(host="192.0.2.1", count=3))["rx_clock"] == "user"
 
 
+async def test_the_clock_of_an_icmp_error_times_no_reply(bench: Bench) -> None:
+    error = Event(kind=icmp.ERROR, icmp_type=3, code=1, clocks=0)
+    bench.script = lambda request: [error] if request.attempt == 1 else answers(request)
+    assert summary(await bench.ping(host="192.0.2.1", count=3))["rx_clock"] == "kernel"
+
+
 async def test_columns_above_256_packets(bench: Bench) -> None:
     bench.script = lambda request: [] if 10 <= request.attempt < 13 else [Event(after_ns=12345)]
     measurement = await bench.ping(host="192.0.2.1", count=300, interval_ms=1)
@@ -353,6 +360,26 @@ async def test_a_full_engine_delays_and_loses_nothing(bench: Bench) -> None:
     assert [summary(each)["received"] for each in measurements] == [20] * 5
     asked = [(request.address, request.attempt) for request in bench.requests]
     assert len(asked) == len(set(asked)) == 100
+
+
+async def test_a_batch_that_is_not_taken_is_sent_again(bench: Bench) -> None:
+    await bench.ping(host="192.0.2.1", count=1)
+    submit = bench.engines[4].submit
+    failures = [MemoryError()]
+
+    def fail_once(requests: bytes) -> int:
+        if failures and len(requests) == 2 * REQUEST.size:  # both runs have one in it
+            raise failures.pop()
+        return submit(requests)
+
+    bench.engines[4].submit = fail_once  # type: ignore[method-assign]
+    leader, other = await bench.ping_all(
+        [PingSpec(host=f"192.0.2.{n}", count=2, interval_ms=10) for n in (2, 3)]
+    )
+    assert not failures
+    assert leader.outcome is Outcome.AGENT_ERROR
+    assert other.outcome is Outcome.OK
+    assert summary(other)["received"] == 2
 
 
 async def test_thousands_of_runs_share_an_engine(bench: Bench) -> None:
@@ -433,6 +460,17 @@ async def test_a_name_that_does_not_resolve_still_has_a_summary(bench: Bench) ->
     assert bench.engines == {}
 
 
+@pytest.mark.parametrize("zone", ["4294967296", "lo\0"])
+async def test_a_zone_that_no_interface_can_have_disturbs_nobody(bench: Bench, zone: str) -> None:
+    bad, good = await bench.ping_all(
+        [PingSpec(host=f"fe80::1%{zone}", count=2), PingSpec(host="2001:db8::1", count=2)]
+    )
+    assert bad.error is not None
+    assert bad.error.reason == Reason.RESOLVE_FAILED
+    assert summary(bad)["loss_pct"] == 100.0
+    assert good.outcome is Outcome.OK
+
+
 async def test_a_denied_target_is_rejected_with_a_summary() -> None:
     clock = ManualClock()
     prober = PingProber(clock, TargetResolver(TargetPolicy()))  # an agent's: no loopback
@@ -460,6 +498,19 @@ async def test_no_socket_is_our_error_and_says_what_to_do(error: Exception) -> N
     assert measurement.error.message == str(error)
     found = summary(measurement)
     assert (found["sent"], found["loss_pct"]) == (0, None)
+
+
+async def test_a_run_whose_engine_breaks_still_has_a_summary(bench: Bench) -> None:
+    async def broken(_run: EchoRun) -> None:
+        raise ValueError("EchoEngine is closed")
+
+    await bench.ping(host="192.0.2.1", count=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EchoDriver, "run", lambda _, run: broken(run))
+        measurement = await bench.ping(host="192.0.2.1", count=2)
+    assert measurement.outcome is Outcome.AGENT_ERROR
+    found = summary(measurement)
+    assert (found["sent"], found["cancelled"], found["loss_pct"]) == (0, False, None)
 
 
 def test_the_grant_hint_has_lines_to_paste() -> None:

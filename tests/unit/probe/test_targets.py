@@ -147,7 +147,19 @@ async def test_a_silent_resolver_is_given_up() -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", " ", "a b", "a\nb", "a\x00b", "a..b", ".a", "x" * 64 + ".net", "a." * 130, "\udcff.net"],
+    [
+        "",
+        " ",
+        "a b",
+        "a\nb",
+        "a\x00b",
+        "a..b",
+        ".a",
+        "x" * 64 + ".net",
+        "a." * 130,
+        "\udcff.net",
+        "\xa0",
+    ],
 )
 async def test_what_is_no_host_name_is_never_looked_up(host: str) -> None:
     names = Names()
@@ -155,6 +167,13 @@ async def test_what_is_no_host_name_is_never_looked_up(host: str) -> None:
     with pytest.raises(ResolveError, match="is not a host name"):
         await agent(names).addresses(host)
     assert names.asked == []
+
+
+async def test_a_name_of_any_length_costs_nothing() -> None:
+    """Encoding takes a second of the event loop for the longest host that a URL can have."""
+    with pytest.raises(ResolveError, match="longer than 253 characters") as caught:
+        await agent(Names()).addresses("\ufdfa" * 8000)
+    assert len(str(caught.value)) < 200
 
 
 async def test_international_names_are_encoded() -> None:
@@ -169,6 +188,12 @@ def test_socket_addresses_resolve_nothing_but_zones() -> None:
     assert socket_address("fe80::1%7", 53) == (socket.AF_INET6, ("fe80::1", 53, 0, 7))
     with pytest.raises(ResolveError, match="no interface named 'nowhere0'"):
         socket_address("fe80::1%nowhere0", 53)
+
+
+@pytest.mark.parametrize("zone", ["4294967296", "9" * 200, "9" * 5000, "lo\0", "\u0664294967296"])
+def test_a_zone_that_no_interface_can_have_is_a_sentence(zone: str) -> None:
+    with pytest.raises(ResolveError, match="no interface named"):
+        socket_address(f"fe80::1%{zone}", 53)
 
 
 def test_endpoints_are_unambiguous() -> None:

@@ -103,6 +103,7 @@ async def test_a_connect_is_an_attempt_and_a_summary(network: Network, clock: Ma
         "success": True,
         "address": "8.8.8.8:443",
         "rtt_ms": 30.0,
+        "rtt_clock": "user",
         "syn_rtt_ms": None,
         "retransmits": 0,
         "error": None,

@@ -18,7 +18,7 @@ from netsonde.probe.dns.exchange import Exchange
 
 CHAIN_MAX = 16  # CNAMEs followed in one answer; resolvers give up earlier
 RECORDS_MAX = 150  # per answer: two of them with their records stay below 512 observations
-TEXT_MAX = 16_384  # characters of record data per answer: a result is at most 256 KiB
+TEXT_MAX = 16_384  # characters of names and record data per answer: a result is at most 256 KiB
 _PROTOCOL_RCODES = frozenset({dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS})
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
@@ -40,18 +40,20 @@ def answers_to(
     """Yield the records that answer message's question, behind CNAMEs too, with their DNS TTLs."""
     if not message.question:
         return
-    names = {message.question[0].name}
+    question = message.question[0]
+    records = [rrset for rrset in message.answer if rrset.rdclass == question.rdclass]
+    names = {question.name}
     for _ in range(CHAIN_MAX):
         aliases = {
             rdata.target
-            for rrset in message.answer
+            for rrset in records
             if rrset.rdtype == dns.rdatatype.CNAME and rrset.name in names
             for rdata in rrset
         }
         if aliases <= names:
             break
         names |= aliases
-    for rrset in message.answer:
+    for rrset in records:
         if rrset.name in names and rdtype in (rrset.rdtype, dns.rdatatype.ANY):
             for rdata in rrset:
                 yield rdata, rrset.ttl
@@ -89,7 +91,7 @@ def observe_records(exchange: Exchange, rdtype: dns.rdatatype.RdataType, record:
         named = _record_fields(rdata)
         if named is None:
             continue
-        budget -= sum(len(each) for each in named[1].get("data", ()))
+        budget -= len(query) + sum(len(str(each)) for each in named[1].values())
         if count >= RECORDS_MAX or budget < 0:
             return
         about = {"query": query, "server": str(exchange.server)}
@@ -101,14 +103,15 @@ def _answers_listed(message: dns.message.Message) -> tuple[list[dict[str, Any]],
     listed: list[dict[str, Any]] = []
     budget = TEXT_MAX
     for rrset in message.answer:
+        name = rrset.name.to_text(omit_final_dot=True)
         for rdata in rrset:
             text = rdata.to_text().translate(_ESCAPES)
-            budget -= len(text)
+            budget -= len(name) + len(text)
             if len(listed) >= RECORDS_MAX or budget < 0:
                 return listed, False
             listed.append(
                 {
-                    "name": rrset.name.to_text(omit_final_dot=True),
+                    "name": name,
                     "ttl": rrset.ttl,
                     "type": dns.rdatatype.to_text(rdata.rdtype),
                     "data": text,

@@ -4,15 +4,19 @@ import asyncio
 import socket
 import struct
 from dataclasses import dataclass, field
+from functools import cache
 
 import dns.exception
 import dns.message
+import dns.rdata
 
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.model import FailureSource, Reason
 from netsonde.probe.connect import Attempt, Dialer, SocketFailure, explain_oserror
 from netsonde.probe.datagram import DatagramSocket
 from netsonde.probe.dns.question import Server
+
+TYPES_MAX = 4096  # pairs of class and type; one message can bring some 5000
 
 _HEADER_BYTES = 12
 _TC_BIT = 0x02
@@ -37,6 +41,27 @@ class Exchange:
     phases: dict[str, float] = field(default_factory=dict)
 
 
+@cache
+def load_record_types() -> None:
+    """Load the code of every record type, once.
+
+    dnspython would do so on demand, in the middle of a measurement. Worse, it would take a record
+    of a foreign class for proof that its type has no code, and read none of that type ever again.
+    """
+    dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
+
+
+def forget_unknown_types() -> None:
+    """Drop what dnspython remembers of types it does not know, when that has become much.
+
+    It keeps an entry for each pair of class and type it was ever shown, of 2^32 there are.
+    """
+    known = dns.rdata._rdata_classes  # there is no public way
+    if len(known) > TYPES_MAX:
+        for pair in [pair for pair, code in known.items() if code is dns.rdata.GenericRdata]:
+            del known[pair]
+
+
 class Reader:
     """Decides which messages answer a query, and keeps the one that does.
 
@@ -44,6 +69,7 @@ class Reader:
     """
 
     def __init__(self, query: dns.message.Message) -> None:
+        load_record_types()
         self._query = query
         self.message: dns.message.Message | None = None
         self.truncated = False
@@ -63,6 +89,8 @@ class Reader:
         except (dns.exception.DNSException, ValueError, IndexError, struct.error) as error:
             self.malformed = str(error) or type(error).__name__
             return False
+        finally:
+            forget_unknown_types()
         self.message = message
         return True
 

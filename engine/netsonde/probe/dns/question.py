@@ -15,6 +15,7 @@ from netsonde.model import DnsSpec
 from netsonde.probe.targets import endpoint
 
 DNS_PORT = 53
+PORT_DIGITS_MAX = 5  # of 65535; int() raises for thousands of them
 DEFAULT_TYPES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 SYSTEM_SERVERS_MAX = 3  # resolv.conf(5): MAXNS
 # Transfers and pseudo types need another protocol than question and answer.
@@ -100,7 +101,8 @@ def parse_server(text: str) -> Server:
         host, colon, port_text = text, ":", str(DNS_PORT)
     bracketed = host.startswith("[") and host.endswith("]")
     address = host[1:-1] if bracketed else host
-    port = int(port_text) if port_text.isascii() and port_text.isdecimal() else 0
+    is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= PORT_DIGITS_MAX
+    port = int(port_text) if is_number else 0
     is_valid = bool(colon) and _is_address(address) and bracketed == (":" in address)
     if not is_valid or not 1 <= port <= 65_535:
         raise BadQuestion(

@@ -238,6 +238,8 @@ class HttpProber:
             stream = TlsStream(SocketStream(attempt.sock), self._context(False), host)
             await stream.handshake()
             return self._dated(stream.facts())
+        except ssl.SSLError as error:
+            return {"certificate": None, "certificate_error": tls_failure(error).text}
         except OSError as error:
             return {"certificate": None, "certificate_error": explain_oserror(error).text}
         finally:

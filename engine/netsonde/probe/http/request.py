@@ -21,6 +21,7 @@ HEADER_BYTES_MAX = 16_384  # common servers refuse more with 431
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
+_METHOD = re.compile(r"[A-Z]{1,20}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 5.5
 _URL_BLANKS = re.compile(r"[\x00-\x20\x7f]")
@@ -79,9 +80,12 @@ def parse_url(text: str) -> Url:
         raise BadRequest("url: a user name or password belongs into an Authorization header")
     if port == 0:
         raise BadRequest("url: the port must be 1 to 65535")
-    target = quote(parts.path or "/", safe=_SAFE)
-    if parts.query:
-        target += "?" + quote(parts.query, safe=_SAFE)
+    try:
+        target = quote(parts.path or "/", safe=_SAFE)
+        if parts.query:
+            target += "?" + quote(parts.query, safe=_SAFE)
+    except UnicodeEncodeError:  # a command line's bytes that are not UTF-8 come as surrogates
+        raise BadRequest(f"url: {text!r} has what is no character of UTF-8") from None
     return Url(parts.scheme, _host(host), port or DEFAULT_PORTS[parts.scheme], target)
 
 
@@ -115,7 +119,11 @@ def check_headers(headers: Mapping[str, str]) -> None:
         raise BadRequest(f"headers: {len(headers)} headers, at most {HEADERS_MAX} are allowed")
     if sum(len(name) + len(value) for name, value in headers.items()) > HEADER_BYTES_MAX:
         raise BadRequest(f"headers: together at most {HEADER_BYTES_MAX} bytes are allowed")
+    seen: set[str] = set()
     for name, value in headers.items():
+        if name.lower() in seen:
+            raise BadRequest(f"headers: {name} is given twice")
+        seen.add(name.lower())
         if not _TOKEN.fullmatch(name):
             raise BadRequest(f"headers: {name!r} is not a header name")
         if not _FIELD_VALUE.fullmatch(value):
@@ -139,6 +147,8 @@ class Request:
         Raises:
             BadRequest: url, method or headers are not sendable.
         """
+        if not _METHOD.fullmatch(spec.method):
+            raise BadRequest(f"method: {spec.method!r} must be 1 to 20 capital letters")
         if spec.method == "CONNECT":
             raise BadRequest("method: CONNECT opens a tunnel and is not a check")
         check_headers(spec.headers)
@@ -159,6 +169,8 @@ class Request:
         except ValueError as error:
             raise BadRequest(f"url: {location[:200]!r} is not a URL: {error}") from None
         url = parse_url(joined)
+        if not urlsplit(reference).netloc:
+            url = url._replace(host=self.url.host)  # a zone is not part of the joined URL
         becomes_get = (status == 303 and self.method != "HEAD") or (
             status in (301, 302) and self.method == "POST"
         )

@@ -7,6 +7,7 @@ import httptools
 
 HEAD_BYTES_MAX = 65_536  # status line and headers; browsers stop between 64 and 256 KiB
 HEADERS_MAX = 256
+FRAMING_BYTES_MAX = 2 * HEAD_BYTES_MAX  # in a row; the parser keeps a trailer until it ends
 INFORMATIONAL_MAX = 16  # 1xx answers before the real one
 VALUE_MAX = 256  # characters of a header value that a result keeps
 LOCATION_MAX = 1024
@@ -47,6 +48,7 @@ class ResponseReader:
         self._parser = httptools.HttpResponseParser(self)
         self._digest = hashlib.sha256()
         self._head_bytes = 0
+        self._framing_bytes = 0  # since the last byte of the body
         self._in_body = False
         self._complete = False
         self.status = 0
@@ -93,6 +95,7 @@ class ResponseReader:
         """
         if not self._in_body:
             self._head_bytes += len(data)
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -106,6 +109,8 @@ class ResponseReader:
             raise ProtocolFault(f"the answer has more than {HEADERS_MAX} headers")
         if self.informational > INFORMATIONAL_MAX:
             raise ProtocolFault(f"more than {INFORMATIONAL_MAX} informational answers")
+        if self._framing_bytes > FRAMING_BYTES_MAX and not self.done:
+            raise ProtocolFault(f"{FRAMING_BYTES_MAX} bytes came without a byte of the body")
 
     def finish(self) -> None:
         """Take the end of the connection, which ends a body of unknown length.
@@ -142,8 +147,8 @@ class ResponseReader:
             self.reason_phrase += phrase.decode("latin-1")[:VALUE_MAX]
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect one header, as far as one more than is allowed."""
-        if not self._complete and len(self.headers) <= HEADERS_MAX:
+        """Collect one header, as far as one more than is allowed; trailers are passed over."""
+        if not self._in_body and not self._complete and len(self.headers) <= HEADERS_MAX:
             self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
@@ -161,6 +166,7 @@ class ResponseReader:
 
     def on_body(self, body: bytes) -> None:
         """Count and hash body bytes up to the limit."""
+        self._framing_bytes = 0
         if self.done:
             return
         counted = body[: self._max_body - self.size]

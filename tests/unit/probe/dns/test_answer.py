@@ -1,8 +1,13 @@
+import struct
+import subprocess
+import sys
 from typing import Any
 
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import pytest
@@ -19,8 +24,9 @@ from netsonde.probe.dns.answer import (
     response_value,
     status_of,
 )
-from netsonde.probe.dns.exchange import Exchange, Reader
+from netsonde.probe.dns.exchange import TYPES_MAX, Exchange, Reader
 from netsonde.probe.dns.question import Server
+from netsonde.wire import ITEM_MAX_BYTES, encode
 
 A, AAAA, ANY, TXT = (dns.rdatatype.from_text(each) for each in ("A", "AAAA", "ANY", "TXT"))
 
@@ -127,6 +133,47 @@ def test_text_cannot_outgrow_a_result() -> None:
     assert value["counts"]["answer"] == 1
 
 
+NAMES_MAX = [
+    r"\001" * 63 + "." + r"\001" * 63 + "." + r"\001" * 60 + f".x{n:03}." for n in range(200)
+]
+
+
+@pytest.mark.parametrize("qtype", ["MX", "NS", "A"])
+def test_names_cannot_outgrow_a_result(qtype: str) -> None:
+    query = dns.message.make_query("a.net", qtype)
+    message = dns.message.make_response(query)
+    for name in NAMES_MAX:
+        owner, data = {
+            "A": (name, "192.0.2.1"),
+            "NS": ("a.net.", name),
+            "MX": ("a.net.", f"1 {name}"),
+        }[qtype]
+        message.answer.append(dns.rrset.from_text(owner, 60, "IN", qtype, data))
+    message = dns.message.from_wire(message.to_wire(max_size=65_535))
+    rdtype = dns.rdatatype.from_text(qtype)
+    record = Recorder(ManualClock())
+
+    record.observe("dns_response", response_value(exchange(message), rdtype))
+    observe_records(exchange(message), rdtype, record)
+
+    encoded = encode([each.value for each in record.measurement().observations])
+    assert len(encoded) < ITEM_MAX_BYTES // 2  # a result may hold two types
+
+
+@pytest.mark.parametrize(("rdtype", "rdclass"), [(AAAA, 255), (TXT, 65_500), (A, 65_500)])
+def test_a_record_of_another_class_is_no_answer(rdtype: Any, rdclass: int) -> None:
+    query = dns.message.make_query("a.net", rdtype)
+    wire_form = bytearray(dns.message.make_response(query).to_wire())
+    wire_form[7] = 1
+    wire_form += b"\xc0\x0c" + struct.pack("!HHIH4s", rdtype, rdclass, 60, 4, b"\3abc")
+    reader = Reader(query)
+
+    assert reader.accept(bytes(wire_form))
+    assert reader.message is not None
+    assert observed(reader.message, rdtype) == ()
+    assert response_value(exchange(reader.message), rdtype)["status"] == "nodata"
+
+
 def test_text_is_printable() -> None:
     message = response("a.net", r'a.net. TXT "a\000b\255c\010d"', qtype="TXT")
 
@@ -141,6 +188,43 @@ def test_a_type_without_its_own_record_is_in_the_response() -> None:
     assert observed(message, caa) == ()
     value = response_value(exchange(message), caa)
     assert value["answers"][0]["data"] == '0 issue "ca.example"'
+
+
+FOREIGN_CLASS_FIRST = """
+import struct
+import dns.message
+from netsonde.probe.dns.exchange import Reader
+
+query = dns.message.make_query("a.net", "A")
+head = query.to_wire()[:2] + bytes.fromhex("8180 0001 0001 0000 0000") + query.to_wire()[12:23]
+for rdclass in (255, 1):
+    reader = Reader(query)
+    answer = b"\\xc0\\x0c" + struct.pack("!HHIH4s", 1, rdclass, 60, 4, bytes([192, 0, 2, 1]))
+    assert reader.accept(head + answer), reader.malformed
+print(reader.message.answer[0][0].to_text())
+"""
+
+
+def test_a_record_of_another_class_leaves_later_answers_readable() -> None:
+    """What dnspython learns of types it keeps for the process, so this needs one of its own."""
+    told = subprocess.run(
+        [sys.executable, "-c", FOREIGN_CLASS_FIRST], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "192.0.2.1\n"
+
+
+def test_types_that_nobody_knows_are_not_kept_for_ever() -> None:
+    """dnspython keeps one entry for each class and type that was ever seen."""
+    query = dns.message.make_query("a.net", "A")
+    head = query.to_wire()[:2] + bytes.fromhex("8180 0001 1388 0000 0000") + query.to_wire()[12:23]
+    for batch in range(4):
+        records = b"".join(
+            b"\xc0\x0c" + struct.pack("!HHIH", 20_000 + batch, rdclass, 60, 0)
+            for rdclass in range(10_000, 15_000)
+        )
+        assert Reader(query).accept(head + records)
+    assert len(dns.rdata._rdata_classes) < 2 * TYPES_MAX
+    assert (dns.rdataclass.IN, A) in dns.rdata._rdata_classes
 
 
 QUERY = dns.message.make_query("example.net", "A")

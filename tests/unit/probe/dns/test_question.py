@@ -103,7 +103,7 @@ def test_servers_are_addresses_with_an_optional_port(text: str, server: Server) 
     [
         "", ":", "ns1.example.net", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:-1",
         "192.0.2.1:53:53", "[192.0.2.1]:53", "[2001:db8::1", "[2001:db8::1]:x", "192.0.2.1:\u0665",
-        "127.1", "[]", "[]:53",
+        "127.1", "[]", "[]:53", "192.0.2.1:" + "9" * 5000,
     ],
 )  # fmt: skip
 def test_a_bad_server_is_a_sentence(text: str) -> None:

@@ -46,6 +46,9 @@ def test_a_url_is_taken_apart(text: str, url: Url) -> None:
         ("http://a..b/", "is not a host name"),
         ("http://" + "x" * 64 + ".net/", "is not a host name"),
         ("http://ex<ample.net/", "is not a host name"),
+        ("http://\xa0/", "is not a host name"),
+        ("http://example.net/\udcff", "no character of UTF-8"),
+        ("http://example.net/?\ud800", "no character of UTF-8"),
         ("http://example.net/" + "x" * 9000, "at most 8192"),
     ],
 )
@@ -103,6 +106,7 @@ def test_any_headers_are_sent_as_lines_of_their_own_or_refused(headers: dict[str
         ({"transfer-encoding": "chunked"}, "decided by the check itself"),
         ({f"X-{number}": "y" for number in range(65)}, "at most 64"),
         ({"X": "y" * 20_000}, "at most 16384 bytes"),
+        ({"Host": "a", "host": "b"}, "host is given twice"),
     ],
 )
 def test_a_bad_header_is_a_sentence(headers: dict[str, str], words: str) -> None:
@@ -110,6 +114,12 @@ def test_a_bad_header_is_a_sentence(headers: dict[str, str], words: str) -> None
         check_headers(headers)
 
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["GET\n", "GET /x HTTP/1.1\r\nHost: y", "get", "", "G" * 21])
+def test_a_method_is_a_word(method: str) -> None:
+    with pytest.raises(BadRequest, match=r"method: .* capital letters"):
+        Request.first(HttpSpec(url="http://example.net", method=method))
 
 
 def test_connect_is_refused() -> None:
@@ -204,3 +214,15 @@ def test_the_method_follows_the_status(status: int, method: str, becomes: str) -
 def test_a_bad_location_is_a_sentence(location: str) -> None:
     with pytest.raises(BadRequest):
         Request.first(HttpSpec(url="http://example.net/")).redirected(302, location)
+
+
+@pytest.mark.parametrize(
+    ("location", "host"),
+    [("/x", "fe80::1%eth0"), ("http://[fe80::1]/x", "fe80::1"), ("//[fe80::2]/x", "fe80::2")],
+)
+def test_a_path_is_on_the_same_link(location: str, host: str) -> None:
+    first = Request.first(HttpSpec(url="http://[fe80::1%25eth0]/", headers=SECRETS))
+
+    redirected = first.redirected(302, location)
+    assert redirected.url.host == host
+    assert ("Cookie" in redirected.headers) == (location == "/x")

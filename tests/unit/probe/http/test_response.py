@@ -178,3 +178,19 @@ def test_how_the_bytes_are_cut_changes_nothing(step: int, body: bytes) -> None:
 
     assert pieces.value() == whole.value()
     assert pieces.done
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nX: ", b"0\r\nX", b"1;x=", b"000000"])
+def test_framing_without_end_is_a_fault(endless: bytes) -> None:
+    filler = endless[-1:] if endless[-1:] != b" " else b"y"
+    with pytest.raises(ProtocolFault, match=r"not HTTP|without a byte of the body"):
+        read(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + endless, *[filler * 65_536] * 4)
+
+
+def test_trailers_add_no_headers() -> None:
+    reader = read(
+        b"HTTP/1.1 302 Found\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\na\r\n0\r\nLocation: http://example.org/\r\n\r\n"
+    )
+    assert reader.done
+    assert reader.header("location") is None
