@@ -8,33 +8,28 @@ is missed and, with --strict, when a rival is missing.
 
 import argparse
 import gc
-import importlib
 import json
 import sys
 import time
 
 from benches.harness import (
-    QUICK_RUNS,
-    QUICK_SLACK,
-    RUNS,
-    Bench,
+    BENCHES,
     MissingRivalError,
     Row,
+    Scale,
     interleave,
     judge,
+    load,
     say,
     table,
 )
 
-# A bench is a file: its name here, its module there.
-BENCHES = {"heap": "bench_deadlines"}
 
-
-def run(name: str, *, quick: bool) -> list[Row]:
+def run(name: str, scale: Scale) -> list[Row]:
     """Run one bench and return its rows."""
     begun = time.monotonic()
     say(f"{name}: preparing")
-    bench: Bench = importlib.import_module(f"benches.{BENCHES[name]}").bench()
+    bench = load(name, scale)
     able = {}
     for contestant, thing in bench.contestants.items():
         if isinstance(thing, MissingRivalError):
@@ -44,11 +39,11 @@ def run(name: str, *, quick: bool) -> list[Row]:
     gc.collect()
     gc.disable()  # a collection in the middle of a rival's run would flatter us
     try:
-        figures = interleave(able, QUICK_RUNS if quick else RUNS)
+        figures = interleave(able, scale.runs)
     finally:
         gc.enable()
     say(f"{name}: {time.monotonic() - begun:.0f} s")
-    return judge(bench, figures, QUICK_SLACK if quick else 0.0)
+    return judge(bench, figures, scale.slack)
 
 
 def main() -> int:
@@ -61,9 +56,8 @@ def main() -> int:
     chosen = parser.parse_args()
     if unknown := sorted(set(chosen.names) - set(BENCHES)):
         parser.error(f"no bench {', '.join(unknown)}: there are {', '.join(BENCHES)}")
-    rows = [
-        row for name in chosen.names or BENCHES for row in run(name, quick=chosen.quick)
-    ]
+    scale = Scale.QUICK if chosen.quick else Scale.FULL
+    rows = [row for name in chosen.names or BENCHES for row in run(name, scale)]
     print(json.dumps([row.as_dict() for row in rows], indent=1) if chosen.json else table(rows))
     if missed := [row for row in rows if row.met is False]:
         say(f"{len(missed)} of {len(rows)} budgets missed")

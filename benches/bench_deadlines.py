@@ -1,15 +1,18 @@
 """Budget L1: the deadline heap at a million leases against heapq + dict and C++, and its memory.
 
-Every contestant lives through one history: a million leases, then rounds of a batch each of push,
-extend, extend, remove and pop. The ids and deadlines come to each in the shape it likes best:
-buffers for the native heap and for C++, lists of int for Python. All pops are timed up to a list of
-Python ints, and what they return is checked afterwards. The rivals are lazy: they leave stale
-entries behind, skip them in pop, and are charged nothing for those that remain in the end.
+Every contestant lives through one history of a million leases: rounds of a batch each of push,
+extend, extend, remove and pop, and a push that is not timed and keeps the number. The rivals are
+lazy: an extension or a removal leaves a stale entry behind, which a later pop skips. So the first
+rounds are not timed either, until stale entries come up about as fast as they are made.
+
+Ids and deadlines come in the shape each contestant likes best, made beforehand: buffers for the
+native heap and for C++, lists of int for Python. All pops are timed up to a list of Python ints.
 """
 
 import ctypes
 import heapq
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -19,25 +22,29 @@ from array import array
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from benches.harness import OURS, Bench, Budget, Contestant, MissingRivalError
-from benches.lease_history import Batch, Historian, History
+from benches.harness import OURS, Bench, Budget, Contestant, MissingRivalError, Scale, steadily
+from benches.lease_history import Batch, Historian, History, Round
 from netsonde._native.deadlines import DONE, DeadlineHeap
 
 HEAPQ, CPP = "heapq + dict", "C++ priority_queue + unordered_map"
-LEASES, ROUNDS, BATCH = 1_000_000, 100, 1000
-LARGE = 10_000_000
+LEASES, LARGE, BATCH, ROUNDS = 1_000_000, 10_000_000, 1000, 100
+UNTIMED = {Scale.QUICK: 150, Scale.FULL: 500}  # rounds
 PAGE_BYTES = 4096
 ROOT = Path(__file__).resolve().parent.parent
+
+
+Shaped = tuple[Any, Any]  # ids and deadlines as a contestant likes them
 
 
 class Heap(Protocol):
     """What a contestant does, batch by batch."""
 
-    def push(self, batch: Batch) -> None: ...
-    def extend(self, batch: Batch) -> None: ...
-    def remove(self, batch: Batch) -> None: ...
+    def shape(self, batch: Batch) -> Shaped: ...
+    def push(self, batch: Shaped) -> None: ...
+    def extend(self, batch: Shaped) -> None: ...
+    def remove(self, batch: Shaped) -> None: ...
     def pop(self, now_ns: int) -> list[int]: ...
 
 
@@ -45,14 +52,17 @@ class NativeHeap:
     def __init__(self) -> None:
         self.heap = DeadlineHeap(2 * LEASES)
 
-    def push(self, batch: Batch) -> None:
-        self.heap.push(batch.ids, batch.ends_ns)
+    def shape(self, batch: Batch) -> Shaped:
+        return batch
 
-    def extend(self, batch: Batch) -> None:
-        self.heap.extend(batch.ids, batch.ends_ns)
+    def push(self, batch: Shaped) -> None:
+        self.heap.push(*batch)
 
-    def remove(self, batch: Batch) -> None:
-        self.heap.drop(batch.ids)
+    def extend(self, batch: Shaped) -> None:
+        self.heap.extend(*batch)
+
+    def remove(self, batch: Shaped) -> None:
+        self.heap.drop(batch[0])
 
     def pop(self, now_ns: int) -> list[int]:
         return self.heap.pop_due(now_ns, 2 * LEASES).tolist()
@@ -65,24 +75,27 @@ class HeapqDict:
         self.heap: list[tuple[int, int]] = []
         self.deadlines: dict[int, int] = {}
 
-    def push(self, batch: Batch) -> None:
+    def shape(self, batch: Batch) -> Shaped:
+        return batch.ids.tolist(), batch.ends_ns.tolist()
+
+    def push(self, batch: Shaped) -> None:
         heap, deadlines, heappush = self.heap, self.deadlines, heapq.heappush
-        for lease_id, end_ns in zip(batch.id_list, batch.end_list, strict=True):
+        for lease_id, end_ns in zip(*batch, strict=True):
             if lease_id not in deadlines:
                 deadlines[lease_id] = end_ns
                 heappush(heap, (end_ns, lease_id))
 
-    def extend(self, batch: Batch) -> None:
+    def extend(self, batch: Shaped) -> None:
         heap, deadlines, heappush = self.heap, self.deadlines, heapq.heappush
-        for lease_id, end_ns in zip(batch.id_list, batch.end_list, strict=True):
+        for lease_id, end_ns in zip(*batch, strict=True):
             old_ns = deadlines.get(lease_id)
             if old_ns is not None and end_ns > old_ns:
                 deadlines[lease_id] = end_ns
                 heappush(heap, (end_ns, lease_id))
 
-    def remove(self, batch: Batch) -> None:
+    def remove(self, batch: Shaped) -> None:
         pop = self.deadlines.pop
-        for lease_id in batch.id_list:
+        for lease_id in batch[0]:
             pop(lease_id, None)
 
     def pop(self, now_ns: int) -> list[int]:
@@ -104,24 +117,31 @@ class CppHeap:
         self.heap = ctypes.c_void_p(library.lazy_new(2 * LEASES))
         self.out = array("Q", bytes(8 * 2 * BATCH))
 
-    def push(self, batch: Batch) -> None:
-        ids, ends_ns = batch.ids.buffer_info()[0], batch.ends_ns.buffer_info()[0]
-        self.library.lazy_push(self.heap, ids, ends_ns, len(batch.ids))
+    def shape(self, batch: Batch) -> Shaped:
+        return batch
 
-    def extend(self, batch: Batch) -> None:
-        ids, ends_ns = batch.ids.buffer_info()[0], batch.ends_ns.buffer_info()[0]
-        self.library.lazy_extend(self.heap, ids, ends_ns, len(batch.ids))
+    def push(self, batch: Shaped) -> None:
+        ids, ends_ns = batch
+        self.library.lazy_push(self.heap, address(ids), address(ends_ns), len(ids))
 
-    def remove(self, batch: Batch) -> None:
-        self.library.lazy_remove(self.heap, batch.ids.buffer_info()[0], len(batch.ids))
+    def extend(self, batch: Shaped) -> None:
+        ids, ends_ns = batch
+        self.library.lazy_extend(self.heap, address(ids), address(ends_ns), len(ids))
+
+    def remove(self, batch: Shaped) -> None:
+        self.library.lazy_remove(self.heap, address(batch[0]), len(batch[0]))
 
     def pop(self, now_ns: int) -> list[int]:
-        out = self.out
-        count = self.library.lazy_pop(self.heap, now_ns, out.buffer_info()[0], len(out))
-        return out[:count].tolist()
+        count = self.library.lazy_pop(self.heap, now_ns, address(self.out), len(self.out))
+        return self.out[:count].tolist()
 
     def __del__(self) -> None:
         self.library.lazy_delete(self.heap)
+
+
+def address(words: "array[int]") -> int:
+    """Return where an array's words are."""
+    return words.buffer_info()[0]
 
 
 def compile_rival() -> ctypes.CDLL:
@@ -158,27 +178,43 @@ def live(make: Callable[[], Heap], history: History) -> dict[str, float]:
     """Live through the history; return ns per operation of each kind and of the mix."""
     heap = make()
     for batch in history.fill:
-        heap.push(batch)
-    spent = dict.fromkeys(("push", "extend", "remove", "pop"), 0)
+        heap.push(heap.shape(batch))
+    spent = [0, 0, 0, 0]
+    timed = history.rounds[-ROUNDS:]
+    for round_ in history.rounds[:-ROUNDS]:
+        live_round(heap, round_)
+    for round_ in timed:
+        spent = [sum(pair) for pair in zip(spent, live_round(heap, round_), strict=True)]
+    push, extends, remove, pop = (ns / len(timed) / BATCH for ns in spent)
+    return {
+        "push": push,
+        "extend": extends / 2,
+        "remove": remove,
+        "pop": pop,
+        "mix": (push + extends + remove + pop) / 5,
+    }
+
+
+def live_round(heap: Heap, round_: Round) -> tuple[int, int, int, int]:
+    """Live through one round; return the ns that push, both extends, remove and pop took."""
     clock = time.perf_counter_ns
-    for round_ in history.rounds:
-        times = [clock()]
-        heap.push(round_.push)
-        times.append(clock())
-        heap.extend(round_.extends[0])
-        heap.extend(round_.extends[1])
-        times.append(clock())
-        heap.remove(round_.remove)
-        times.append(clock())
-        popped = heap.pop(round_.now_ns)
-        times.append(clock())
-        for index, operation in enumerate(spent):
-            spent[operation] += times[index + 1] - times[index]
-        if set(popped) != set(round_.due):  # a rival's ties come by id, not by push order
-            raise AssertionError(f"{type(heap).__name__} popped other leases than were due")
-    each = len(history.rounds) * BATCH
-    figures = {name: ns / each / (2 if name == "extend" else 1) for name, ns in spent.items()}
-    return {**figures, "mix": sum(spent.values()) / each / 5}
+    push, refill = heap.shape(round_.push), heap.shape(round_.refill)
+    first, second = (heap.shape(batch) for batch in round_.extends)
+    remove = heap.shape(round_.remove)
+    begun = clock()
+    heap.push(push)
+    pushed = clock()
+    heap.extend(first)
+    heap.extend(second)
+    extended = clock()
+    heap.remove(remove)
+    removed = clock()
+    popped = heap.pop(round_.now_ns)
+    ended = clock()
+    if set(popped) != set(round_.due):  # a rival's ties come by id, not by push order
+        raise AssertionError(f"{type(heap).__name__} popped other leases than were due")
+    heap.push(refill)
+    return pushed - begun, extended - pushed, removed - extended, ended - removed
 
 
 def resident_bytes() -> int:
@@ -188,22 +224,17 @@ def resident_bytes() -> int:
 
 def measure_memory(leases: int) -> dict[str, float]:
     """Fill a heap; return bytes per lease as the heap says and as the kernel says."""
-    step = 10_000
+    rng = random.Random(leases)
     heap = DeadlineHeap(leases)
-    heap.push(array("Q", [2**63]), array("q", [0]))
-    heap.drop_one(2**63)
-    spread = 0x9E3779B97F4A7C15  # consecutive multiples look random, and none repeats
     before = resident_bytes()
-    for begin in range(0, leases, step):
-        ids = array("Q", ((i * spread) % 2**64 for i in range(begin, begin + step)))
-        ends_ns = array("q", (lease_id >> 1 for lease_id in ids))
-        if heap.push(ids, ends_ns).count(DONE) != step:
+    for _ in range(leases // BATCH):
+        if heap.push(rng.randbytes(8 * BATCH), rng.randbytes(8 * BATCH)).count(DONE) != BATCH:
             raise AssertionError("the heap refused a lease")
     resident = resident_bytes() - before
-    figures = {"heap": heap.allocated_bytes / leases, "resident": resident / leases}
-    half = heap.pop_due(2**62, leases)
-    if len(half) + len(heap) != leases or abs(len(half) / leases - 0.5) > 0.01:
-        raise AssertionError(f"{len(half)} of {leases} leases were due")
+    figures = {"allocated": heap.allocated_bytes / leases, "resident": resident / leases}
+    due = heap.pop_due(0, leases)
+    if len(due) + len(heap) != leases or abs(len(due) / leases - 0.5) > 0.01:
+        raise AssertionError(f"{len(due)} of {leases} leases were due")
     return figures
 
 
@@ -211,20 +242,22 @@ def memory_in_fresh_process(leases: int) -> dict[str, float]:
     """Measure memory where nothing else comes and goes."""
     command = [sys.executable, "-m", "benches.bench_deadlines", str(leases)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
-
-
-def bench() -> Bench:
-    """Make the history and the contestants."""
-    history = Historian(LEASES, ROUNDS, BATCH).write()
-    memory = {
+    return {
         f"{leases // 1_000_000}M leases, {name}": value
-        for leases in (LEASES, LARGE)
-        for name, value in memory_in_fresh_process(leases).items()
+        for name, value in json.loads(done.stdout).items()
     }
+
+
+def bench(scale: Scale) -> Bench:
+    """Make the history and the contestants."""
+    if scale is Scale.ONCE:
+        history = Historian(LEASES // 50, ROUNDS + 1, BATCH).write()
+        memory = memory_in_fresh_process(LEASES)
+    else:
+        history = Historian(LEASES, UNTIMED[scale] + ROUNDS, BATCH).write()
+        memory = memory_in_fresh_process(LEASES) | memory_in_fresh_process(LARGE)
     contestants: dict[str, Contestant | MissingRivalError] = {
-        OURS: lambda: {**live(NativeHeap, history), **memory},
+        OURS: steadily(lambda: live(NativeHeap, history) | memory),
         HEAPQ: partial(live, HeapqDict, history),
     }
     try:

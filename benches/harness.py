@@ -1,21 +1,34 @@
 """What every bench is made of: contestants, interleaved runs, budgets and the table of rows.
 
-A bench is a module with a `bench()` that returns a `Bench`. A contestant is a callable that does
-the whole measured thing once and returns its figures by name; ours is the one called OURS. Figures
-of different machines or minutes are not compared: a budget is a ratio of two contestants of the
-same round, or an absolute figure where there is no rival.
+A bench is a file: a line in BENCHES, and a module whose `bench(scale)` returns a `Bench`. A
+contestant is a callable that does the whole measured thing once and returns its figures by name;
+ours is the one called OURS. Figures of different machines or minutes are not compared: a budget is
+a ratio of two contestants of the same round, or an absolute figure where there is no rival.
 """
 
+import importlib
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Literal
 
+BENCHES = {"heap": "bench_deadlines"}
 OURS = "netsonde"
-RUNS = 7
-QUICK_RUNS = 3
-QUICK_SLACK = 0.25
+
+
+class Scale(Enum):
+    """How long a bench takes: runs of each contestant, and what budgets are relaxed by."""
+
+    ONCE = 1, 1.0  # small, and no budget of a ratio fails: shows that everything still runs
+    QUICK = 3, 0.25
+    FULL = 7, 0.0
+
+    def __init__(self, runs: int, slack: float) -> None:
+        self.runs = runs
+        self.slack = slack
+
 
 Contestant = Callable[[], Mapping[str, float]]
 Figures = Mapping[str, Sequence[Mapping[str, float]]]  # contestant -> one mapping per run
@@ -71,6 +84,12 @@ class Row:
         return asdict(self)
 
 
+def load(name: str, scale: Scale) -> Bench:
+    """Prepare the bench of this name."""
+    made: Bench = importlib.import_module(f"benches.{BENCHES[name]}").bench(scale)
+    return made
+
+
 def say(text: str) -> None:
     """Report progress, away from the table."""
     print(text, file=sys.stderr, flush=True)
@@ -86,6 +105,16 @@ def interleave(contestants: Mapping[str, Contestant], runs: int) -> Figures:
             say(f"  run {run + 1}/{runs}: {name}")
             figures[name].append(contestants[name]())
     return figures
+
+
+def steadily(contestant: Contestant, times: int = 3) -> Contestant:
+    """Make every run of a short contestant the median of several, so that no moment decides."""
+
+    def run() -> Mapping[str, float]:
+        runs = [contestant() for _ in range(times)]
+        return {name: statistics.median(one[name] for one in runs) for name in runs[0]}
+
+    return run
 
 
 def judge(bench: Bench, figures: Figures, slack: float) -> list[Row]:

@@ -2,7 +2,7 @@
 
 import random
 from array import array
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from netsonde._native.deadlines import DeadlineHeap
 from netsonde.clock import NS_PER_S
@@ -11,22 +11,14 @@ TERMS_NS = [seconds * NS_PER_S for seconds in (20, 20, 45, 45, 90)]  # dns tcp h
 FOREVER_NS = 2**63 - 1
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Ids and their deadlines, as buffers and as lists: every contestant takes what it likes."""
+class Batch(NamedTuple):
+    """Ids and, but for removals, their deadlines."""
 
     ids: "array[int]"
     ends_ns: "array[int]"
-    id_list: list[int] = field(init=False)
-    end_list: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "id_list", self.ids.tolist())
-        object.__setattr__(self, "end_list", self.ends_ns.tolist())
 
 
-@dataclass(frozen=True)
-class Round:
+class Round(NamedTuple):
     """What happens from one instant to the next: a batch of each operation."""
 
     push: Batch
@@ -34,11 +26,10 @@ class Round:
     remove: Batch
     now_ns: int
     due: list[int]  # what pop must return at now_ns, in order
-    refill: Batch  # as many again as remove and pop took beyond the push: the number stays
+    refill: Batch  # as many again: push and refill make up for remove and pop
 
 
-@dataclass(frozen=True)
-class History:
+class History(NamedTuple):
     """Batches that fill a heap, and the rounds after that."""
 
     fill: list[Batch]
@@ -98,7 +89,7 @@ class Historian:
         for _ in range(count):
             ids.append(self._any_held())
             self._held.drop_one(ids[-1])
-        return Batch(ids, array("q", bytes(8 * count)))
+        return Batch(ids, array("q"))
 
     def _any_held(self) -> int:
         while True:

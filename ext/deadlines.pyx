@@ -1,4 +1,4 @@
-"""Lease deadlines in a native indexed heap; the core is heap.pxd.
+"""Lease deadlines in a native indexed heap; the core is heap.pxd and heap_ops.pxd.
 
 Ids are unsigned 64-bit, deadlines signed 64-bit nanoseconds on whatever clock the caller keeps to.
 Buffers of ids and deadlines are anything contiguous in native 64-bit integers (array('Q'),
@@ -13,13 +13,16 @@ from cpython.buffer cimport (
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from heap cimport (
-    HEAP_DONE, HEAP_FULL, HEAP_KNOWN, HEAP_NONE, HEAP_UNCHANGED, HEAP_UNKNOWN, due_t, find_place,
-    heap_bytes, heap_drop, heap_drop_batch, heap_due, heap_due_free, heap_free, heap_init,
-    heap_move, heap_move_batch, heap_pop_due, heap_push, heap_push_batch, heap_renumber,
-    heap_reserve, heap_t, key_deadline, key_slot,
+    HEAP_NONE, bucket_of, find_place, heap_bytes, heap_free, heap_init, heap_reserve, heap_t,
+    key_deadline, key_slot,
+)
+from heap_ops cimport (
+    HEAP_DONE, HEAP_FULL, HEAP_KNOWN, HEAP_UNCHANGED, HEAP_UNKNOWN, due_t, heap_drop,
+    heap_drop_batch, heap_due, heap_due_free, heap_move, heap_move_batch, heap_pop_due, heap_push,
+    heap_push_batch, heap_renumber,
 )
 
-CAPACITY_MAX = 2**31  # slots are 32 bits, and a third of them stay empty
+CAPACITY_MAX = 2**30  # slots are 32 bits, and less than half of them are used
 
 DONE = HEAP_DONE
 KNOWN = HEAP_KNOWN
@@ -112,9 +115,11 @@ cdef class DeadlineHeap:
     def peek(self):
         """Return the id and deadline of the earliest lease, or None."""
         cdef heap_t *heap = &self._heap
+        cdef uint32_t slot
         if heap.count == 0:
             return None
-        return heap.nodes[key_slot(heap.keys[0])].id, key_deadline(heap.keys[0])
+        slot = key_slot(heap.keys[0])
+        return bucket_of(heap, slot).ids[slot & 7], key_deadline(heap.keys[0])
 
     def deadline_of(self, uint64_t lease_id):
         """Return a lease's deadline, or None when it is not in the heap."""

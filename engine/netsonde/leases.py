@@ -7,12 +7,13 @@ starts or finishes a lease that has ended meanwhile is told False.
 """
 
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from netsonde._native.deadlines import DONE, DeadlineHeap
 from netsonde.clock import NS_PER_MS
@@ -23,8 +24,8 @@ BATCH_MAX = 1000  # lease ids per extend, by the contract; also how many expire 
 GATHER_NS = 500 * NS_PER_MS  # leases due this soon after the first go in the same call
 ASK_AGAIN_MIN_NS = 500 * NS_PER_MS  # never ask faster than calls are gathered
 NEVER_NS = 2**63 - 1
-# An extension is due when this part of the term has passed, drawn for each lease so that leases
-# granted together do not stay together.
+# An extension is due when this part of the term has passed, drawn for each lease and term, so that
+# leases granted together do not stay together.
 FRACTION_MIN, FRACTION_MAX = 0.35, 0.45
 
 
@@ -73,6 +74,12 @@ class Grant(StrEnum):
     FULL = "full"  # the table holds `capacity` leases
 
 
+# Members by plain names: looking them up in the class is most of what a transition costs.
+_QUEUED = LeaseState.QUEUED
+_START, _FINISH, _RELEASE, _REVOKE, _EXPIRE = LeaseEvent
+_GRANTED, _DUPLICATE, _LATE, _FULL = Grant
+
+
 class Ended(NamedTuple):
     """A lease the table let go, and where it was then."""
 
@@ -94,11 +101,9 @@ class LeaseCounters:
     expired: int = 0
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(Struct, gc=False):  # half a million of them must not cost the collector anything
     lease: Lease
     state: LeaseState
-    keep: float  # an extension is due when this part of the term is left
     limit_ns: int | None  # max_lease_ms as an instant
 
 
@@ -116,7 +121,7 @@ class LeaseTable:
         self._held: dict[int, _Held] = {}
         self._deadlines = DeadlineHeap(capacity)
         self._asks = DeadlineHeap(capacity)
-        self._counts: Counter[tuple[TaskKind, LeaseState]] = Counter()
+        self._counts = {state: dict.fromkeys(TaskKind, 0) for state in LeaseState}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -158,8 +163,9 @@ class LeaseTable:
     def count(self, kind: TaskKind | None = None, state: LeaseState | None = None) -> int:
         """Count the leases held of this kind and in this state; None: of any."""
         return sum(
-            count
-            for (its_kind, its_state), count in self._counts.items()
+            counts[its_kind]
+            for its_state, counts in self._counts.items()
+            for its_kind in counts
             if kind in (None, its_kind) and state in (None, its_state)
         )
 
@@ -172,14 +178,20 @@ class LeaseTable:
         answers = []
         fresh: dict[int, _Held] = {}
         deadlines_ns, asks_ns = array("q"), array("q")
+        room = self._capacity - len(self._held)
         for lease, deadline_ns in grants:
-            answer = self._admit(lease.lease_id, deadline_ns - now_ns, fresh)
-            answers.append(answer)
-            if answer is Grant.GRANTED:
-                held = self._hold(lease, deadline_ns)
-                fresh[lease.lease_id] = held
+            if lease.lease_id in self._held or lease.lease_id in fresh:
+                answers.append(_DUPLICATE)
+            elif deadline_ns <= now_ns:
+                answers.append(_LATE)
+            elif len(fresh) == room:
+                answers.append(_FULL)
+            else:
+                answers.append(_GRANTED)
+                limit_ns = _limit_ns(lease, deadline_ns)
+                fresh[lease.lease_id] = _Held(lease, _QUEUED, limit_ns)
                 deadlines_ns.append(deadline_ns)
-                asks_ns.append(self._ask_ns(held, deadline_ns, now_ns))
+                asks_ns.append(self._ask_ns(deadline_ns, limit_ns, now_ns))
         self._push(fresh, deadlines_ns, asks_ns)
         self.counters.granted += len(fresh)
         self.counters.refused += len(answers) - len(fresh)
@@ -187,14 +199,16 @@ class LeaseTable:
 
     def start(self, lease_id: int, now_ns: int) -> bool:
         """Mark a queued lease running; False: it has ended, or ends now, and must not start."""
-        deadline_ns = self._deadlines.deadline_of(lease_id)
-        if deadline_ns is None or deadline_ns <= now_ns:
-            return False
-        return self._change(lease_id, LeaseEvent.START) is not None
+        earliest_ns = self._deadlines.next_ns
+        if earliest_ns is None or earliest_ns <= now_ns:  # some have ended: perhaps this one
+            deadline_ns = self._deadlines.deadline_of(lease_id)
+            if deadline_ns is None or deadline_ns <= now_ns:
+                return False
+        return self._change(lease_id, _START)
 
     def finish(self, lease_id: int) -> bool:
         """Mark a running lease measured: it is not extended any more; False: it has ended."""
-        if self._change(lease_id, LeaseEvent.FINISH) is None:
+        if not self._change(lease_id, _FINISH):
             return False
         self._asks.drop_one(lease_id)
         return True
@@ -205,23 +219,23 @@ class LeaseTable:
 
     def release_many(self, lease_ids: Iterable[int]) -> int:
         """Let leases go that were acknowledged or handed back; return how many were held."""
-        released = len(self._end(lease_ids, LeaseEvent.RELEASE))
+        released = len(self._end(lease_ids, _RELEASE))
         self.counters.released += released
         return released
 
     def revoke(self, lease_ids: Iterable[int]) -> list[Ended]:
         """Let leases go that the control plane took back; unknown ids are counted."""
         lease_ids = tuple(lease_ids)
-        ended = self._end(lease_ids, LeaseEvent.REVOKE)
+        ended = self._end(lease_ids, _REVOKE)
         self.counters.revoked += len(ended)
         self.counters.unknown += len(lease_ids) - len(ended)
-        return ended
+        return [Ended(held.lease, held.state) for held in ended]
 
     def pop_expired(self, now_ns: int, limit: int = BATCH_MAX) -> list[Ended]:
         """Let go what has reached its deadline, earliest first; call again while it is `limit`."""
-        ended = self._end(self._deadlines.pop_due(now_ns, limit).tolist(), LeaseEvent.EXPIRE)
+        ended = self._end(self._deadlines.pop_due(now_ns, limit).tolist(), _EXPIRE)
         self.counters.expired += len(ended)
-        return ended
+        return [Ended(held.lease, held.state) for held in ended]
 
     def due(self, now_ns: int, limit: int = BATCH_MAX) -> list[int]:
         """Return the leases to extend in one call now; empty until the first of them is due.
@@ -245,49 +259,32 @@ class LeaseTable:
         A deadline never becomes earlier and never passes `max_lease_ms`. Ids that are not held
         are counted and ignored.
         """
-        held = [(key, self._held[key]) for key in deadlines_ns if key in self._held]
-        self.counters.unknown += len(deadlines_ns) - len(held)
-        ids = array("Q", (lease_id for lease_id, _ in held))
-        ends_ns = array("q", (self._end_ns(one, deadlines_ns[key]) for key, one in held))
+        ids, ends_ns, limits_ns = array("Q"), array("q"), []
+        for lease_id, deadline_ns in deadlines_ns.items():
+            held = self._held.get(lease_id)
+            if held is not None:
+                limit_ns = held.limit_ns
+                ids.append(lease_id)
+                ends_ns.append(deadline_ns if limit_ns is None else min(deadline_ns, limit_ns))
+                limits_ns.append(limit_ns)
         codes = self._deadlines.extend(ids, ends_ns)
-        moved = array("Q")
-        asks_ns = array("q")
-        for (lease_id, one), end_ns, code in zip(held, ends_ns, codes, strict=True):
+        moved, asks_ns = array("Q"), array("q")
+        for lease_id, end_ns, limit_ns, code in zip(ids, ends_ns, limits_ns, codes, strict=True):
             if code == DONE:
                 moved.append(lease_id)
-                asks_ns.append(self._ask_ns(one, end_ns, now_ns))
+                asks_ns.append(self._ask_ns(end_ns, limit_ns, now_ns))
         self._asks.move(moved, asks_ns)  # finished leases are not in it and stay out
         self.counters.extended += len(moved)
-        self.counters.unextended += len(held) - len(moved)
+        self.counters.unextended += len(ids) - len(moved)
+        self.counters.unknown += len(deadlines_ns) - len(ids)
         return len(moved)
 
-    def _admit(self, lease_id: int, left_ns: int, fresh: dict[int, _Held]) -> Grant:
-        if lease_id in self._held or lease_id in fresh:
-            return Grant.DUPLICATE
-        if left_ns <= 0:
-            return Grant.LATE
-        if len(self._held) + len(fresh) >= self._capacity:
-            return Grant.FULL
-        return Grant.GRANTED
-
-    def _hold(self, lease: Lease, deadline_ns: int) -> _Held:
-        limit_ns = None
-        if lease.max_lease_ms is not None:
-            # The deadline less the term is the grant, early by the margin: so is the limit.
-            limit_ns = deadline_ns + (lease.max_lease_ms - lease.lease_until_ms) * NS_PER_MS
-        keep = 1.0 - self._rng.uniform(FRACTION_MIN, FRACTION_MAX)
-        return _Held(lease, LeaseState.QUEUED, keep, limit_ns)
-
-    @staticmethod
-    def _end_ns(held: _Held, deadline_ns: int) -> int:
-        return deadline_ns if held.limit_ns is None else min(deadline_ns, held.limit_ns)
-
-    @staticmethod
-    def _ask_ns(held: _Held, deadline_ns: int, now_ns: int) -> int:
+    def _ask_ns(self, deadline_ns: int, limit_ns: int | None, now_ns: int) -> int:
         """Return when to ask for more time: never when there is none to be had."""
-        if held.limit_ns is not None and deadline_ns >= held.limit_ns:
+        if limit_ns is not None and deadline_ns >= limit_ns:
             return NEVER_NS
-        return deadline_ns - int(held.keep * (deadline_ns - now_ns))
+        passed = FRACTION_MIN + (FRACTION_MAX - FRACTION_MIN) * self._rng.random()
+        return deadline_ns - int((1.0 - passed) * (deadline_ns - now_ns))
 
     def _push(
         self, fresh: dict[int, _Held], deadlines_ns: "array[int]", asks_ns: "array[int]"
@@ -300,26 +297,42 @@ class LeaseTable:
             self._deadlines.drop(ids)
             raise
         self._held |= fresh
+        counts = self._counts[_QUEUED]
         for held in fresh.values():
-            self._counts[held.lease.kind, LeaseState.QUEUED] += 1
+            counts[held.lease.kind] += 1
 
-    def _change(self, lease_id: int, event: LeaseEvent) -> Ended | None:
-        """Apply an event; return the lease and the state it left, or None: nothing happened."""
+    def _change(self, lease_id: int, event: LeaseEvent) -> bool:
+        """Apply an event that does not end a lease; False: it changes nothing."""
         held = self._held.get(lease_id)
         if held is None or (state := TRANSITIONS.get((held.state, event))) is None:
-            return None
-        left = held.state
-        self._counts[held.lease.kind, left] -= 1
-        if state is LeaseState.ENDED:
-            del self._held[lease_id]
-        else:
-            held.state = state
-            self._counts[held.lease.kind, state] += 1
-        return Ended(held.lease, left)
+            return False
+        kind = held.lease.kind
+        self._counts[held.state][kind] -= 1
+        self._counts[state][kind] += 1
+        held.state = state
+        return True
 
-    def _end(self, lease_ids: Iterable[int], event: LeaseEvent) -> list[Ended]:
-        ended = [one for one in (self._change(key, event) for key in lease_ids) if one]
-        ids = array("Q", (one.lease.lease_id for one in ended))
+    def _end(self, lease_ids: Iterable[int], event: LeaseEvent) -> list[_Held]:
+        """Let leases go; return those that were held, in the states they were in."""
+        ended, ids = [], array("Q")
+        for lease_id in lease_ids:
+            held = self._held.get(lease_id)
+            if held is not None and (held.state, event) in TRANSITIONS:
+                del self._held[lease_id]
+                self._counts[held.state][held.lease.kind] -= 1
+                ended.append(held)
+                ids.append(lease_id)
         self._deadlines.drop(ids)
         self._asks.drop(ids)
         return ended
+
+
+def _limit_ns(lease: Lease, deadline_ns: int) -> int | None:
+    """Return the instant past which a lease cannot be extended, None: no limit was told.
+
+    The deadline less the term is the grant, early by the margin: so is the limit. It cuts no
+    granted term, whatever the control plane says.
+    """
+    if lease.max_lease_ms is None:
+        return None
+    return deadline_ns + max(lease.max_lease_ms - lease.lease_until_ms, 0) * NS_PER_MS
