@@ -153,6 +153,7 @@ class ControlPlaneError(NetsondeError):
     """The control plane answered, and the answer is no.
 
     `code` is kept as it came (unknown codes included); `retryable` is already decided.
+    `is_verdict` says that the control plane itself answered, and no proxy on the way to it.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class ControlPlaneError(NetsondeError):
         self.retryable = retryable
         self.retry_after_ms = retry_after_ms
         self.details = details or {}
+        self.is_verdict = False
 
 
 class TransportError(NetsondeError):

@@ -314,7 +314,7 @@ class Spool:
 
     def _keep(self, group: _Group) -> None:
         for number, unacknowledged in group.updates:
-            if unacknowledged == 0:
+            if unacknowledged == 0 and number in self._batches:  # it was not moved aside meanwhile
                 self._bytes -= self._batches.pop(number).bytes_
         if group.appends:
             bytes_ = sum(len(append.body) for append in group.appends)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from netsonde import wire
 from netsonde.cli.starter import unmeasurable
+from netsonde.clock import NS_PER_S
 from netsonde.model import (
     SPEC_TYPES,
     Failure,
@@ -26,6 +27,7 @@ from netsonde.model import (
 from netsonde.server.beacon import NAME, beacon
 from netsonde.wire.reports import RESULT_FIELDS
 from support.commands import json_lines, netsonde, running
+from support.stores import STORES, Caller, callers
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "docs" / "result.schema.json"
 SCHEMA: dict[str, Any] = json.loads(SCHEMA_PATH.read_text())
@@ -126,6 +128,7 @@ def test_a_whole_result_is_valid() -> None:
         {"observations": [{"name": "tcp_summary", "value": {}}]},
         {"env": {}},
         {"env": {"version": "0.1.0", "mood": "good"}},
+        {"env": {"timed_by": "somebody"}},
     ],
     ids=str,
 )
@@ -153,6 +156,94 @@ def test_what_our_encoder_writes_is_valid(kind: TaskKind, outcome: Outcome) -> N
     )
     body = wire.encode_result(kind, wire.build_spec(kind, target, {}), measurement)
     assert problems(json.loads(body)) == []
+
+
+# ── what the control plane keeps of agents that came first ──
+
+ORIGINAL = {"user_agent": "codecrafters-agent/0.1.0", "netsonde_protocol": ""}
+PING_SUMMARY = {"min_rtt_ms": 1.0, "avg_rtt_ms": 1.5, "max_rtt_ms": 2.0, "stddev_rtt_ms": 0.5}
+ORIGINALS: list[tuple[dict[str, Any], list[tuple[str, dict[str, Any]]], str]] = [
+    (
+        {"kind": "ping", "host": "192.0.2.1"},
+        [
+            ("ping_attempt", {"attempt": 1, "success": True, "rtt_ms": 1.0, "ttl": 60}),
+            (
+                "ping_summary",
+                {"success": True, "sent": 1, "received": 1, "loss_pct": 0.0} | PING_SUMMARY,
+            ),
+        ],
+        "ok",
+    ),
+    (
+        {"kind": "ping", "host": "nowhere.invalid"},
+        [("ping_resolution", {"host": "nowhere.invalid", "error": "no such host"})],
+        "target_error",
+    ),
+    (
+        {"kind": "tcp", "host": "192.0.2.1", "port": 1},
+        [
+            ("tcp_attempt", {"attempt": 1, "success": False, "address": "192.0.2.1:1"}),
+            ("tcp_summary", {"success": False, "address": None, "rtt_ms": None, "errno": 111}),
+        ],
+        "target_error",
+    ),
+    (
+        {"kind": "dns", "query": "example.net"},
+        [
+            (
+                "dns_a_record",
+                {"query": "example.net", "server": "system", "address": "192.0.2.7", "ttl": 60},
+            )
+        ],
+        "ok",
+    ),
+    ({"kind": "dns", "query": "empty.example.net"}, [], "ok"),
+    ({"kind": "http", "url": "http://192.0.2.1/"}, [], "agent_error"),
+    (
+        {"kind": "trace", "host": "192.0.2.1"},
+        [("trace", {"host": "192.0.2.1", "status": "permission_denied", "hops": []})],
+        "target_error",
+    ),
+]
+
+
+@pytest.fixture(params=STORES)
+def caller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Caller]:
+    yield from callers(request.param, tmp_path)
+
+
+@pytest.mark.parametrize(("spec", "seen", "outcome"), ORIGINALS, ids=str)
+@pytest.mark.parametrize("is_late", [False, True], ids=["in time", "given up"])
+async def test_what_an_original_agent_reports_is_kept_as_a_result(
+    caller: Caller,
+    spec: dict[str, Any],
+    seen: list[tuple[str, dict[str, Any]]],
+    outcome: str,
+    is_late: bool,
+) -> None:
+    await caller.clock.advance(10**9 * NS_PER_S)  # beyond the first second that lease ids know
+    agent = await caller.register(agent_key=None, hostname="h1", **ORIGINAL)
+    agent.headers |= ORIGINAL
+    await caller.tasks(1, kind=spec["kind"], spec=spec, max_attempts=1)
+    (lease,) = await agent.claim(capacities={spec["kind"]: 1})
+    await caller.clock.advance(3 * NS_PER_S)
+    if is_late:
+        await caller.clock.advance(60 * NS_PER_S)
+        await caller.plane.sweep(may_expire=True)
+    observations = [{"name": name, "value": value} for name, value in seen]
+    item = {"lease_id": lease["lease_id"], "observations": observations}
+    status, _, _ = await agent.call("/report", {"completed": [item], "cancelled": []})
+    assert status == 200
+
+    _, answer, _ = await caller.operator("GET", "/v1/results")
+
+    (kept,) = answer["results"]
+    assert problems(kept) == []
+    assert kept["outcome"] == outcome
+    assert kept["observations"] == observations
+    assert kept["env"] == {"timed_by": "control_plane"}
+    took_ms = 63_000 if is_late else 3_000
+    assert took_ms <= kept["duration_ms"] < took_ms + 1_000  # ids know the second only
 
 
 # ── what the commands print ──

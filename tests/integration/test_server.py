@@ -317,6 +317,13 @@ async def test_a_taken_port_names_address_and_setting() -> None:
             assert f"another address for {setting}" in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["..", "a" * 300])
+async def test_what_is_no_host_is_refused_in_a_sentence(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot listen on .*; choose another"):
+        async with serve(config(listen=f"{host}:0", enrolment_token="x" * 16)):
+            pytest.fail("it listens on what is no host")
+
+
 async def test_two_servers_do_not_share_a_database(server: Server, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="in use by another netsonde server"):
         async with serve(config(database=tmp_path / "server.db")):

@@ -361,6 +361,43 @@ async def test_a_file_that_is_damaged_while_in_use_is_replaced(
     await spool.close()
 
 
+async def test_an_acknowledgement_survives_the_file_it_was_for(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    spool = await Spool.open(path)
+    await spool.append(1, b"z" * 100_000, cancelled=False)
+    await spool.append(2, b"small", cancelled=False)
+    (_, second) = await everything(spool)
+    read = spool._file.read
+
+    def damaged(number: int) -> tuple[SpoolRecord, ...]:
+        if number == 1:
+            raise spool._file._failure_handled(_damage())
+        return read(number)
+
+    spool._file.read = damaged  # type: ignore[method-assign]
+
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(
+            spool.pending(10, 1 << 20),
+            spool.acknowledge([second.seq]),
+            spool.append(3, b"after", cancelled=False),
+            return_exceptions=True,
+        )
+
+    assert isinstance(answers[0], StorageError)
+    assert (answers[1], answers[2]) == (None, None)
+    spool._file.read = read  # type: ignore[method-assign]
+    assert [one.lease_id for one in await everything(spool)] == [3]
+    assert (spool.rows, spool.size_bytes) == (1, 5)
+    await spool.close()
+
+
+def _damage() -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
 async def test_a_file_that_was_damaged_since_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
     spool = await Spool.open(path)

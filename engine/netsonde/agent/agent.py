@@ -214,7 +214,9 @@ class Agent:
         def extend_gap_ns() -> int:
             return client.cadence.extend_ms * NS_PER_MS
 
-        extender = LeaseExtender(clock, leases, client, on_ended, extend_gap_ns)
+        extender = LeaseExtender(
+            clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
+        )
         worker.on_free = dispatcher.wake
         worker.on_kept = reporter.wake
         dispatcher.on_granted = extender.wake

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from netsonde import wire
-from netsonde.clock import Clock
+from netsonde.clock import NS_PER_S, Clock
 from netsonde.control_plane import Extension, LeaseExtendClient
 from netsonde.errors import ControlPlaneError, TransportError
 from netsonde.leases import BATCH_MAX, Ended, LeaseTable
 from netsonde.model import Reason
 
+# The loop's timers stand still while the host sleeps, deadlines do not: they are looked at this
+# soon after it woke.
+LOOK_NS = NS_PER_S
 CALLS_MAX = 4  # extensions in flight: beyond, the control plane is not answering anyway
 
 _log = logging.getLogger("netsonde.agent")
@@ -25,7 +28,8 @@ class LeaseExtender:
     """Watches the deadlines of a lease table.
 
     `on_ended` is told of every lease the table let go and why. `gap_ns` says how far apart calls
-    must be. Call `wake` when leases were granted.
+    must be, `term_ms` the longest term the control plane named. Call `wake` when leases were
+    granted.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class LeaseExtender:
         client: LeaseExtendClient,
         on_ended: Callable[[Ended, Reason], None],
         gap_ns: Callable[[], int] = lambda: 0,
+        term_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._clock = clock
@@ -42,6 +47,7 @@ class LeaseExtender:
         self._client = client
         self._on_ended = on_ended
         self._gap_ns = gap_ns
+        self._term_ms = term_ms
         self._changed = asyncio.Event()
         self._waiting: dict[int, None] = {}
         self._asked: set[int] = set()
@@ -97,14 +103,18 @@ class LeaseExtender:
         instants = [] if self._leases.next_wake_ns is None else [self._leases.next_wake_ns]
         if self._waiting and self._calls < CALLS_MAX:
             instants.append(self._next_call_ns)
-        return min(instants) - self._clock.boottime_ns() if instants else None
+        return min(min(instants) - self._clock.boottime_ns(), LOOK_NS) if instants else None
 
     async def _extend(self, lease_ids: Sequence[int]) -> None:
-        """Ask for the longest of the leases' terms; the control plane cuts it for the others."""
+        """Ask for the longest term; the control plane cuts it for the others.
+
+        A lease of a repeated claim came with the rest of its term, which is no term to ask for.
+        """
         terms_ms = [lease.lease_until_ms for key in lease_ids if (lease := self._leases.lease(key))]
         try:
             if terms_ms:
-                self._apply(await self._client.extend(lease_ids, max(terms_ms)))
+                wanted_ms = max(*terms_ms, self._term_ms())
+                self._apply(await self._client.extend(lease_ids, wanted_ms))
         except (ControlPlaneError, TransportError) as error:
             # They are due again while there is time left; at their deadlines they end.
             self.counters["failed"] += 1

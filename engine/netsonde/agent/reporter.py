@@ -74,6 +74,7 @@ class Reporter:
         self._next_report_ns = 0
         self._again_ns: int | None = None
         self._again_delay_ns = RETRY_MIN_NS
+        self._is_failing = False
 
     def wake(self) -> None:
         """Take note that a result was spooled."""
@@ -102,7 +103,9 @@ class Reporter:
                     return
             except StorageError as error:
                 self.counters["storage_failed"] += 1
-                _log.error("%s", error, extra={"action": "spool_failed"})
+                if not self._is_failing:
+                    _log.error("%s", error, extra={"action": "spool_failed"})
+                self._is_failing = True
                 await self._clock.sleep(STORAGE_RETRY_NS)
             except (ControlPlaneError, TransportError):
                 # The session tells the operator, the client keeps the attempts apart.
@@ -120,6 +123,10 @@ class Reporter:
             wire.REPORT_ITEMS_MAX, BATCH_BYTES_MAX, after_seq=self._cursor
         )
         if not records:
+            # An acknowledgement that the disk refused is written yet: until then its bytes count,
+            # and a disk that was full is thought to be.
+            await self._spool.acknowledge(())
+            self._is_failing = False
             return False
         self._next_report_ns = now_ns + self.gap_ns()
         completed = [record for record in records if not record.cancelled]

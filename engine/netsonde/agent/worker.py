@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from netsonde import wire
+from netsonde import __version__, wire
 from netsonde.clock import NS_PER_MS, Clock
 from netsonde.errors import SpoolFull, StorageError
 from netsonde.leases import LeaseTable
@@ -134,7 +134,15 @@ class Worker:
         return sum(job.phase is _Phase.KEEPING for job in self._jobs.values())
 
     def submit(self, lease: Lease) -> None:
-        """Take a granted lease: it begins now, or when its kind has a slot."""
+        """Take a granted lease: it begins now, or when its kind has a slot.
+
+        One that is granted again while its measurement is being ended, or its result kept, is let
+        go: what was seen is reported under its id.
+        """
+        if lease.lease_id in self._jobs:
+            self.counters["granted_again"] += 1
+            self._leases.release(lease.lease_id)
+            return
         lane = self._lanes[lease.kind]
         self.idle.clear()
         lane.queued.append(lease)
@@ -283,5 +291,6 @@ def _encoded(lease: Lease, measurement: Measurement) -> bytes:
             duration_ns=measurement.duration_ns,
             observations=(),
             error=failure,
+            env={"version": __version__},
         )
         return wire.encode_report_item(lease.lease_id, spare, scheduled_at=lease.scheduled_at)

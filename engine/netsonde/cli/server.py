@@ -1,17 +1,22 @@
 """`netsonde server run`: the control plane."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.logs import log_options
 from netsonde.cli.loop import draining, run
-from netsonde.cli.options import read_token
+from netsonde.cli.options import DURATION, read_token, split_pair
 from netsonde.cli.output import warn
 from netsonde.cli.state import DATABASE, default_state_dir, usable_dir
+from netsonde.errors import ConfigError
+from netsonde.model import TaskKind
 from netsonde.server import ServerConfig, serve
+from netsonde.server.config import DEFAULT_TERMS_MS, TERM_MAX_MS, TERM_MIN_MS
 
 
 @click.group()
@@ -46,26 +51,59 @@ def server() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Token that operators present; needed off loopback.",
 )
+@click.option(
+    "--term",
+    "terms",
+    multiple=True,
+    metavar="KIND=DURATION",
+    help="How long a lease of a kind lasts unless it is extended, as in ping=45s; repeatable.",
+)
 @log_options()
 def run_server(
-    listen: str,
-    operator_listen: str,
     state_dir: Path | None,
     memory: bool,
     enrolment_token_file: Path | None,
-    operator_token_file: Path | None,
+    terms: tuple[str, ...],
+    **listeners: Any,
 ) -> int:
     """Run the control plane until SIGTERM or Ctrl-C."""
+    terms_ms = read_terms(terms)
     database = None if memory else usable_dir(state_dir or default_state_dir()) / DATABASE
     config = ServerConfig(
-        listen=listen,
-        operator_listen=operator_listen,
+        **listeners,
         database=database,
         enrolment_token=read_token(enrolment_token_file),
-        operator_token_file=operator_token_file,
+        terms_ms=terms_ms,
+        max_lease_ms=max(ServerConfig.max_lease_ms, *terms_ms.values()),
     )
     run(_serve_until_stopped(config))
     return Exit.OK
+
+
+def read_terms(given: Sequence[str]) -> Mapping[TaskKind, int]:
+    """Read `KIND=DURATION` texts into the milliseconds of every kind.
+
+    Raises:
+        ConfigError: naming what was given and what is allowed.
+    """
+    named: dict[TaskKind, int] = {}
+    for text in given:
+        name, duration = split_pair("--term", text)
+        kind = next((one for one in TaskKind if one == name), None)
+        if kind is None:
+            raise ConfigError(f"--term takes one of {', '.join(TaskKind)}, not {name!r}")
+        if kind in named:
+            raise ConfigError(f"--term names {name} twice")
+        try:
+            named[kind] = DURATION.convert(duration, None, None)
+        except click.UsageError as error:
+            raise ConfigError(f"--term {name}: {error.message}") from error
+        if not TERM_MIN_MS <= named[kind] <= TERM_MAX_MS:
+            raise ConfigError(
+                f"--term {name} must be from {TERM_MIN_MS}ms to {TERM_MAX_MS // 3_600_000}h, "
+                f"not {duration}"
+            )
+    return {**DEFAULT_TERMS_MS, **named}
 
 
 async def _serve_until_stopped(config: ServerConfig) -> None:

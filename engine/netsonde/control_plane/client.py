@@ -39,6 +39,7 @@ CLAIM_WAIT_MS = 20_000  # the hold of a server that did not say what it prefers
 CLAIM_WAIT_MAX_MS = 55_000
 CLAIM_SLACK_S = 10.0  # after the hold: the server's own work and the way back
 TERM_DEFAULT_MS = 60_000  # of a server that says 0
+TERM_MAX_MS = 86_400_000  # a server that says more is mistaken; a standing lease has an hour
 # Aliases of the same handlers; a base address may end in one, so that the others are not there.
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")
 ABSENT_STATUSES = frozenset({404, 405})
@@ -110,7 +111,7 @@ class ControlPlaneClient:
     def term_ms(self) -> int:
         """The lease term that the control plane named at registration."""
         named_ms = self.registration.lease_duration_ms if self.registration else 0
-        return named_ms if named_ms > 0 else TERM_DEFAULT_MS
+        return min(named_ms, TERM_MAX_MS) if named_ms > 0 else TERM_DEFAULT_MS
 
     @property
     def claim_wait_ms(self) -> int:
@@ -366,6 +367,10 @@ def _read_register(answer: Answer) -> RegisterResponse:
         raise wire.DecodeError(f"agent_id must be 1 to 2^64-1, not {registration.agent_id}")
     if not registration.auth_token.isascii() or not registration.auth_token.isprintable():
         raise wire.DecodeError("auth_token does not fit into a header")
+    try:
+        wire.encode(registration)  # as it will be stored
+    except TypeError as error:
+        raise wire.DecodeError("a number in it has more than 64 bits") from error
     return registration
 
 

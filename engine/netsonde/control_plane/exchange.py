@@ -203,9 +203,11 @@ class Exchange:
                 status=response.status,
                 retryable=False,
             )
-        return wire.decode_error(
+        refusal = wire.decode_error(
             response.status, response.body, response.headers.get("Retry-After")
         )
+        refusal.is_verdict = refusal.is_verdict or PROTOCOL_HEADER in response.headers
+        return refusal
 
     def _succeeded(self, verb: Verb, retries: int) -> None:
         self.budget.succeeded(retries)

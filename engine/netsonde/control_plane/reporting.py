@@ -71,11 +71,10 @@ def read_report(answer: Answer, batch: Batch) -> ReportResponse:
     An item that our server's answer leaves out is `retry`: nothing says that it was taken.
 
     Raises:
-        DecodeError: the answer is not a report's.
+        DecodeError: the answer is not a report's; one without a body is a proxy's, no original's.
     """
-    body = answer.response.body
-    response = wire.decode_answer(ReportResponse, body or b'{"acknowledged":0}')
-    if PROTOCOL_HEADER not in answer.response.headers:
+    response = wire.decode_answer(ReportResponse, answer.response.body)
+    if PROTOCOL_HEADER not in answer.response.headers and not response.results:
         taken = tuple(batch.results(ReportStatus.ACCEPTED))
         return ReportResponse(acknowledged=response.acknowledged, results=taken)
     answered: defaultdict[int, deque[ReportResult]] = defaultdict(deque)
@@ -94,6 +93,9 @@ async def report_all(
     counters: Counter[str],
 ) -> ReportResponse:
     """Send batches in order, splitting those that are refused as a whole.
+
+    An item that is refused alone is `invalid` when the control plane itself says so. A proxy's page
+    says nothing about the item, which stays: it would be every item of every agent behind it.
 
     Raises:
         ControlPlaneError: nothing at all could be handed in.
@@ -117,8 +119,9 @@ async def report_all(
                 counters["report_splits"] += 1
                 waiting.extendleft(reversed(batch.halves()))
             else:
-                counters["report_invalid"] += 1
-                results += batch.results(ReportStatus.INVALID, str(error))
+                status = ReportStatus.INVALID if error.is_verdict else ReportStatus.RETRY
+                counters[f"report_{status}"] += 1
+                results += batch.results(status, str(error))
         except TransportError:
             if not results:
                 raise

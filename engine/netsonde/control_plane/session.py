@@ -94,7 +94,8 @@ class AgentRuntime:
 
     def beat_interval_ns(self) -> int:
         """Return how long to wait for the next heartbeat, jittered downwards."""
-        named_ms = self._named_interval_ms()
+        # Bounded before it is multiplied: JSON has integers that no float holds.
+        named_ms = min(max(self._named_interval_ms(), 0), 2 * BEAT_INTERVAL_MAX_MS)
         jittered_ms = round(named_ms * self._client.rng.uniform(1 - BEAT_JITTER, 1))
         least_ms = self._client.cadence.heartbeat_ms
         return max(least_ms, min(jittered_ms, BEAT_INTERVAL_MAX_MS)) * NS_PER_MS

@@ -157,8 +157,8 @@ class _Listener:
         site = web.TCPSite(self._runner, host, port, backlog=BACKLOG, reuse_address=True)
         try:
             await site.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise ConfigError(
                 f"cannot listen on {text}: {reason}; choose another address for {setting}"
             ) from error

@@ -146,11 +146,11 @@ def run_tick(
     """Make the tasks of one tick and set the next one; an extra tick leaves the schedule alone."""
     definition, specs = _understood(check.document)
     queues = _queues(store, definition.select, carriers, check.tick)
-    live = store.live_of_check(check.check_id)
+    live = store.live_of_check(check.check_id, now_ns)
     wanted = [(queue, spec) for queue in queues for spec in specs]
     fresh = [pair for pair in wanted if pair not in live]
     scheduled_ns = now_ns if is_extra or check.next_ns is None else check.next_ns
-    stale_after_ms = definition.stale_after_ms or definition.every_ms
+    next_ns = check.next_ns if is_extra else _next_ns(check, definition, bool(queues), now_ns)
     store.add_tasks(
         [
             NewTask(
@@ -160,7 +160,7 @@ def run_tick(
                 max_attempts=definition.max_attempts or default_attempts,
                 queue=queue,
                 priority=definition.priority,
-                stale_ns=None if stale_after_ms is None else now_ns + stale_after_ms * NS_PER_MS,
+                stale_ns=_stale_ns(definition, None if is_extra else next_ns, now_ns),
                 check_id=check.check_id,
                 scheduled_ns=scheduled_ns,
             )
@@ -170,10 +170,12 @@ def run_tick(
     skipped = len(wanted) - len(fresh)
     store.count("overlap", skipped)
     changed = replace(
-        check, tasks=check.tasks + len(fresh), skipped=check.skipped + skipped, tick=check.tick + 1
+        check,
+        tasks=check.tasks + len(fresh),
+        skipped=check.skipped + skipped,
+        tick=check.tick + 1,
+        next_ns=next_ns,
     )
-    if not is_extra:
-        changed = replace(changed, next_ns=_next_ns(check, definition, bool(queues), now_ns))
     store.save_check(changed)
     counts: dict[int, int] = {}
     for queue, _ in fresh:
@@ -189,10 +191,28 @@ def _next_ns(
     if definition.every_ms is None:
         return None if has_agents else now_ns + NOBODY_YET_NS
     every_ns = definition.every_ms * NS_PER_MS
-    place = (now_ns - check.created_ns) // every_ns + 1
+    ticked_ns = now_ns if check.next_ns is None else check.next_ns
+    # Counted from the tick itself: with much jitter a little lateness is in the next place already.
+    place = (ticked_ns - check.created_ns) // every_ns + 1
+    next_ns = _instant_ns(check, definition, place)
+    if next_ns > now_ns:
+        return next_ns
+    return _instant_ns(check, definition, (now_ns - check.created_ns) // every_ns + 1)
+
+
+def _instant_ns(check: CheckRow, definition: CheckDefinition, place: int) -> int:
     spread = random.Random(check.check_id * 1_000_003 + place)  # noqa: S311 (spread, not secrecy)
     jitter_ns = spread.randrange(definition.jitter_ms * NS_PER_MS + 1)
-    return check.created_ns + place * every_ns + jitter_ns
+    return check.created_ns + place * (definition.every_ms or 0) * NS_PER_MS + jitter_ns
+
+
+def _stale_ns(definition: CheckDefinition, next_ns: int | None, now_ns: int) -> int | None:
+    """Return when a tick's tasks are too old; unless told, when the next tick makes new ones."""
+    if definition.stale_after_ms is not None:
+        return now_ns + definition.stale_after_ms * NS_PER_MS
+    if definition.every_ms is None:
+        return None
+    return now_ns + definition.every_ms * NS_PER_MS if next_ns is None else next_ns
 
 
 def _queues(

@@ -121,26 +121,35 @@ class ControlPlane:
     ) -> Claimed:
         """Grant work, waiting for it as long as the request allows.
 
+        A repeated claim_id ends the wait of the request it repeats, which nobody listens to.
+
         Raises:
             RequestError: ERR_VALIDATION.
         """
         capacities = _capacities(request)
         wait_ms = self.config.legacy_hold_ms if is_legacy else (request.wait_ms or 0)
         deadline_ns = received_ns + wait_ms * NS_PER_MS
-        waiter = Waiter(self.queues_of(agent), capacities)
+        key = _claim_key(request.claim_id)
+        if request.claim_id is not None:
+            self.waiters.end(agent.agent_id, {key})
+        waiter = Waiter(self.queues_of(agent), capacities, agent.agent_id, key)
         self.waiters.add(waiter)
+        is_owing = False  # woken for work that it has not looked for yet
         try:
             while True:
                 waiter.event.clear()
                 waiter.queues = self.queues_of(agent)
                 claimed = await self._grant(agent, request, waiter, is_legacy=is_legacy)
+                is_owing = waiter.is_over
                 remaining_ns = deadline_ns - claimed.now_ns
                 is_over = remaining_ns <= 0 or self.waiters.is_closed or not capacities
-                if claimed.tasks or is_over:
+                if claimed.tasks or is_over or waiter.is_over:
                     return claimed
-                await self.clock.wait(waiter.event, remaining_ns)
+                is_owing = await self.clock.wait(waiter.event, remaining_ns)
         finally:
             self.waiters.remove(waiter)
+            if (is_owing or waiter.event.is_set()) and not self.waiters.is_closed:
+                self.waiters.wake_all(waiter.queues)  # somebody else's work, then
 
     def queues_of(self, agent: AgentRow) -> frozenset[int]:
         """Return the queues an agent may draw from."""
@@ -154,10 +163,12 @@ class ControlPlane:
         self, agent: AgentRow, request: ClaimRequest, waiter: Waiter, *, is_legacy: bool
     ) -> Claimed:
         limit = request.max_leases or wire.LEASES_PER_CLAIM_MAX
-        key = _claim_key(request.claim_id)
+        key = waiter.claim_key
 
         def operation(store: Store) -> Claimed:
             now_ns = self.time.now_ns()
+            if waiter.is_over:
+                return Claimed((), now_ns)
             if request.claim_id is not None:
                 resumed = [
                     task
@@ -259,6 +270,7 @@ class ControlPlane:
         if len(request.claim_ids) > ID_LIST_MAX:
             raise _refusal("claim_ids", f"at most {ID_LIST_MAX} claim_ids are allowed")
         keys = {_claim_key(claim_id) for claim_id in request.claim_ids}
+        self.waiters.end(agent.agent_id, keys)  # before the operation: nothing is granted after it
 
         def operation(store: Store) -> list[tuple[HeldTask, Change]]:
             now_ns = self.time.now_ns()

@@ -36,6 +36,7 @@ from netsonde.server.api import (
 from netsonde.server.core import Claimed, ControlPlane
 from netsonde.server.leasing import ExtendStatus, Extension
 from netsonde.server.quotas import Quotas
+from netsonde.server.registry import identity_of
 from netsonde.server.store.base import AgentRow, GrantedTask
 
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")  # aliases of the same handlers
@@ -86,6 +87,8 @@ class AgentApi(Api):
         agent, token, changes = await self._plane.registry.register(
             body, is_legacy=body.agent_key is None
         )
+        if body.agent_key is not None:
+            self._plane.waiters.end(agent.agent_id)  # what an earlier instance still waits for
         if changes:
             self._plane.waiters.wake_all()
         config = self._plane.config
@@ -279,9 +282,7 @@ def _same_agent(agent: AgentRow, agent_id: int) -> None:
 
 
 def _register_key(body: RegisterRequest, request: ApiRequest) -> str:
-    if body.agent_key:
-        return f"key:{body.agent_key}"
-    return f"host:{body.hostname}" if body.hostname else f"remote:{request.remote}"
+    return identity_of(body) or f"remote:{request.remote}"
 
 
 def _is_legacy(request: ApiRequest) -> bool:

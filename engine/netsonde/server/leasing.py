@@ -240,6 +240,11 @@ class LeaseIds:
         """Whether lease_id could be one of ours."""
         return 0 < lease_id <= self.last
 
+    @staticmethod
+    def minted_ns(lease_id: int) -> int:
+        """Return when a lease id was minted, to the second."""
+        return ((lease_id >> LEASE_ID_COUNTER_BITS) + LEASE_ID_EPOCH_S) * NS_PER_S
+
 
 class SweepGate:
     """Holds expiry back after a start or a stall, so that a paused server expires nobody's work."""

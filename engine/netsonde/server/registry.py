@@ -24,7 +24,9 @@ TOKEN_BYTES = 32  # 256 bits
 TOKEN_OVERLAP_NS = 60 * NS_PER_S  # the old token's life after the new one is first used
 LEGACY_OVERLAP_NS = 24 * 3600 * NS_PER_S  # an original agent never learns of a new token
 TOKENS_MAX = 4  # lost answers in a row that an agent survives
-AGENTS_MAX = 100_000  # rows kept in memory: about 2 KiB each
+AGENTS_MAX = 100_000  # rows kept in memory: about 2 KiB each, DOCUMENT_MAX_BYTES at worst
+DOCUMENT_MAX_BYTES = 16 << 10  # of an agent's account of itself; a host with 250 addresses has 12
+INSTANCE_MAX_CHARS = 128
 LABELS_MAX = 64
 LABEL_MAX_CHARS = 128
 FLUSH_SEEN_NS = 10 * NS_PER_S  # heartbeats are not worth a commit each
@@ -127,7 +129,7 @@ class AgentRegistry:
             )
 
     def _known(self, store: Store, request: RegisterRequest) -> AgentRow | None:
-        identity = _identity(request)
+        identity = identity_of(request)
         return None if identity is None else store.agent_by_identity(identity)
 
     def _described(
@@ -139,13 +141,8 @@ class AgentRegistry:
         is_legacy: bool,
         now_ns: int,
     ) -> AgentRow:
-        document = wire.encode(
-            {
-                "version": request.version,
-                "capacities": request.capacities,
-                "inventory": request.inventory,
-            }
-        )
+        document = _document(request)
+        instance_id = (request.instance_id or "")[:INSTANCE_MAX_CHARS] or None
         labels = wire.encode(clean_labels(request.inventory.get("labels")))
         if known is None:
             if len(self._agents) >= AGENTS_MAX:
@@ -153,12 +150,12 @@ class AgentRegistry:
             agent_id = store.new_agent_id()
             return AgentRow(
                 agent_id=agent_id,
-                identity=_identity(request) or f"anonymous:{agent_id}",
+                identity=identity_of(request) or f"anonymous:{agent_id}",
                 hostname=(request.hostname or f"agent-{agent_id}")[:HOSTNAME_MAX_CHARS],
                 is_legacy=is_legacy,
                 registered_ns=now_ns,
                 last_seen_ns=now_ns,
-                instance_id=request.instance_id,
+                instance_id=instance_id,
                 labels=labels,
                 document=document,
             )
@@ -167,7 +164,7 @@ class AgentRegistry:
             hostname=(request.hostname or known.hostname)[:HOSTNAME_MAX_CHARS],
             is_legacy=is_legacy,
             last_seen_ns=now_ns,
-            instance_id=request.instance_id,
+            instance_id=instance_id,
             labels=known.labels if known.has_operator_labels else labels,
             document=document,
         )
@@ -282,7 +279,19 @@ def matches_labels(wanted: Mapping[str, str], carried: Mapping[str, str]) -> boo
     return all(carried.get(name) == value for name, value in wanted.items())
 
 
-def _identity(request: RegisterRequest) -> str | None:
+def _document(request: RegisterRequest) -> bytes:
+    """Write an agent's account of itself; one that is too long loses its details."""
+    document = wire.encode(
+        {
+            "version": request.version,
+            "capacities": request.capacities,
+            "inventory": request.inventory,
+        }
+    )
+    return document if len(document) <= DOCUMENT_MAX_BYTES else b"{}"
+
+
+def identity_of(request: RegisterRequest) -> str | None:
     """Name an agent by its key, hashed since it is a secret, or an original one by its host."""
     if request.agent_key:
         return f"key:{hashlib.sha256(request.agent_key.encode('utf-8', 'replace')).hexdigest()}"

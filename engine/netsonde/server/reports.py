@@ -110,7 +110,8 @@ class ReportGroup:
             return _Answer(ReportStatus.DUPLICATE) if mine else _fenced()
         letter = dead.get(lease_id)
         if letter is not None and letter.agent_id == self._agent_id:
-            return self._raised(item, letter, now_ns)
+            granted_ns = min(self._lease_ids.minted_ns(lease_id), now_ns)
+            return self._raised(item, letter, granted_ns, now_ns)
         if self._lease_ids.may_have_minted(lease_id):
             return _fenced()
         return _Answer(ReportStatus.UNKNOWN, ErrorCode.LEASE_UNKNOWN)
@@ -136,14 +137,16 @@ class ReportGroup:
                 received_ns=now_ns,
                 is_final=verdict.is_final,
                 spec_id=held.spec_id,
-                body=item.body,
+                body=wire.timed_item(item, held.granted_ns, now_ns),
                 check_id=held.check_id,
                 scheduled_ns=held.scheduled_ns,
             )
         )
         return _Answer(verdict.status)
 
-    def _raised(self, item: wire.ReportItem, letter: DeadLetter, now_ns: int) -> _Answer:
+    def _raised(
+        self, item: wire.ReportItem, letter: DeadLetter, granted_ns: int, now_ns: int
+    ) -> _Answer:
         """Take the result of a task that had been given up: nobody else was granted it."""
         text = wire.classify(letter.kind, item)[:OUTCOME_MAX_CHARS] or Outcome.AGENT_ERROR
         if _known_outcome(text) not in (Outcome.AGENT_ERROR, Outcome.CANCELLED):
@@ -159,7 +162,7 @@ class ReportGroup:
                 received_ns=now_ns,
                 is_final=True,
                 spec_id=letter.spec_id,
-                body=item.body,
+                body=wire.timed_item(item, granted_ns, now_ns),
                 check_id=letter.check_id,
                 scheduled_ns=letter.scheduled_ns,
             )

@@ -12,11 +12,18 @@ DELAYED_STEP_NS = 10_000_000  # instants closer than this share one wake-up
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One held claim: the queues it may draw from and how much of each kind it takes."""
+    """One held claim: the queues it may draw from and how much of each kind it takes.
+
+    One that `is_over` is granted nothing more: its agent has asked again or gone, and this answer
+    would reach nobody.
+    """
 
     queues: frozenset[int]
     capacities: Mapping[TaskKind, int]
+    agent_id: int
+    claim_key: int
     event: asyncio.Event = field(default_factory=asyncio.Event)
+    is_over: bool = False
 
     def wants(self, queue: int, kind: TaskKind) -> int:
         """Return how many tasks of this kind the claim would take from queue."""
@@ -46,6 +53,15 @@ class Waiters:
     def remove(self, waiter: Waiter) -> None:
         """Wait no longer. Idempotent."""
         self._waiting.pop(waiter, None)
+
+    def end(self, agent_id: int, claim_keys: Collection[int] | None = None) -> None:
+        """End an agent's held claims, or those under some of its claim ids."""
+        for waiter in self._waiting:
+            if waiter.agent_id == agent_id and (
+                claim_keys is None or waiter.claim_key in claim_keys
+            ):
+                waiter.is_over = True
+                waiter.event.set()
 
     def announce(self, queue: int, kind: TaskKind, count: int) -> None:
         """Wake the claims that can take count tasks, the longest waiting first."""

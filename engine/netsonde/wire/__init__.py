@@ -31,6 +31,7 @@ from netsonde.wire.reports import (
     encode_result,
     item_lease_id,
     merge_result,
+    timed_item,
 )
 from netsonde.wire.specs import build_spec, convert_spec
 
@@ -69,4 +70,5 @@ __all__ = [
     "merge_result",
     "parse",
     "relative_ms",
+    "timed_item",
 ]

@@ -7,7 +7,7 @@ import msgspec
 
 from netsonde.clock import NS_PER_MS
 from netsonde.model import ID_MAX, ClaimResponse, ExtendOutcome, ExtendResponse, Lease
-from netsonde.wire.codec import DecodeError, decode_answer, is_too_deep
+from netsonde.wire.codec import DecodeError, decode_answer, is_too_deep, parse
 
 EPOCH_MS_MIN = 10**11  # a duration this long is 3 years; an instant this early is 1973
 MARGIN_MIN_NS = 250 * NS_PER_MS
@@ -42,6 +42,11 @@ class _LooseClaim(msgspec.Struct, frozen=True):
     held_ms: int | None = None
     server_time_ms: int | None = None
     config_revision: str | None = None
+
+
+class _Ids(msgspec.Struct, frozen=True):
+    lease_id: int | None = None
+    task_id: int | None = None
 
 
 @dataclass(slots=True)
@@ -104,10 +109,12 @@ def relative_ms(value: int, *, date_epoch_ms: int | None, term_ms: int) -> int:
     """Return a deadline as the milliseconds that remain.
 
     The original Go server sends epoch milliseconds; they are compared with that server's own Date
-    header, never with this host's wall clock, and clamped to (0, term_ms].
+    header, never with this host's wall clock, and clamped to (0, term_ms]. Whatever a server sends,
+    the result fits the clock.
     """
+    term_ms = min(term_ms, EPOCH_MS_MIN)
     if value <= EPOCH_MS_MIN:
-        return value
+        return max(value, 0)
     if date_epoch_ms is None:
         return term_ms
     return max(1, min(value - date_epoch_ms - DATE_HEADER_SLACK_MS, term_ms))
@@ -128,7 +135,14 @@ def _take_loose(raw: bytes, sorted_: _Sorted) -> None:
     if is_too_deep(raw):
         sorted_.rejected.append(RejectedLease(None, None, "nested too deep"))
         return
-    plain = msgspec.json.decode(raw)
+    try:
+        plain = parse(raw)
+    except DecodeError as error:
+        ids = _ids_of(raw)
+        sorted_.rejected.append(
+            RejectedLease(_id_of(ids, "lease_id"), _id_of(ids, "task_id"), str(error))
+        )
+        return
     try:
         sorted_.take(msgspec.convert(_without_nulls(plain), Lease))
     except msgspec.ValidationError as error:
@@ -142,6 +156,14 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return value
+
+
+def _ids_of(raw: bytes) -> Any:
+    """Read the ids of a lease whose other fields cannot be read."""
+    try:
+        return msgspec.structs.asdict(decode_answer(_Ids, raw))
+    except DecodeError:
+        return None
 
 
 def _id_of(value: Any, name: str) -> int | None:

@@ -44,14 +44,16 @@ def decode_error(status: int, body: bytes, retry_after: str | None = None) -> Co
     The original servers send plain text, proxies send HTML: the code is then made from the status.
     An unknown code is retried if it says so, else if its status class is.
     """
+    is_ours = True
     try:
         envelope = decoder(ErrorEnvelope).decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        is_ours = False
         text = " ".join(body[: 4 * MESSAGE_MAX_CHARS].decode("utf-8", "replace").split())
         envelope = ErrorEnvelope(
             error=code_for_status(status), message=text[:MESSAGE_MAX_CHARS] or "no message"
         )
-    return ControlPlaneError(
+    refusal = ControlPlaneError(
         f"{envelope.error} ({status}): {envelope.message}",
         code=envelope.error,
         status=status,
@@ -59,6 +61,8 @@ def decode_error(status: int, body: bytes, retry_after: str | None = None) -> Co
         retry_after_ms=_hint_ms(envelope.retry_after_ms, retry_after),
         details=envelope.details,
     )
+    refusal.is_verdict = is_ours and envelope.error.startswith("ERR_")
+    return refusal
 
 
 def _is_retryable(envelope: ErrorEnvelope, status: int) -> bool:

@@ -2,14 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import orjson
+from msgspec import Meta
 
 from netsonde.clock import NS_PER_MS, rfc3339
 from netsonde.model import ID_MAX, Measurement, Outcome, TaskKind, TaskSpec
-from netsonde.wire.codec import decode, decoder, encode, fragment, is_too_deep
+from netsonde.wire.codec import DecodeError, decode, decoder, encode, fragment, is_too_deep, parse
 from netsonde.wire.limits import ITEM_MAX_BYTES, OBSERVATIONS_MAX, REPORT_MAX_BYTES
 
 # The result object's fields in their order; a server repeats no others.
@@ -43,6 +44,10 @@ _ITEM_FIELDS = frozenset(
         "env",
     }
 )
+_UNREADABLE = (msgspec.DecodeError, DecodeError, RecursionError, UnicodeDecodeError)
+TIMED_BY = "control_plane"  # in env: its instants are those of the grant and of the receipt
+
+Instant = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z\Z")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +102,11 @@ class _FailureHead(msgspec.Struct, frozen=True):
 class _ItemHead(msgspec.Struct, frozen=True):
     lease_id: int
     observations: tuple[ObservationHead, ...] = ()
-    tick: int | None = None
-    scheduled_at: str | None = None
+    tick: Annotated[int, Meta(ge=0)] | None = None
+    scheduled_at: Instant | None = None
     outcome: str | None = None
-    started_at: str | None = None
-    duration_ms: float | None = None
+    started_at: Instant | None = None
+    duration_ms: Annotated[float, Meta(ge=0)] | None = None
     error: _FailureHead | None = None
     env: dict[str, msgspec.Raw] | None = None
 
@@ -131,7 +136,10 @@ def _decode_item(raw: bytes, cancelled: bool) -> ReportItem:
         return _bad_item(raw, cancelled, "nested too deep")
     try:
         head = decoder(_ItemHead).decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+        # Values are passed over above, and with them broken UTF-8 and numbers nobody can read: a
+        # result that nobody can read would hide every other one of its page.
+        parse(raw)
+    except _UNREADABLE as error:
         return _bad_item(raw, cancelled, str(error))
     if not 0 < head.lease_id <= ID_MAX:
         return _bad_item(raw, cancelled, "lease_id must be 1 to 2^64-1")
@@ -157,7 +165,7 @@ def _decode_item(raw: bytes, cancelled: bool) -> ReportItem:
 def _bad_item(raw: bytes, cancelled: bool, problem: str) -> ReportItem:
     try:
         lease_id = decoder(_LeaseIdOnly).decode(raw).lease_id
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         lease_id = 0
     return ReportItem(
         lease_id=lease_id if 0 <= lease_id <= ID_MAX else 0, cancelled=cancelled, problem=problem
@@ -217,7 +225,7 @@ def item_lease_id(item_body: bytes) -> int:
     """Return the lease an encoded item reports on, 0 when it does not say."""
     try:
         return decoder(_LeaseIdOnly).decode(item_body).lease_id
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return 0
 
 
@@ -236,6 +244,26 @@ def encode_result(kind: TaskKind, spec: TaskSpec, measurement: Measurement, **id
     """Encode a result object of our own measuring: one line of JSON."""
     known = {"kind": kind, "spec": spec, **_measured(measurement), **ids}
     return encode(_ordered(known))
+
+
+def timed_item(item: ReportItem, granted_ns: int, received_ns: int) -> bytes:
+    """Return an item's body with when and how long it was measured.
+
+    An original agent does not say. The lease was granted before and reported after: those instants
+    are put in, on the server's clock, and `env` says whose they are.
+    """
+    if item.started_at is not None and item.duration_ms is not None:
+        return item.body
+    fields: dict[str, Any] = {
+        name: orjson.Fragment(bytes(raw))
+        for name, raw in decoder(dict[str, msgspec.Raw]).decode(item.body).items()
+    }
+    if item.started_at is None:
+        fields["started_at"] = rfc3339(granted_ns)
+    if item.duration_ms is None:
+        fields["duration_ms"] = max(received_ns - granted_ns, 0) / NS_PER_MS
+    fields["env"] = (parse(item.body).get("env") or {}) | {"timed_by": TIMED_BY}
+    return encode(fields)
 
 
 def merge_result(item_body: bytes, known: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """The agent against original control planes and odd ones: quotas, deadlines, identity, rights."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,15 @@ import pytest
 from netsonde.agent.agent import Agent
 from netsonde.agent.config import AgentConfig
 from netsonde.clock import NS_PER_S, ManualClock
-from netsonde.control_plane import MemoryControlPlaneTransport
+from netsonde.control_plane import (
+    MemoryControlPlaneTransport,
+    TransportRequest,
+    TransportResponse,
+)
 from netsonde.errors import StorageError
 from netsonde.model import TaskKind
 from support.control_planes import (
+    V1,
     GoControlPlane,
     RustControlPlane,
     ScriptedControlPlane,
@@ -147,6 +153,45 @@ async def test_a_poison_lease_costs_itself(clock: ManualClock, tmp_path: Path) -
 
     assert sorted(reported(transport)) == [1, 5]
     assert sorted(bodies(transport, "release")[0]["lease_ids"]) == [2, 3, 4]
+
+
+HUGE = 10**400
+
+
+async def test_no_answer_however_wrong_ends_the_agent(clock: ManualClock, tmp_path: Path) -> None:
+    plane = ScriptedControlPlane(clock)
+    plane.tokens = {"t"}
+    names = ("lease_duration_ms", "heartbeat_timeout_ms", "claim_wait_ms", "heartbeat_interval_ms")
+    registered = {"agent_id": 7, "auth_token": "t"} | dict.fromkeys(names, 2**64 - 1)
+    unreadable = b'{"lease_id":8,"task_id":1,"kind":"ping","spec":{"kind":"ping","host":"\xff"}}'
+    good = lease(1, max_lease_ms=-HUGE, granted_after_ms=HUGE)
+    endless = lease(2, lease_until_ms=HUGE, max_lease_ms=HUGE)
+    id_too_large = unreadable.replace(b":8", b":%d" % 10**25)
+    raw = b",".join([json.dumps(good).encode(), json.dumps(endless).encode()])
+    granted = b'{"leases":[' + raw + b"," + unreadable + b"," + id_too_large + b"]}"
+    outcomes = [{"lease_id": number, "new_deadline_ms": -HUGE} for number in (1, 2, HUGE)]
+    answers: dict[str, bytes] = {
+        "register": json.dumps(registered).encode(),
+        "heartbeat": json.dumps(
+            {"next_deadline_ms": -HUGE, "heartbeat_interval_ms": HUGE, "unknown_leases": [HUGE]}
+        ).encode(),
+        "claim": granted,
+        "extend": json.dumps({"outcomes": outcomes, "revoked": [-HUGE]}).encode(),
+    }
+
+    async def wrong(request: TransportRequest) -> TransportResponse:
+        verb = request.path.rpartition("/")[2]
+        found = answers.get(verb)
+        return await plane(request) if found is None else TransportResponse(200, V1, found)
+
+    transport = MemoryControlPlaneTransport(wrong, clock)
+    async with started(make_agent(clock, tmp_path, transport, gated())) as run:
+        await run_for(clock, 60)
+        answers["claim"] = b'{"leases":[]}'
+        await run_for(clock, 60)
+
+        assert not run.ended
+    assert {8} <= {one for body in bodies(transport, "release") for one in body["lease_ids"]}
 
 
 async def test_more_leases_than_slots_wait_their_turn(clock: ManualClock, tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ class Bench:
         self.client = Extensions(clock)
         self.ended: list[tuple[int, Reason, int]] = []
         self.gap_ns = 0
+        self.term_ms = 0
         self.extender = LeaseExtender(
-            clock, leases, self.client, self._on_ended, lambda: self.gap_ns
+            clock, leases, self.client, self._on_ended, lambda: self.gap_ns, lambda: self.term_ms
         )
         self.start_ns = clock.boottime_ns()
 
@@ -94,6 +95,32 @@ async def test_a_lease_that_is_worked_on_never_ends(bench: Bench) -> None:
     # Asked for when 35 to 45 % of each term has passed.
     assert 3600 / (0.45 * 45) <= len(bench.client.calls) <= 3600 / (0.35 * 45) + 1
     assert {call[1] for call in bench.client.calls} == {45_000}
+
+
+async def test_a_lease_that_came_with_the_rest_of_its_term_is_extended_by_a_whole_one(
+    bench: Bench,
+) -> None:
+    bench.term_ms = 45_000
+    async with bench.running():
+        bench.grant(1, term_ns=NS_PER_S)
+        await bench.clock.advance(NS_PER_S)
+
+    assert [asked_ms for _, asked_ms in bench.client.calls] == [45_000]
+
+
+async def test_a_host_that_slept_past_a_deadline_stops_within_a_second(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake, asleep_ns = bench.clock.boottime_ns, 0
+    monkeypatch.setattr(bench.clock, "boottime_ns", lambda: awake() + asleep_ns)
+    async with bench.running():
+        bench.grant(1)
+        await bench.clock.advance(NS_PER_S)
+        asleep_ns = 60 * NS_PER_S  # no timer ran meanwhile
+
+        await bench.clock.advance(NS_PER_S)
+
+    assert [(lease_id, reason) for lease_id, reason, _ in bench.ended] == [(1, Reason.EXPIRED)]
 
 
 async def test_leases_due_together_go_in_one_call_asking_for_the_longest_term(

@@ -96,6 +96,28 @@ async def test_an_old_spool_is_reported_before_anything_is_waited_for(bench: Ben
         assert bench.room >= 1
 
 
+async def test_a_disk_that_refuses_an_acknowledgement_is_tried_until_it_takes_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.put(1, 2)
+    faults = SpoolFaults(bench.spool, monkeypatch)
+    faults.error = SpoolFull("no space is left on the disk")
+    async with bench.running():
+        await bench.clock.advance(10 * NS_PER_S)
+        assert bench.client.sent == [1, 2]
+        assert bench.spool.is_full
+        assert caplog.text.count("no space is left") == 1
+
+        faults.error = None
+        await bench.clock.advance(2 * NS_PER_S)
+        await bench.clock.settle()
+
+        assert not bench.spool.is_full
+        assert bench.spool.size_bytes == 0
+        assert bench.reporter.flushed.is_set()
+    assert bench.client.sent == [1, 2]
+
+
 async def test_new_results_gather_for_the_interval(bench: Bench) -> None:
     async with bench.running():
         await bench.put(1)

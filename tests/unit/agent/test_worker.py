@@ -111,6 +111,25 @@ async def test_a_lease_becomes_a_durable_result_and_the_slot_is_free(
         assert made.worker.idle.is_set()
 
 
+async def test_a_lease_that_is_granted_again_before_its_measurement_has_ended(
+    bench: Callable[..., Bench],
+) -> None:
+    made = bench(GatedProber(PING))
+    async with made.running():
+        made.grant(make_lease(1))
+        await made.clock.settle()
+        made.leases.revoke([1])
+        made.worker.cancel(1, Reason.EXPIRED)
+        made.grant(make_lease(1))  # its task has not run since
+        await made.clock.settle()
+
+        (result,) = await made.results()
+        assert (result["outcome"], result["cancelled"]) == ("cancelled", True)
+        assert made.leases.state(1) is LeaseState.ENDED
+        assert made.worker.free() == {PING: 4}
+        assert made.worker.idle.is_set()
+
+
 @pytest.mark.parametrize(
     ("error", "outcome", "reason"),
     [

@@ -184,6 +184,43 @@ async def test_a_report_that_is_all_poison_ends_and_goes_on_next_time() -> None:
     assert told.count("invalid") > 20
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_proxys_refusal_condemns_no_result(status: int) -> None:
+    it = rig()
+    page = Answered(status, b"<html>The plain HTTP request was sent to HTTPS port</html>")
+    it.transport.inject(page, path_end="/report", times=100)
+
+    response = await it.report([item(1), item(2)], [item(3)])
+
+    assert statuses(response) == {1: "retry", 2: "retry", 3: "retry"}
+    assert it.client.counters["report_retry"] == 3
+
+
+async def test_an_original_servers_envelope_is_its_own_word() -> None:
+    it = rig(RustControlPlane)
+    no = {"error": "ERR_VALIDATION", "message": "no", "retryable": False}
+    it.server.answers["report"] = [(400, no)]
+
+    assert statuses(await it.report([item(1)])) == {1: "invalid"}
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"<html>Welcome</html>"])
+async def test_a_proxys_200_takes_nothing(body: bytes) -> None:
+    it = rig(GoControlPlane)
+    it.transport.inject(Answered(200, body), path_end="/report", times=100)
+
+    with pytest.raises(TransportError):
+        await it.report([item(1)])
+
+
+async def test_a_proxy_that_drops_our_header_does_not_drop_what_was_said() -> None:
+    it = rig(RustControlPlane)
+    said = {"acknowledged": 0, "results": [{"lease_id": 1, "status": "retry"}]}
+    it.server.answers["report"] = [(200, said)]
+
+    assert statuses(await it.report([item(1)])) == {1: "retry"}
+
+
 async def test_a_split_does_not_slow_the_next_report_down() -> None:
     it = rig(poison=frozenset({2}))
     await it.report([item(1), item(2)])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
+from netsonde.server.quotas import Quotas
 from support.stores import STORES, Caller, callers, result_item, settled
 
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")
@@ -109,6 +110,38 @@ async def test_original_agents_are_known_by_host_and_keep_their_token_a_day(
     await caller.clock.advance(10_000 * HOUR_NS)
     status, _, _ = await again.call("/heartbeat", {})
     assert status == 200
+
+
+async def test_what_an_agent_says_of_itself_is_bounded(memory: Caller) -> None:
+    agent = await memory.register(
+        instance_id="i" * 100_000,
+        version="1",
+        inventory={"notes": "x" * 100_000, "labels": {"site": "ams"}},
+    )
+
+    row = memory.plane.registry.get(agent.agent_id)
+
+    assert row is not None
+    assert row.document == b"{}"
+    assert row.instance_id == "i" * 128
+    status, shown, _ = await memory.operator("GET", f"/v1/agents/{agent.agent_id}")
+    assert (status, shown["labels"]) == (200, {"site": "ams"})
+
+
+async def test_a_quota_remembers_no_secret_and_no_megabyte(
+    memory: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def spend(_: Quotas, call: str, caller: str, now_ns: int) -> None:
+        asked.append(caller)
+
+    monkeypatch.setattr(Quotas, "spend", spend)
+    await memory.register(agent_key="k" * 500_000)
+    await memory.register(agent_key=None, hostname="h" * 500_000)
+
+    assert len(asked) == 2
+    assert all(len(caller) < 300 and "kkkk" not in caller for caller in asked)
 
 
 async def test_a_missing_hostname_is_minted(memory: Caller) -> None:
@@ -278,6 +311,59 @@ async def test_one_task_wakes_one_claim(memory: Caller) -> None:
         await memory.clock.advance(9 * NS_PER_S)
     granted = [claim.result()[1]["leases"] for claim in claims]
     assert [len(leases) for leases in granted] == [1, 0, 0]
+
+
+HELD = {"capacities": {"tcp": 1}, "wait_ms": 50_000}
+
+
+async def test_work_goes_to_the_claim_that_is_still_listened_to(memory: Caller) -> None:
+    agent = await memory.register()
+    async with asyncio.TaskGroup() as group:
+        lost = group.create_task(agent.call("/claim", HELD | {"claim_id": "c"}))
+        await memory.clock.advance(NS_PER_S)
+        again = group.create_task(agent.call("/claim", HELD | {"claim_id": "c"}))
+        _, answer, _ = await settled(memory.clock, lost, 0, 3)
+        assert answer["leases"] == []
+        await memory.tasks(1)
+        _, answer, _ = await settled(memory.clock, again, 0, 3)
+        assert len(answer["leases"]) == 1
+
+
+async def test_a_released_claim_is_granted_nothing_more(memory: Caller) -> None:
+    agent = await memory.register()
+    async with asyncio.TaskGroup() as group:
+        held = group.create_task(agent.call("/claim", HELD | {"claim_id": "c"}))
+        other = group.create_task(agent.call("/claim", HELD | {"claim_id": "d"}))
+        await memory.clock.advance(NS_PER_S)
+        await memory.tasks(1)  # both are woken or will be; neither has looked yet
+        await agent.call("/release", {"claim_ids": ["c"]})
+        _, answer, _ = await settled(memory.clock, held, 0, 3)
+        assert answer["leases"] == []
+        _, answer, _ = await settled(memory.clock, other, 0, 3)
+        assert len(answer["leases"]) == 1
+
+
+async def test_a_new_instance_ends_what_the_old_one_waits_for(memory: Caller) -> None:
+    agent = await memory.register(instance_id="i1")
+    async with asyncio.TaskGroup() as group:
+        held = group.create_task(agent.call("/claim", HELD | {"claim_id": "c"}))
+        await memory.clock.advance(NS_PER_S)
+        await memory.register(instance_id="i2")
+        _, answer, _ = await settled(memory.clock, held, 0, 3)
+    assert answer["leases"] == []
+
+
+async def test_a_wake_up_whose_agent_left_goes_to_the_next(memory: Caller) -> None:
+    agents = [await memory.register(agent_key=f"{n}" * 32) for n in range(2)]
+    async with asyncio.TaskGroup() as group:
+        gone, waiting = (
+            group.create_task(agent.call("/claim", HELD | {"claim_id": "c"})) for agent in agents
+        )
+        await memory.clock.advance(NS_PER_S)
+        await memory.tasks(1)
+        gone.cancel()  # before it looked
+        _, answer, _ = await settled(memory.clock, waiting, 0, 3)
+    assert len(answer["leases"]) == 1
 
 
 async def test_shutdown_ends_held_claims(memory: Caller) -> None:

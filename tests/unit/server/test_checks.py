@@ -1,7 +1,9 @@
 """Who gets the tasks of a check, and when: selection, ticks, overlap, staleness."""
 
 import asyncio
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.server.background import schedule_forever, sweep_forever
-from support.stores import STORES, Caller, RegisteredAgent, callers
+from netsonde.server.checks import run_tick
+from netsonde.server.store.base import CheckRow
+from support.stores import STORES, Caller, RegisteredAgent, callers, open_store
 
 TCP = {"kind": "tcp", "targets": ["192.0.2.1:80"]}
 
@@ -186,6 +190,51 @@ async def test_missed_ticks_are_not_made_up(caller: Caller) -> None:
         await caller.clock.settle()
     _, now, _ = await caller.operator("GET", f"/v1/checks/{made['check_id']}")
     assert now["tasks"] + now["skipped"] == 2
+
+
+async def test_while_nobody_works_there_is_always_the_latest_tick_to_do(caller: Caller) -> None:
+    async with Background(caller):
+        made = await create(caller, every_ms=10_000)
+        for _ in range(5):
+            await caller.clock.advance(10 * NS_PER_S)
+        _, now, _ = await caller.operator("GET", f"/v1/checks/{made['check_id']}")
+        agent = await caller.register()
+        (lease,) = await agent.claim(9)
+    assert (now["tasks"], now["skipped"]) == (6, 0)
+    assert lease["scheduled_at"][17:19] == "10"  # the sixth: 50 s after the first at :20
+
+
+def test_lateness_within_the_jitter_costs_no_tick(tmp_path: Path) -> None:
+    store = open_store("memory", tmp_path)
+    definition = {**TCP, "every_ms": 10_000, "jitter_ms": 9_999}
+    for check_id in range(1, 50):
+        row = CheckRow(
+            check_id=check_id,
+            document=json.dumps(definition).encode(),
+            is_enabled=True,
+            next_ns=9_999 * NS_PER_MS,
+            created_ns=0,
+        )
+        tick = run_tick(store, row, [], 10_001 * NS_PER_MS, default_attempts=3)
+        assert tick.check.next_ns is not None
+        assert 10_001 * NS_PER_MS < tick.check.next_ns < 20_000 * NS_PER_MS
+
+
+async def test_a_check_nobody_understands_stops_no_other(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = await create(caller)
+    store = caller.plane.writer
+    row = await store.read(lambda store: store.check(broken["check_id"]))
+    assert row is not None
+    bad = replace(row, document=b'{"kind":"tcp","targets":["no port"]}', next_ns=1)
+    await store.write(lambda store: store.save_check(bad))
+    async with Background(caller):
+        made = await create(caller, every_ms=10_000)
+        await caller.clock.advance(30 * NS_PER_S)
+    _, now, _ = await caller.operator("GET", f"/v1/checks/{made['check_id']}")
+    assert now["tasks"] == 4
+    assert caplog.text.count("does not run") == 1
 
 
 async def test_a_check_that_runs_once_waits_for_its_agent(caller: Caller) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_MS
@@ -71,6 +71,24 @@ def test_a_lease_without_an_id_cannot_be_handed_back(bad: object) -> None:
     assert claimed.rejected[0].lease_id is None
 
 
+@pytest.mark.parametrize("host", [b'"\xff"', b"1e999", b"1" * 5000])
+def test_a_lease_nobody_can_read_costs_itself(host: bytes) -> None:
+    bad = encode(lease(9, spec={"kind": "ping", "host": 0})).replace(b'"host":0', b'"host":' + host)
+
+    claimed = decode_claim(b'{"leases":[' + bad + b"," + encode(lease(3)) + b"]}")
+
+    assert [found.lease_id for found in claimed.leases] == [3]
+    assert [(found.lease_id, found.task_id) for found in claimed.rejected] == [(9, 2)]
+
+
+def test_a_lease_without_a_readable_id_cannot_be_handed_back() -> None:
+    bad = encode(lease(9)).replace(b'"lease_id":9', b'"lease_id":1e999')
+
+    claimed = decode_claim(b'{"leases":[' + bad + b"]}")
+
+    assert [found.lease_id for found in claimed.rejected] == [None]
+
+
 def test_an_id_above_u64_is_rejected_not_rounded() -> None:
     body = encode({"leases": [lease(1)]}).replace(
         b'"lease_id":1', b'"lease_id":18446744073709551616'
@@ -135,6 +153,17 @@ def test_epoch_deadlines_become_durations(
     value: int, date_epoch_ms: int | None, expected: int
 ) -> None:
     assert relative_ms(value, date_epoch_ms=date_epoch_ms, term_ms=60_000) == expected
+
+
+@given(value=st.integers(), date_epoch_ms=st.none() | st.integers(), term_ms=st.integers(1))
+@example(value=-(10**30), date_epoch_ms=None, term_ms=60_000)
+@example(value=10**30, date_epoch_ms=0, term_ms=10**30)
+def test_whatever_a_server_sends_the_deadline_fits_the_clock(
+    value: int, date_epoch_ms: int | None, term_ms: int
+) -> None:
+    remaining_ms = relative_ms(value, date_epoch_ms=date_epoch_ms, term_ms=term_ms)
+
+    assert abs(lease_deadline_ns(2**60, remaining_ms, 55_000)) < 2**63
 
 
 @given(

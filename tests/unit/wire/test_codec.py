@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netsonde.clock import NS_PER_S, SystemClock
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import HeartbeatRequest, RegisterRequest
 from netsonde.wire import DecodeError, decode, decode_answer, encode, fragment, parse
@@ -88,6 +89,28 @@ json_values = st.recursive(
 @given(json_values, st.integers(0, 6))
 def test_depth_is_counted_outside_strings(value: object, limit: int) -> None:
     assert is_too_deep(encode(value), limit) == (nested(value) > limit)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 40 + b'"' + b'\\"' * 500_000,  # an unclosed string, full of quotes
+        b"[" * 1_000_000,
+        (b"[" * 31 + b"]" * 31) * 15_000,
+    ],
+    ids=["quotes", "open", "nests"],
+)
+def test_no_body_holds_the_loop(body: bytes) -> None:
+    started_ns = SystemClock().monotonic_ns()
+    for limit in (30, 400):
+        is_too_deep(body, limit)
+    # Linear work takes a tenth of a second; what looks again at every quote takes hours.
+    assert SystemClock().monotonic_ns() - started_ns < 2 * NS_PER_S
+
+
+@pytest.mark.parametrize("end", [b'"\\', b'"a\\"', b'"[', b'["[', b'"\\\\"['])
+def test_a_text_that_breaks_off_is_as_deep_as_it_came(end: bytes) -> None:
+    assert is_too_deep(b"[[[" + end, 2)
 
 
 def test_fragments_are_embedded_as_they_are() -> None:

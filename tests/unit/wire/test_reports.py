@@ -20,6 +20,7 @@ from netsonde.wire import (
     fragment,
     merge_result,
     parse,
+    timed_item,
 )
 
 
@@ -78,6 +79,60 @@ def test_a_deep_item_costs_itself() -> None:
     )
 
     assert [item.problem for item in decoded.items] == ["nested too deep", None]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b'"outcome":"\xff"',
+        b'"observations":[{"name":"n","value":"\xff"}]',
+        b'"observations":[{"name":"n","value":{"deep":[1e999]}}]',
+        b'"observations":[{"name":"n","value":' + b"1" * 5000 + b"}]",
+        b'"env":{"version":"\xff"}',
+        b'"error":{"reason":"r","failure_source":"f","more":"\xff"}',
+        b'"started_at":"yesterday"',
+        b'"started_at":"2026-11-24 10:11:12"',
+        b'"duration_ms":-1',
+        b'"scheduled_at":""',
+        b'"tick":-1',
+    ],
+)
+def test_what_would_spoil_a_page_of_results_costs_itself(field: bytes) -> None:
+    bad = b'{"lease_id":7,' + field + b"}"
+
+    decoded = decode_report(encode_report(4, [b'{"lease_id":1}'], [b'{"lease_id":2}']))
+    assert [item.problem for item in decoded.items] == [None, None]
+    decoded = decode_report(
+        b'{"agent_id":4,"completed":[{"lease_id":1},' + bad + b'],"cancelled":[{"lease_id":2}]}'
+    )
+
+    assert [item.problem is None for item in decoded.items] == [True, False, True]
+
+
+def test_what_an_agent_did_not_time_the_server_times() -> None:
+    body = b'{"lease_id":5,"observations":[{"name":"n","value":1}]}'
+    (bare,) = decode_report(b'{"agent_id":4,"completed":[' + body + b"]}").items
+    (whole,) = decode_report(encode_report(4, [encode_report_item(5, measurement())], [])).items
+
+    assert timed_item(whole, 1, 2) is whole.body
+    assert parse(timed_item(bare, 1_500_000_000, 1_502_500_000)) == {
+        "lease_id": 5,
+        "observations": [{"name": "n", "value": 1}],
+        "started_at": "1970-01-01T00:00:01.500000000Z",
+        "duration_ms": 2.5,
+        "env": {"timed_by": "control_plane"},
+    }
+
+
+def test_what_an_agent_timed_in_part_keeps_that_part() -> None:
+    body = b'{"lease_id":5,"started_at":"2026-11-24T10:11:12Z","env":{"version":"9"}}'
+    (item,) = decode_report(b'{"agent_id":4,"completed":[' + body + b"]}").items
+
+    timed = parse(timed_item(item, 10, 5))
+
+    assert timed["started_at"] == "2026-11-24T10:11:12Z"
+    assert timed["duration_ms"] == 0
+    assert timed["env"] == {"version": "9", "timed_by": "control_plane"}
 
 
 @given(st.binary())

@@ -315,8 +315,8 @@ class Store(Protocol):
         """Drop a check's queued tasks and revoke its leased ones; return how many."""
         ...
 
-    def live_of_check(self, check_id: int) -> set[tuple[int, bytes]]:
-        """Return `(queue, spec)` of a check's tasks that have not ended."""
+    def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
+        """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
         ...
 
     def delayed(self, now_ns: int) -> list[tuple[int, TaskKind, int]]:

@@ -274,12 +274,14 @@ class MemoryStore(MemoryRecords):
                 cancelled += 1
         return cancelled
 
-    def live_of_check(self, check_id: int) -> set[tuple[int, bytes]]:
-        """Return `(queue, spec)` of a check's tasks that have not ended."""
+    def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
+        """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
         return {
             (task.new.queue, task.new.spec)
             for task in self._tasks.values()
-            if task.new.check_id == check_id and task.state is not TaskState.REVOKED
+            if task.new.check_id == check_id
+            and task.state is not TaskState.REVOKED
+            and not (task.state is TaskState.READY and task.is_stale(now_ns))
         }
 
     def delayed(self, now_ns: int) -> list[tuple[int, TaskKind, int]]:

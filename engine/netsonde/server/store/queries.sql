@@ -124,7 +124,8 @@ DELETE FROM task WHERE check_id = ? AND state = 0;
 UPDATE task SET state = 2 WHERE check_id = ? AND state = 1;
 
 -- name: live_of_check
-SELECT queue, body FROM task JOIN spec USING (spec_id) WHERE check_id = ? AND state < 2;
+SELECT queue, body FROM task JOIN spec USING (spec_id)
+WHERE check_id = ? AND (state = 1 OR state = 0 AND (stale_ns IS NULL OR stale_ns > ?));
 
 -- name: delayed
 SELECT DISTINCT queue, kind, run_ns FROM task WHERE state = 0 AND run_ns > ?;

@@ -230,9 +230,10 @@ class SqliteTasks:
         dropped = self._db.run("drop_of_check", check_id).rowcount
         return dropped + self._db.run("revoke_of_check", check_id).rowcount
 
-    def live_of_check(self, check_id: int) -> set[tuple[int, bytes]]:
-        """Return `(queue, spec)` of a check's tasks that have not ended."""
-        return {(queue, body) for queue, body in self._db.run("live_of_check", check_id).fetchall()}
+    def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
+        """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
+        rows = self._db.run("live_of_check", check_id, now_ns).fetchall()
+        return {(queue, body) for queue, body in rows}
 
     def delayed(self, now_ns: int) -> list[tuple[int, TaskKind, int]]:
         """Return `(queue, kind, run_ns)` of what is ready only later."""

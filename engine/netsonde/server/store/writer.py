@@ -137,13 +137,29 @@ class ThreadWriter:
     def _run_group(self, first: _Work) -> None:
         done: list[_Work] = []
         try:
-            self._store.begin()
+            self._begin(first, done)
             self._fill_group(first, done)
             self._store.commit()
         except Exception as error:
-            self._fail_group(first, done, error)
+            self._fail_group(done, error)
         for work in done:
             work.settle()
+
+    def _begin(self, first: _Work, done: list[_Work]) -> None:
+        """Open a transaction; when that fails, it fails for everybody who waits by now.
+
+        A database that another process holds is waited for once, not once for each of them: the
+        queue would grow faster than they are refused.
+        """
+        try:
+            self._store.begin()
+        except Exception:
+            work: _Work | None = first
+            while work is not None:
+                if work.future.set_running_or_notify_cancel():
+                    done.append(work)
+                work = self._next()
+            raise
 
     def _fill_group(self, first: _Work, done: list[_Work]) -> None:
         started_ns = self._clock.monotonic_ns()
@@ -179,15 +195,13 @@ class ThreadWriter:
             self._store.undo()
             work.error = error
 
-    def _fail_group(self, first: _Work, done: list[_Work], error: Exception) -> None:
+    def _fail_group(self, done: list[_Work], error: Exception) -> None:
         fault = self._store.fault(error) or error
         _log.error("commit failed: %s", fault, extra={"action": "commit_failed"})
         try:
             self._store.rollback()
         except Exception as second:
             _log.error("rollback failed: %s", second, extra={"action": "rollback_failed"})
-        if not done and first.future.set_running_or_notify_cancel():
-            done.append(first)
         for work in done:
             work.error = fault
 

@@ -204,13 +204,21 @@ def test_changes(store: Store) -> None:
 def test_cancelling_a_check_drops_and_revokes(store: Store) -> None:
     store.add_tasks([new_task(check_id=1), new_task(check_id=1), new_task(check_id=2)])
     take(store, limit=1)
-    assert store.live_of_check(1) == {(ANY_QUEUE, TCP_SPEC)}
+    assert store.live_of_check(1, 0) == {(ANY_QUEUE, TCP_SPEC)}
     assert store.cancel_check(1) == 2
     assert store.by_lease([100])[100].state is TaskState.REVOKED
-    assert store.live_of_check(1) == set()
+    assert store.live_of_check(1, 0) == set()
     assert store.cancel_check(1) == 0
     assert [task.check_id for task in take(store, first_lease_id=200)] == [2]
     assert [held.lease_id for held in store.due(10_000, 10)] == [100, 200]
+
+
+def test_a_stale_task_is_live_only_while_it_is_worked_on(store: Store) -> None:
+    store.add_tasks([new_task(check_id=1, stale_ns=50)])
+    assert store.live_of_check(1, 49) == {(ANY_QUEUE, TCP_SPEC)}
+    assert store.live_of_check(1, 50) == set()
+    take(store, now_ns=40)
+    assert store.live_of_check(1, 50) == {(ANY_QUEUE, TCP_SPEC)}
 
 
 def test_delayed_and_depths(store: Store) -> None:

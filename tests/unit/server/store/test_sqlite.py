@@ -210,7 +210,7 @@ def test_hot_statements_use_their_indexes(path: Path) -> None:
         "due": ((1, 1), "task_due"),
         "held_by": ((1,), "task_holder"),
         "granted_under": ((1, 1), "task_holder"),
-        "live_of_check": ((1,), "task_check"),
+        "live_of_check": ((1, 1), "task_check"),
         "is_sweep_due": ((1, 1), "task_stale"),
         "next_tick": ((), "probe_check_next"),
     }

@@ -1,4 +1,5 @@
 import asyncio
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,38 @@ async def test_nobody_is_told_of_a_commit_that_failed(
     assert await writer.read(lambda store: store.depths(10)) == []
     await writer.write(lambda store: store.add_tasks([new_task()]))
     assert (await writer.read(lambda store: store.depths(10)))[0].ready == 1
+
+
+async def test_a_locked_database_refuses_everybody_who_waits_at_once(
+    writer: ThreadWriter, store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = sqlite3.OperationalError("database is locked")
+    locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    begin, tries = store.begin, 0
+
+    def refuse() -> None:
+        nonlocal tries
+        tries += 1
+        gate.wait(5)  # as long as the lock is waited for
+        raise locked
+
+    async def expect_refusal() -> None:
+        with pytest.raises(RequestError, match="database is locked") as caught:
+            await writer.write(lambda store: store.count("x", 1))
+        assert caught.value.code is ErrorCode.UNAVAILABLE
+
+    gate = threading.Event()
+    monkeypatch.setattr(store, "begin", refuse)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(50):
+            group.create_task(expect_refusal())
+        await asyncio.sleep(0)
+        gate.set()
+    assert tries <= 2  # whoever came while the first waited was refused with it
+
+    monkeypatch.setattr(store, "begin", begin)
+    await writer.write(lambda store: store.count("x", 1))
+    assert await writer.read(lambda store: store.counters()) == {"x": 1}
 
 
 async def test_a_caller_who_left_is_not_served(writer: ThreadWriter) -> None:
