@@ -207,12 +207,13 @@ def pythons() -> list[str]:
 
 
 def clean(_: Sequence[str]) -> None:
-    """Remove builds, caches and reports; .venv stays."""
+    """Remove builds, caches and reports; .venv stays, to be built into again."""
     for name in ("build", "dist", "engine/netsonde.egg-info", ".mypy_cache", ".ruff_cache",
                  ".pytest_cache", ".hypothesis", ".benchmarks"):  # fmt: skip
         shutil.rmtree(ROOT / name, ignore_errors=True)
-    for library in (ROOT / "engine" / "netsonde" / "_native").glob("*.so"):
-        library.unlink()
+    built = (ROOT / "engine" / "netsonde" / "_native").glob("*.so")
+    for path in (*built, *(ROOT / ".venv").glob(".built-*")):
+        path.unlink()
 
 
 TASKS = {
