@@ -185,6 +185,16 @@ async def test_a_registration_that_makes_no_sense_is_not_quoted() -> None:
     assert "secret" not in str(caught.value)
 
 
+async def test_a_registration_that_cannot_be_stored_makes_no_sense() -> None:
+    it = rig()
+    names = ("agent_id", "lease_duration_ms", "heartbeat_timeout_ms")
+    answer = {"auth_token": "t"} | dict.fromkeys(names, 1) | {"claim_wait_ms": 2**64}
+    it.server.answers["register"] = [(200, json.dumps(answer).encode())] * 4
+
+    with pytest.raises(TransportError, match="a number in it has more than 64 bits"):
+        await it.registered()
+
+
 async def test_cadence_is_gentle_until_the_protocol_is_seen() -> None:
     it = rig()
     assert it.client.cadence == LEGACY_CADENCE
