@@ -62,7 +62,6 @@ TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
     (LeaseState.FINISHED, LeaseEvent.REVOKE): LeaseState.ENDED,
     (LeaseState.FINISHED, LeaseEvent.EXPIRE): LeaseState.ENDED,
 }
-EXTENDED_STATES = frozenset({LeaseState.QUEUED, LeaseState.RUNNING})  # still needed for the work
 
 
 class Grant(StrEnum):

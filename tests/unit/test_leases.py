@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.leases import (
     ASK_AGAIN_MIN_NS,
-    EXTENDED_STATES,
     FRACTION_MAX,
     FRACTION_MIN,
     GATHER_NS,
@@ -170,7 +169,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 held.deadline_ns = end_ns
                 asked_ns = held.ask_ns
                 held.plan(self.now_ns, self.rng)
-                if held.state not in EXTENDED_STATES:
+                if held.state not in (LeaseState.QUEUED, LeaseState.RUNNING):
                     held.ask_ns = asked_ns
             else:
                 self.counts["unextended"] += 1

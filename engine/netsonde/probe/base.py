@@ -1,6 +1,8 @@
 """What every prober is, what it may use and how one run of it becomes a Measurement."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from netsonde import __version__
@@ -90,6 +92,22 @@ class Recorder:
             error=error,
             env=self.env,
         )
+
+
+@contextmanager
+def early_end_in(summary: dict[str, Any]) -> Iterator[None]:
+    """Write into a run's summary what ends the run before it has measured; it is raised on."""
+    try:
+        yield
+    except TargetDeniedError as error:
+        summary |= {"error": str(error), "reason": Reason.DENIED}
+        raise
+    except ResolveError as error:
+        summary |= {"error": str(error), "reason": Reason.RESOLVE_FAILED}
+        raise
+    except asyncio.CancelledError:
+        summary |= {"cancelled": True, "reason": Reason.CANCELLED}
+        raise
 
 
 async def measure(prober: Prober[SpecT_contra], spec: SpecT_contra, record: Recorder) -> None:

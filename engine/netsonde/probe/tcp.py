@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
-from netsonde.errors import ResolveError, TargetDeniedError
+from netsonde.errors import ResolveError
 from netsonde.model import FailureSource, Outcome, Reason, TaskKind, TcpSpec
-from netsonde.probe.base import Recorder
+from netsonde.probe.base import Recorder, early_end_in
 from netsonde.probe.connect import (
     Attempt,
     Dial,
@@ -47,24 +47,18 @@ class TcpProber:
             "port": spec.port,
         }
         try:
-            found = await self._resolver.resolve(
-                spec.host, spec.family, timeout_ns=min(timeout_ns, RESOLVE_TIMEOUT_NS)
-            )
-            now_ns = self._clock.monotonic_ns()
-            summary["resolve_ms"] = (now_ns - started_ns) / NS_PER_MS
-            left_ns = max(timeout_ns - (now_ns - started_ns), 0)
-            await self._race(spec, found, left_ns, summary, record)
+            with early_end_in(summary):
+                found = await self._resolver.resolve(
+                    spec.host, spec.family, timeout_ns=min(timeout_ns, RESOLVE_TIMEOUT_NS)
+                )
+                now_ns = self._clock.monotonic_ns()
+                summary["resolve_ms"] = (now_ns - started_ns) / NS_PER_MS
+                left_ns = max(timeout_ns - (now_ns - started_ns), 0)
+                await self._race(spec, found, left_ns, summary, record)
         except ResolveError as error:
             record.observe(
                 "tcp_resolution", {"host": spec.host, "port": spec.port, "error": str(error)}
             )
-            summary |= {"error": str(error), "reason": Reason.RESOLVE_FAILED}
-            raise
-        except asyncio.CancelledError:
-            summary |= {"cancelled": True, "reason": Reason.CANCELLED}
-            raise
-        except TargetDeniedError as error:
-            summary |= {"error": str(error), "reason": Reason.DENIED}
             raise
         finally:
             elapsed_ns = self._clock.monotonic_ns() - started_ns

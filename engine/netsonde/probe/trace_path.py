@@ -294,10 +294,6 @@ class Path:
         """Whether one router answered at two TTLs and not at one between them."""
         return self._loop_runs > 1
 
-    def is_done(self, now_ns: int) -> bool:
-        """Whether nothing that is still to come could change the path."""
-        return self.wake_ns(now_ns) is None
-
     def wake_ns(self, now_ns: int) -> int | None:
         """Return when to look again, None when done; before then only an answer changes anything.
 

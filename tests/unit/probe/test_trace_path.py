@@ -102,11 +102,11 @@ def test_near_destination_costs_one_burst() -> None:
     send(path, START_NS)
     for ttl in (4, 3, 2):
         path.take_answer(answer(ttl, TARGET, rtt_ns=1000))
-    assert not path.is_done(START_NS + 1000)
+    assert path.wake_ns(START_NS + 1000) is not None
     path.take_answer(answer(1, router(1), rtt_ns=1000))
 
     assert send(path, START_NS + 1000) == []
-    assert path.is_done(START_NS + 1000)
+    assert path.wake_ns(START_NS + 1000) is None
     assert path.stop is Stop.COMPLETED
     assert [hop.ttl for hop in path.shown()] == [1, 2]
     assert path.sent == 4
@@ -145,7 +145,7 @@ def test_silent_hop_is_asked_again_before_its_timeout() -> None:
     assert send(path, START_NS + 3 * RETRY_MIN_NS) == []
     last_ns = START_NS + 2 * RETRY_MIN_NS + TIMEOUT_NS
     assert path.wake_ns(last_ns - 1) == last_ns
-    assert path.is_done(last_ns)
+    assert path.wake_ns(last_ns) is None
     assert path.stop is Stop.COMPLETED
 
 
@@ -164,7 +164,7 @@ def test_answer_to_an_earlier_attempt_settles_the_hop() -> None:
     path.take_answer(answer(1, TARGET, attempt=0, rtt_ns=RETRY_MIN_NS + 5))
     path.take_answer(answer(1, TARGET, attempt=1))
 
-    assert path.is_done(START_NS + RETRY_MIN_NS + 5)
+    assert path.wake_ns(START_NS + RETRY_MIN_NS + 5) is None
     hop = path.shown()[0]
     assert hop.answer is not None
     assert hop.answer.attempt == 0
@@ -178,7 +178,7 @@ def test_late_answer_settles_nothing() -> None:
 
     assert (path.late, path.reached) == (1, None)
     assert path.wake_ns(START_NS) == START_NS + TIMEOUT_NS
-    assert path.is_done(START_NS + TIMEOUT_NS)
+    assert path.wake_ns(START_NS + TIMEOUT_NS) is None
     assert path.stop is Stop.MAX_HOPS
 
 
@@ -237,7 +237,7 @@ def test_path_that_answers_to_the_last_ttl_stops_at_max_hops() -> None:
     for ttl in range(1, 7):
         path.take_answer(answer(ttl, router(ttl)))
 
-    assert path.is_done(now_ns)
+    assert path.wake_ns(now_ns) is None
     assert path.stop is Stop.MAX_HOPS
 
 
@@ -249,7 +249,7 @@ def test_refusal_ends_the_path() -> None:
     for ttl in range(3, 17):
         path.take_answer(answer(ttl, router(2), icmp=(3, 1)))
 
-    assert path.is_done(now_ns)
+    assert path.wake_ns(now_ns) is None
     assert path.stop is Stop.UNREACHABLE
     assert path.refused is not None
     assert path.refused.ttl == 3
@@ -301,7 +301,7 @@ def test_circle_is_left_after_three_rounds() -> None:
 
     assert path.is_looping
     assert send(path, now_ns + TIMEOUT_NS) == []
-    assert path.is_done(now_ns + TIMEOUT_NS)
+    assert path.wake_ns(now_ns + TIMEOUT_NS) is None
     assert path.stop is Stop.LOOP
 
 
@@ -311,7 +311,7 @@ def test_timeout_counts_from_when_the_probe_left() -> None:
     path.confirm(1, 0)
     stuck_ns = START_NS + 100 * TIMEOUT_NS
 
-    assert not path.is_done(stuck_ns)
+    assert path.wake_ns(stuck_ns) is not None
     path.confirm(0, stuck_ns)
     assert path.wake_ns(stuck_ns) == stuck_ns + TIMEOUT_NS
 
@@ -334,7 +334,7 @@ def test_probe_the_kernel_refused_is_tried_again_and_is_no_loss() -> None:
         path.take_refusal(Refusal(1, 1, attempt, 105))
         now_ns += RETRY_MIN_NS
 
-    assert path.is_done(now_ns)
+    assert path.wake_ns(now_ns) is None
     assert (path.sent, path.tx_errors, path.last_errno) == (0, 3, 105)
     assert path.stop is Stop.TX_ERROR
 

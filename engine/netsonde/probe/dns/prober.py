@@ -14,10 +14,9 @@ import dns.name
 import dns.rdatatype
 
 from netsonde.clock import NS_PER_MS, Clock
-from netsonde.errors import ResolveError, TargetDeniedError
 from netsonde.model import DnsSpec, FailureSource, Outcome, Reason, TaskKind
 from netsonde.policy import TargetPolicy
-from netsonde.probe.base import Recorder
+from netsonde.probe.base import Recorder, early_end_in
 from netsonde.probe.connect import SocketFailure
 from netsonde.probe.dns.answer import failure_of, observe_records, response_value, status_of
 from netsonde.probe.dns.exchange import Exchange, Exchanger
@@ -60,25 +59,17 @@ class DnsProber:
         summary: dict[str, Any] = {"success": False, "query": spec.query, "server": spec.server}
         logs: dict[dns.rdatatype.RdataType, list[Exchange]] = {}
         try:
-            name, types = question_of(spec)
-            servers = self._servers(spec)
-            summary |= {"query": name.to_text(omit_final_dot=True), "server": str(servers[0])}
-            logs = {rdtype: [] for rdtype in types}
-            async with asyncio.TaskGroup() as group:
-                for rdtype, log in logs.items():
-                    group.create_task(self._ask(name, rdtype, servers, spec, log))
+            with early_end_in(summary):
+                name, types = question_of(spec)
+                servers = self._servers(spec)
+                summary |= {"query": name.to_text(omit_final_dot=True), "server": str(servers[0])}
+                logs = {rdtype: [] for rdtype in types}
+                async with asyncio.TaskGroup() as group:
+                    for rdtype, log in logs.items():
+                        group.create_task(self._ask(name, rdtype, servers, spec, log))
         except BadQuestion as error:
             summary |= {"error": str(error), "reason": Reason.DENIED}
             record.fail(Outcome.REJECTED, Reason.DENIED, FailureSource.SELF, str(error))
-        except TargetDeniedError as error:
-            summary |= {"error": str(error), "reason": Reason.DENIED}
-            raise
-        except ResolveError as error:
-            summary |= {"error": str(error), "reason": Reason.RESOLVE_FAILED}
-            raise
-        except asyncio.CancelledError:
-            summary |= {"cancelled": True, "reason": Reason.CANCELLED}
-            raise
         finally:
             _observe_logs(summary, logs, record)
             elapsed_ns = self._clock.monotonic_ns() - started_ns

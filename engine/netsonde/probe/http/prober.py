@@ -13,7 +13,7 @@ from typing import Any
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.errors import ResolveError, TargetDeniedError
 from netsonde.model import FailureSource, HttpSpec, Outcome, Reason, TaskKind
-from netsonde.probe.base import Recorder
+from netsonde.probe.base import Recorder, early_end_in
 from netsonde.probe.connect import (
     Attempt,
     Dialer,
@@ -112,8 +112,9 @@ class HttpProber:
         hops: list[Hop] = []
         try:
             request = Request.first(spec)
-            async with asyncio.timeout(spec.timeout_ms / 1000):
-                await self._follow(request, spec, hops, record)
+            with early_end_in(summary):
+                async with asyncio.timeout(spec.timeout_ms / 1000):
+                    await self._follow(request, spec, hops, record)
             summary["success"] = True
             record.ok()
         except BadRequest as error:
@@ -126,15 +127,6 @@ class HttpProber:
             if hops and hops[-1].stage is not None:
                 text += f"; phase {hops[-1].stage} was not over"
             _fail(SocketFailure(Reason.TIMEOUT, FailureSource.TARGET, text), hops, summary, record)
-        except TargetDeniedError as error:
-            summary |= {"error": str(error), "reason": Reason.DENIED}
-            raise
-        except ResolveError as error:
-            summary |= {"error": str(error), "reason": Reason.RESOLVE_FAILED}
-            raise
-        except asyncio.CancelledError:
-            summary |= {"cancelled": True, "reason": Reason.CANCELLED}
-            raise
         finally:
             elapsed_ns = self._clock.monotonic_ns() - started_ns
             _summarise(hops, summary)
