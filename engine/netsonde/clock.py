@@ -8,15 +8,49 @@ All instants and durations are int64 nanoseconds. Three clocks, never subtracted
 """
 
 import asyncio
+import ctypes
 import heapq
 import itertools
+import struct
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+
+STA_UNSYNC = 0x40  # linux/timex.h
+TIMEX_BYTES = 256  # struct timex has 208 on 64-bit Linux
+TIMEX_ERRORS = struct.Struct("@Illlli")  # modes, offset, freq, maxerror, esterror, status
+
+_adjtimex = ctypes.CDLL(None).adjtimex
+
+
+@dataclass(frozen=True, slots=True)
+class ClockQuality:
+    """How good the wall clock is, as whoever disciplines it has told the kernel (RFC 5905).
+
+    `synchronised` is None when the kernel does not tell. Errors are against UTC and None where they
+    mean nothing: both without synchronisation, the estimate when none was given.
+    """
+
+    synchronised: bool | None
+    estimated_error_ns: int | None = None
+    maximum_error_ns: int | None = None
+
+    def as_env(self, *, steps: int | None = None) -> dict[str, bool | float | int | None]:
+        """Return it as a result's `env.clock`, errors in ms.
+
+        steps is how often the wall clock was seen to step meanwhile, left out when nobody looked.
+        """
+        env: dict[str, bool | float | int | None] = {
+            "synchronised": self.synchronised,
+            "estimated_error_ms": _milliseconds(self.estimated_error_ns),
+            "maximum_error_ms": _milliseconds(self.maximum_error_ns),
+        }
+        return env if steps is None else env | {"steps": steps}
 
 
 class Clock(Protocol):
@@ -32,6 +66,10 @@ class Clock(Protocol):
 
     def realtime_ns(self) -> int:
         """Return CLOCK_REALTIME: ns since 1970-01-01 UTC; may step."""
+        ...
+
+    def quality(self) -> ClockQuality:
+        """Return how good CLOCK_REALTIME is."""
         ...
 
     async def sleep(self, delay_ns: int) -> None:
@@ -58,6 +96,12 @@ class SystemClock:
         """Return CLOCK_REALTIME."""
         return time.time_ns()
 
+    def quality(self) -> ClockQuality:
+        """Ask the kernel, a microsecond's work (adjtimex(2), read-only)."""
+        timex = ctypes.create_string_buffer(TIMEX_BYTES)  # modes 0: nothing is set
+        state: int = _adjtimex(timex)
+        return clock_quality(state, timex.raw)
+
     async def sleep(self, delay_ns: int) -> None:
         """Wait delay_ns on the event loop."""
         await asyncio.sleep(max(delay_ns, 0) / NS_PER_S)
@@ -82,6 +126,7 @@ class ManualClock:
     ) -> None:
         self._now_ns = start_ns
         self._realtime_offset_ns = realtime_ns - start_ns
+        self._quality = ClockQuality(synchronised=True, maximum_error_ns=NS_PER_MS)
         self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
 
@@ -96,6 +141,14 @@ class ManualClock:
     def realtime_ns(self) -> int:
         """Return the manual time on the wall clock."""
         return self._now_ns + self._realtime_offset_ns
+
+    def quality(self) -> ClockQuality:
+        """Return what `set_quality` was given, at first a clock synchronised to 1 ms."""
+        return self._quality
+
+    def set_quality(self, quality: ClockQuality) -> None:
+        """Make the wall clock as good as quality says."""
+        self._quality = quality
 
     def step_realtime(self, delta_ns: int) -> None:
         """Step the wall clock, as an operator or NTP would."""
@@ -153,6 +206,22 @@ class ManualClock:
             self._sleepers, (self._now_ns + max(delay_ns, 0), next(self._order), sleeper)
         )
         return sleeper
+
+
+def clock_quality(state: int, timex: bytes) -> ClockQuality:
+    """Read what adjtimex(2) returned, a clock state or -1, and filled in (struct timex)."""
+    if state < 0:
+        return ClockQuality(synchronised=None)
+    *_, maximum_us, estimated_us, status = TIMEX_ERRORS.unpack_from(timex)
+    if status & STA_UNSYNC:
+        return ClockQuality(synchronised=False)
+    # An estimate of exactly 0 is what daemons leave that make none, such as systemd-timesyncd.
+    estimated_ns = estimated_us * NS_PER_US or None
+    return ClockQuality(True, estimated_ns, maximum_us * NS_PER_US)
+
+
+def _milliseconds(duration_ns: int | None) -> float | None:
+    return None if duration_ns is None else duration_ns / NS_PER_MS
 
 
 def rfc3339(realtime_ns: int) -> str:

@@ -34,6 +34,10 @@ class SendError(NetsondeError):
         self.errno = errno
 
 
+class RouteError(NetsondeError):
+    """A packet cannot leave this host: no route or no neighbour; the message says what to do."""
+
+
 class ResolveError(NetsondeError):
     """A host name could not be turned into an address."""
 

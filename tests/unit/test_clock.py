@@ -1,8 +1,19 @@
 """Time as a dependency."""
 
 import asyncio
+import struct
 
-from netsonde.clock import NS_PER_S, ManualClock, SystemClock, rfc3339
+import pytest
+
+from netsonde.clock import (
+    NS_PER_MS,
+    NS_PER_S,
+    ClockQuality,
+    ManualClock,
+    SystemClock,
+    clock_quality,
+    rfc3339,
+)
 
 
 def test_rfc3339_keeps_nanoseconds() -> None:
@@ -82,3 +93,55 @@ async def test_the_system_clock_waits_for_an_event_or_gives_up() -> None:
     assert await clock.wait(event, None) is True
     await clock.sleep(-1)
     assert 0 < clock.monotonic_ns() <= clock.boottime_ns()
+
+
+def timex(maximum_us: int, estimated_us: int, status: int) -> bytes:
+    return struct.pack("@Illlli", 0, -5, 7, maximum_us, estimated_us, status).ljust(208, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("state", "given", "quality"),
+    [
+        (0, timex(12_500, 125, 0x2001), ClockQuality(True, 125_000, 12_500_000)),
+        (0, timex(12_500, 0, 0x2001), ClockQuality(True, None, 12_500_000)),
+        (1, timex(1, 1, 0x10), ClockQuality(True, 1_000, 1_000)),  # a leap second is ahead
+        (5, timex(16_000_000, 16_000_000, 0x40), ClockQuality(False)),
+        (-1, bytes(256), ClockQuality(None)),
+    ],
+)
+def test_quality_is_what_the_kernel_was_told(
+    state: int, given: bytes, quality: ClockQuality
+) -> None:
+    assert clock_quality(state, given) == quality
+
+
+def test_quality_goes_into_a_result_in_milliseconds() -> None:
+    good = ClockQuality(True, 125_000, 12_500_000)
+
+    assert good.as_env(steps=2) == {
+        "synchronised": True,
+        "estimated_error_ms": 0.125,
+        "maximum_error_ms": 12.5,
+        "steps": 2,
+    }
+    assert ClockQuality(None).as_env() == {
+        "synchronised": None,
+        "estimated_error_ms": None,
+        "maximum_error_ms": None,
+    }
+
+
+def test_a_manual_clock_is_as_good_as_the_test_wants() -> None:
+    clock = ManualClock()
+    assert clock.quality() == ClockQuality(True, None, NS_PER_MS)
+
+    clock.set_quality(ClockQuality(False))
+
+    assert clock.quality() == ClockQuality(False)
+
+
+def test_the_systems_clock_knows_its_quality() -> None:
+    quality = SystemClock().quality()
+
+    assert quality.synchronised in (True, False, None)
+    assert (quality.maximum_error_ns is not None) == (quality.synchronised is True)

@@ -1,11 +1,9 @@
 """`netsonde doctor`: what this host can measure, and the line that grants what it cannot."""
 
-import ctypes
 import importlib
 import os
 import platform
 import resource
-import struct
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,15 +16,25 @@ from netsonde.cli.exits import Exit
 from netsonde.cli.options import json_options
 from netsonde.cli.output import coloured, printable, write_text, write_value
 from netsonde.cli.state import default_state_dir
-from netsonde.probe.privilege import GRANT_HINT, capabilities, icmp_access
+from netsonde.clock import NS_PER_MS, ClockQuality, SystemClock
+from netsonde.probe.privilege import (
+    GRANT_HINT,
+    RECEIVE_BUFFER_WANTED_BYTES,
+    ReceiveBuffer,
+    can_send_frames,
+    capabilities,
+    has_transmit_timestamps,
+    icmp_access,
+    receive_buffer,
+)
 
 STATUS_WIDTH = len("warn")
-NATIVE_MODULES = ("deadlines", "icmp", "trace")
+NATIVE_MODULES = ("deadlines", "icmp", "ledger", "trace")
 OPEN_FILES_MIN = 1024  # a one-shot of 64 targets and an agent's lanes stay below it
-RECEIVE_BUFFER_MIN_BYTES = 1 << 20  # the usual default, 208 KiB, holds 256 replies
+RECEIVE_BUFFER_MIN_BYTES = 1 << 20  # 5 times what most hosts grant
+REPLY_BYTES = 832  # what the kernel charges for a small reply; twice and more with some drivers
+FAST_REPLIES_PER_MS = 100
 FREE_BYTES_MIN = 256 << 20  # a spool that fills its disk stops claiming
-CLOCK_UNSYNCHRONISED = 0x40  # STA_UNSYNC, adjtimex(2)
-TIMEX_BYTES = 256  # struct timex is 208 bytes on every 64-bit Linux
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -82,11 +90,13 @@ def examine(state_dir: Path) -> Iterator[Finding]:
     else:
         yield Finding("ICMPv6", "warn", "this host has no IPv6")
     yield traceroute(able)
+    yield packet_sockets(can_send_frames())
     yield kernel_timestamps(able)
+    yield transmit_timestamps(has_transmit_timestamps())
     yield ping_group_range(_read("/proc/sys/net/ipv4/ping_group_range"))
-    yield receive_buffer(_read("/proc/sys/net/core/rmem_max"))
+    yield reply_buffer(receive_buffer())
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    yield clock(*_adjtimex())
+    yield clock(SystemClock().quality())
     yield resolver(_read("/etc/resolv.conf"))
     yield state_directory(state_dir)
 
@@ -134,6 +144,22 @@ def kernel_timestamps(able: dict[str, bool]) -> Finding:
     return Finding("kernel time stamps", "warn", detail)
 
 
+def packet_sockets(can_open: bool) -> Finding:
+    """Say whether frames can be built and sent here."""
+    name = "AF_PACKET"
+    if can_open:
+        return Finding(name, "ok", "packet sockets")
+    return Finding(name, "warn", "no CAP_NET_RAW: no packet sockets", GRANT_HINT)
+
+
+def transmit_timestamps(has_them: bool) -> Finding:
+    """Say whether the kernel knows when a packet left."""
+    name = "transmit time stamps"
+    if has_them:
+        return Finding(name, "ok", "SO_TIMESTAMPING, where the interface's driver stamps")
+    return Finding(name, "warn", "no SO_TIMESTAMPING: sends are timed by this process")
+
+
 def ping_group_range(text: str | None) -> Finding:
     """Say which groups may open ICMP datagram sockets (icmp(7))."""
     name = "ping_group_range"
@@ -147,16 +173,20 @@ def ping_group_range(text: str | None) -> Finding:
     return Finding(name, "ok", f"groups {low} to {high} may ping without CAP_NET_RAW")
 
 
-def receive_buffer(text: str | None) -> Finding:
-    """Say how large a socket's receive buffer may grow."""
-    name = "net.core.rmem_max"
-    if text is None:
-        return Finding(name, "warn", "not readable here (a network namespace hides it)")
-    size = int(text)
+def reply_buffer(buffer: ReceiveBuffer) -> Finding:
+    """Say how many replies may wait to be read; the kernel holds twice the bytes it grants."""
+    name = "receive buffer"
+    size = buffer.granted_bytes
+    replies = 2 * size // REPLY_BYTES
+    detail = (
+        f"{size} bytes, at most {replies} replies, {replies // FAST_REPLIES_PER_MS} ms at 100 000/s"
+    )
     if size >= RECEIVE_BUFFER_MIN_BYTES:
-        return Finding(name, "ok", f"{size} bytes")
-    detail = f"{size} bytes: bursts of replies may overflow it (counted as rx_drops)"
-    return Finding(name, "warn", detail, "sudo sysctl -w net.core.rmem_max=4194304")
+        return Finding(name, "ok", detail)
+    whose = "an agent with CAP_NET_RAW alone" if buffer.is_unlimited else "this process"
+    lost = "what comes in larger bursts is lost (counted as rx_drops)"
+    fix = f"sudo sysctl -w net.core.rmem_max={RECEIVE_BUFFER_WANTED_BYTES}"
+    return Finding(name, "warn", f"{whose} gets {detail}: {lost}", fix)
 
 
 def open_files(limit: int) -> Finding:
@@ -168,15 +198,17 @@ def open_files(limit: int) -> Finding:
     return Finding("open files", "warn", detail, f"ulimit -n {OPEN_FILES_MIN}")
 
 
-def clock(state: int, status: int, error_us: int) -> Finding:
-    """Say whether the wall clock is synchronised, as the kernel knows it (adjtimex(2))."""
+def clock(quality: ClockQuality) -> Finding:
+    """Say whether the wall clock is synchronised, as the kernel knows it."""
     name = "clock"
-    if state < 0:
+    if quality.synchronised is None:
         return Finding(name, "warn", "the kernel does not tell whether it is synchronised")
-    if status & CLOCK_UNSYNCHRONISED:
+    if not quality.synchronised:
         detail = "not synchronised: RTTs are right, started_at may be wrong"
         return Finding(name, "warn", detail, "sudo timedatectl set-ntp true")
-    return Finding(name, "ok", f"synchronised, estimated error {error_us / 1000:.3f} ms")
+    errors = {"estimated": quality.estimated_error_ns, "at most": quality.maximum_error_ns}
+    told = (f"{how} {ns / NS_PER_MS:.3f} ms" for how, ns in errors.items() if ns is not None)
+    return Finding(name, "ok", f"synchronised, error {', '.join(told)}")
 
 
 def resolver(text: str | None) -> Finding:
@@ -217,11 +249,3 @@ def _read(path: str) -> str | None:
         return Path(path).read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-
-
-def _adjtimex() -> tuple[int, int, int]:
-    """Return adjtimex(2)'s state, status bits and estimated error in microseconds."""
-    buffer = ctypes.create_string_buffer(TIMEX_BYTES)
-    state: int = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
-    _, _, _, _, error_us, status = struct.unpack_from("@Illlli", buffer)
-    return state, status, error_us

@@ -11,6 +11,8 @@ from netsonde.cli import doctor
 from netsonde.cli.doctor import Finding
 from netsonde.cli.exits import Exit
 from netsonde.cli.root import main
+from netsonde.clock import ClockQuality
+from netsonde.probe.privilege import ReceiveBuffer
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,15 @@ def test_trace_and_time_stamps() -> None:
     assert "AmbientCapabilities=CAP_NET_RAW" in (refused.fix or "")
     assert doctor.kernel_timestamps({"kernel_timestamps": True}).status == "ok"
     assert doctor.kernel_timestamps({"kernel_timestamps": False}).status == "warn"
+    assert doctor.transmit_timestamps(True).status == "ok"
+    assert doctor.transmit_timestamps(False).status == "warn"
+
+
+def test_packet_sockets() -> None:
+    assert doctor.packet_sockets(True).status == "ok"
+    refused = doctor.packet_sockets(False)
+    assert refused.status == "warn"
+    assert "AmbientCapabilities=CAP_NET_RAW" in (refused.fix or "")
 
 
 @pytest.mark.parametrize(
@@ -52,13 +63,22 @@ def test_ping_group_range(text: str | None, detail: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "fix"),
-    [("4194304\n", "ok", False), ("212992\n", "warn", True), (None, "warn", False)],
+    ("buffer", "status", "words"),
+    [
+        (ReceiveBuffer(8 << 20, False), "ok", "at most 20164 replies, 201 ms at"),
+        (
+            ReceiveBuffer(212_992, False),
+            "warn",
+            "this process gets 212992 bytes, at most 512 replies",
+        ),
+        (ReceiveBuffer(212_992, True), "warn", "an agent with CAP_NET_RAW alone gets 212992 bytes"),
+    ],
 )
-def test_receive_buffer(text: str | None, status: str, fix: bool) -> None:
-    finding = doctor.receive_buffer(text)
+def test_reply_buffer(buffer: ReceiveBuffer, status: str, words: str) -> None:
+    finding = doctor.reply_buffer(buffer)
     assert finding.status == status
-    assert ("sysctl -w net.core.rmem_max=" in (finding.fix or "")) == fix
+    assert words in finding.detail
+    assert ("sysctl -w net.core.rmem_max=8388608" in (finding.fix or "")) == (status == "warn")
 
 
 @pytest.mark.parametrize(
@@ -69,17 +89,22 @@ def test_open_files(limit: int, status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "status_bits", "status", "word"),
+    ("quality", "status", "words"),
     [
-        (0, 0x2001, "ok", "0.125 ms"),
-        (5, 0x40, "warn", "not synchronised"),
-        (-1, 0, "warn", "does not tell"),
+        (
+            ClockQuality(True, 125_000, 12_500_000),
+            "ok",
+            "error estimated 0.125 ms, at most 12.500 ms",
+        ),
+        (ClockQuality(True, None, 12_500_000), "ok", "synchronised, error at most 12.500 ms"),
+        (ClockQuality(False), "warn", "not synchronised"),
+        (ClockQuality(None), "warn", "does not tell"),
     ],
 )
-def test_clock(state: int, status_bits: int, status: str, word: str) -> None:
-    finding = doctor.clock(state, status_bits, 125)
+def test_clock(quality: ClockQuality, status: str, words: str) -> None:
+    finding = doctor.clock(quality)
     assert finding.status == status
-    assert word in finding.detail
+    assert words in finding.detail
 
 
 @pytest.mark.parametrize(
