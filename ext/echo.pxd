@@ -1,281 +1,316 @@
-"""The echo engine's core: send echo requests in batches, match what comes back, time both.
+"""The echo engine's core: one turn of its pump, and when the next one is due.
 
-One engine is one socket of one family. A request's payload starts with 16 bytes: slot (4), serial
-(4), cookie (8); the rest is a fixed pattern. The cookie is keyed, so a reply belongs to the probe
-it names or to nobody; ICMP identifier and sequence only spell the slot number once more, for
+An engine is one receiving socket of one family. A request's payload starts with 16 bytes: slot (4),
+serial (4), cookie (8); the rest is a fixed pattern. The cookie is keyed, so a reply belongs to the
+probe it names or to nobody; ICMP identifier and sequence only spell the slot number once more, for
 errors that quote no more than 8 bytes of the request (RFC 792).
 
-Everything that happened to a probe becomes a completion. Packets that are not ours only count.
+Requests come by a ring and wait there until their packets may be sent: at the run's own pace, and
+where budgets and buckets have a token. Everything that happened to a packet becomes a completion in
+another ring. Packets that are not ours only count. Who calls the turns is the driver's business: a
+thread (pump.pxd), or an event loop.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
-from echomatch cimport LATE_NS, echo_match, echo_match_quote
-from echosend cimport echo_clear_error, echo_prepare, echo_send_batch
+from budget cimport (
+    bucket_t, budget_note_sent, budget_return, budget_take, keyed_bucket, keyed_note_sent, next_due,
+    wait_ns,
+)
+from cookie cimport siphash24
+from echoreceive cimport echo_receive, echo_receive_batch, echo_receive_errors
+from echosend cimport echo_prepare, echo_send_batch
+from echostamp cimport echo_resume_stamps
 from echostate cimport (
-    CONTROL_BYTES, DONE_RX_DROP, DONE_TIMEOUT, ERROR_ROUNDS, RECEIVE_BATCH, SEND_BATCH,
-    SEND_TRIES, arrival_t, echo_complete, echo_has_room, echo_t, request_t,
+    BATCH_ROOM, DONE_STOPPED, FLAG_CANCELLED, SEND_BATCH, echo_has_room, echo_note, echo_publish,
+    echo_t, tx_t,
 )
-from inflight cimport SLOT_NIL, SLOT_UNANSWERED, slab_due, slab_forget_due, slab_settle, slot_t
-from packet cimport PARSE_OK, PROTOCOL_ICMP, icmp_t, internet_checksum, ip_t, parse_icmp, parse_ipv4
-from stamps cimport (
-    monotonic_ns, step_timer_fired, timespec_ns, wall_sample, wall_stepped, wall_to_monotonic,
+from inflight cimport slab_has_room, slab_next_deadline_ns
+from ring cimport atomic_load, ring_count, ring_record, ring_release
+from schedule cimport (
+    RUN_NIL, request_t, run_t, schedule_find, schedule_free, schedule_push, schedule_queue,
+    schedule_remove, schedule_reserve,
 )
-from sysnet cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, EINTR, EPOLLERR,
-    IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_RECVERR, IP_RECVERR, IP_TTL, MSG_DONTWAIT,
-    MSG_ERRQUEUE, MSG_TRUNC, NETSONDE_MEMINFO_DROPS, SCM_TIMESTAMPNS, SOL_SOCKET,
-    SO_EE_OFFENDER, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_MEMINFO, SO_RXQ_OVFL, cmsghdr,
-    epoll_event, epoll_wait, errno, getsockopt, msghdr, recvmmsg, sock_extended_err, sockaddr,
-    sockaddr_in, sockaddr_in6, socklen_t, timespec,
-)
+from stamps cimport monotonic_ns, step_timer_fired, wall_sample, wall_stepped
+from sysnet cimport AF_INET
+
+cdef enum:
+    TURN_PACKETS = 4096          # sent, and read, in one turn
+    CATCH_UP_NS = 2000000        # a late turn may shorten a gap by this much, never by more
+    QUANTUM_NS = 1000000         # a busy pump turns once in this time
+    FULL_RETRY_NS = 1000000      # until another look when slots, runs or completions are full
+    LOOKS_MAX = 1024             # at runs, for one batch: most may find their bucket empty
+    CANCELS_MAX = 16             # in one turn: each may look at every run
+    NEVER_NS = 0x7FFFFFFFFFFFFFFF
+
+cdef enum:
+    STEP_AGAIN = 0               # the batch is full, or the run waits for its next turn
+    STEP_ENDED = 1               # all its packets have been sent
+    STEP_BLOCKED = 2             # nobody may send now
 
 
-cdef inline void echo_note_drops(echo_t *e, uint32_t drops) noexcept nogil:
-    """Take a reading of the receive queue's drop counter, which wraps at 2^32."""
-    cdef uint32_t more = drops - e.drops
-    if more and more < 0x80000000U:  # an older reading comes with a packet queued before
-        e.drops = drops
-        e.drops_unclaimed += more
-        e.counters.rx_drops += more
+cdef inline uint64_t address_key(const echo_t *e, const uint8_t *address, size_t n) noexcept nogil:
+    return siphash24(e.key, address, n)
 
 
-cdef inline void echo_read_drops(echo_t *e) noexcept nogil:
-    """Ask the kernel for the drop counter: SO_RXQ_OVFL tells it only with a later packet."""
-    cdef uint32_t info[16]
-    cdef socklen_t length = sizeof(info)
-    if (getsockopt(e.socket, SOL_SOCKET, SO_MEMINFO, info, &length) == 0
-            and length > NETSONDE_MEMINFO_DROPS * sizeof(uint32_t)):
-        echo_note_drops(e, info[NETSONDE_MEMINFO_DROPS])
+cdef inline int64_t echo_take_budgets(echo_t *e, int64_t now_ns) noexcept nogil:
+    """Take a token of every budget and return 0, or of none and return the ns to wait."""
+    cdef int i, taken
+    cdef int64_t wait
+    for i in range(e.budget_count):
+        wait = budget_take(e.budgets[i], now_ns)
+        if wait:
+            for taken in range(i):
+                budget_return(e.budgets[taken])
+            return wait
+    return 0
 
 
-cdef inline const sock_extended_err *echo_read_control(
-    echo_t *e, msghdr *head, arrival_t *a,
+cdef inline int64_t echo_gate(
+    echo_t *e, tx_t *tx, const request_t *r, int64_t now_ns,
 ) noexcept nogil:
-    """Read the control messages: stamp, TTL, drops; returns the extended error, if there is one."""
-    cdef cmsghdr *control = CMSG_FIRSTHDR(head)
-    cdef const sock_extended_err *error = NULL
-    cdef timespec stamp
-    cdef uint32_t drops = 0
-    cdef int value = 0
-    while control != NULL:
-        if control.cmsg_level == SOL_SOCKET and control.cmsg_type == SCM_TIMESTAMPNS:
-            memcpy(&stamp, CMSG_DATA(control), sizeof(stamp))
-            a.stamp_ns = timespec_ns(&stamp)
-        elif control.cmsg_level == SOL_SOCKET and control.cmsg_type == SO_RXQ_OVFL:
-            memcpy(&drops, CMSG_DATA(control), sizeof(drops))
-            echo_note_drops(e, drops)
-        elif ((control.cmsg_level == IPPROTO_IP and control.cmsg_type == IP_TTL)
-              or (control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_HOPLIMIT)):
-            memcpy(&value, CMSG_DATA(control), sizeof(value))
-            a.ttl = <uint8_t>value
-        elif ((control.cmsg_level == IPPROTO_IP and control.cmsg_type == IP_RECVERR)
-              or (control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_RECVERR)):
-            error = <const sock_extended_err *>CMSG_DATA(control)
-        control = CMSG_NXTHDR(head, control)
-    return error
+    """Take what one packet to a target needs; returns 0, or when the target may be tried again.
 
-
-cdef inline const uint8_t *address_bytes(const sockaddr *name) noexcept nogil:
-    """Return the address in a socket address, or NULL for a family that is not IP's."""
-    if name.sa_family == AF_INET:
-        return <const uint8_t *>&(<const sockaddr_in *>name).sin_addr
-    if name.sa_family == AF_INET6:
-        return <const uint8_t *>&(<const sockaddr_in6 *>name).sin6_addr
-    return NULL
-
-
-cdef inline void echo_take(echo_t *e, size_t at, int64_t user_ns) noexcept nogil:
-    """Take message `at` of a received batch."""
-    cdef msghdr *head = &e.rx_messages[at].msg_hdr
-    cdef const uint8_t *data = <const uint8_t *>e.rx_parts[at].iov_base
-    cdef size_t n = e.rx_messages[at].msg_len
-    cdef arrival_t a
-    cdef ip_t ip
-    memset(&a, 0, sizeof(a))
-    a.user_ns = user_ns
-    echo_read_control(e, head, &a)
-    e.newest_stamp_ns = a.stamp_ns
-    e.counters.packets += 1
-    if head.msg_flags & MSG_TRUNC:  # larger than anything we asked for
-        e.counters.foreign += 1
-        return
-    a.source = address_bytes(<const sockaddr *>head.msg_name)
-    a.icmp = data
-    a.icmp_bytes = n
-    if e.family == AF_INET and not e.datagram:
-        # A raw IPv4 socket gets the IP header, and gets it before the kernel checks what follows.
-        if (parse_ipv4(data, n, False, &ip) != PARSE_OK or ip.protocol != PROTOCOL_ICMP
-                or internet_checksum(ip.body, ip.body_bytes) != 0):
-            e.counters.malformed += 1
-            return
-        a.source = ip.source
-        a.ttl = ip.ttl
-        a.icmp = ip.body
-        a.icmp_bytes = ip.body_bytes
-    if a.source == NULL:
-        e.counters.malformed += 1
-        return
-    echo_match(e, &a)
-
-
-cdef inline void echo_take_error(echo_t *e, size_t at, int64_t user_ns) noexcept nogil:
-    """Take message `at` of a batch of the error queue: the request, and what was said about it.
-
-    Raw sockets get the ICMP error itself as well, with more of it; there this copy is dropped.
+    Where a budget is empty, which holds for all targets, e.blocked_until_ns says so.
     """
-    cdef msghdr *head = &e.rx_messages[at].msg_hdr
-    cdef const sock_extended_err *error
-    cdef const uint8_t *destination = address_bytes(<const sockaddr *>head.msg_name)
-    cdef arrival_t a
-    cdef icmp_t outer, quoted
-    if not e.datagram:
-        return
-    memset(&a, 0, sizeof(a))
-    memset(&outer, 0, sizeof(outer))
-    a.user_ns = user_ns
-    error = echo_read_control(e, head, &a)
-    if error == NULL or destination == NULL or (
-            error.ee_origin != SO_EE_ORIGIN_ICMP and error.ee_origin != SO_EE_ORIGIN_ICMP6):
-        return  # a local error, which the send call has reported itself
-    e.counters.packets += 1
-    outer.type = error.ee_type
-    outer.code = error.ee_code
-    outer.payload_bytes = e.rx_messages[at].msg_len
-    a.source = address_bytes(SO_EE_OFFENDER(error))
-    if a.source == NULL or parse_icmp(
-            <const uint8_t *>e.rx_parts[at].iov_base, e.rx_messages[at].msg_len,
-            &quoted) != PARSE_OK:
-        e.counters.malformed += 1
-        return
-    echo_match_quote(e, &a, &outer, &quoted, destination)
+    cdef bint v4 = e.family == AF_INET
+    cdef int64_t wait = 0, other
+    tx.prefix = tx.target = NULL
+    if e.prefixes.entries != NULL:
+        tx.prefix = keyed_bucket(
+            &e.prefixes, address_key(e, r.destination, 3 if v4 else 6), now_ns)
+        wait = wait_ns(tx.prefix.due, e.prefixes.slack, now_ns)
+    if e.targets.entries != NULL:
+        tx.target = keyed_bucket(
+            &e.targets, address_key(e, r.destination, 4 if v4 else 16), now_ns)
+        other = wait_ns(tx.target.due, e.targets.slack, now_ns)
+        wait = other if other > wait else wait
+    if wait == 0:
+        wait = echo_take_budgets(e, now_ns)
+        if wait:
+            e.blocked_until_ns = now_ns + wait
+    if wait:
+        return now_ns + wait
+    if tx.prefix != NULL:
+        tx.prefix.due = next_due(tx.prefix.due, e.prefixes.gap, now_ns)
+    if tx.target != NULL:
+        tx.target.due = next_due(tx.target.due, e.targets.gap, now_ns)
+    return 0
 
 
-cdef inline int echo_read(echo_t *e, int flags) noexcept nogil:
-    """Read one batch; returns its size, 0 when nothing is left to read, -1 when that is not known.
-
-    A batch may end early without the queue being empty: a pending ICMP error cuts it short.
-    """
-    cdef int i, count, _
-    if not echo_has_room(e, 2 * RECEIVE_BATCH):  # a late reply completes its probe twice
-        return -1
-    for i in range(RECEIVE_BATCH):
-        e.rx_messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
-        e.rx_messages[i].msg_hdr.msg_controllen = CONTROL_BYTES
-    for _ in range(SEND_TRIES):
-        count = recvmmsg(e.socket, e.rx_messages, RECEIVE_BATCH, flags | MSG_DONTWAIT, NULL)
-        if count >= 0:
-            return count
-        if errno == EAGAIN:
-            return 0
-        if errno != EINTR:
-            echo_clear_error(e)  # a pending ICMP error, not the end of the queue
-    return -1
+cdef inline int64_t after_gap(int64_t due_ns, int64_t gap_ns, int64_t now_ns) noexcept nogil:
+    """Return when a run sends next. A flood's next packet queues behind whoever waits by now."""
+    if gap_ns == 0:
+        return now_ns
+    return (due_ns if due_ns > now_ns - CATCH_UP_NS else now_ns - CATCH_UP_NS) + gap_ns
 
 
-cdef inline int echo_receive_batch(echo_t *e) noexcept nogil:
-    """Read and match one batch of packets; returns what echo_read does.
+cdef inline int echo_step(
+    echo_t *e, uint32_t number, int64_t *due_ns, int64_t now_ns, size_t *filled,
+) noexcept nogil:
+    """Put what a run may send now into the batch; returns a STEP_. due_ns: of its next packet."""
+    cdef run_t *run = &e.schedule.runs[number]
+    cdef int64_t again_ns
+    if due_ns[0] < run.not_before_ns:
+        due_ns[0] = run.not_before_ns
+    while filled[0] < SEND_BATCH and due_ns[0] <= now_ns:
+        if run.sent == run.request.count:
+            return STEP_ENDED
+        if not slab_has_room(&e.slab):  # asked first: tokens are for packets that leave
+            e.blocked_until_ns = now_ns + FULL_RETRY_NS
+            return STEP_BLOCKED
+        again_ns = echo_gate(e, &e.tx[filled[0]], &run.request, now_ns)
+        if again_ns:
+            if e.blocked_until_ns:
+                return STEP_BLOCKED
+            due_ns[0] = again_ns
+            return STEP_AGAIN
+        echo_prepare(e, filled[0], &run.request, run.sent)
+        e.tx[filled[0]].run = number
+        filled[0] += 1
+        run.sent += 1
+        schedule_queue(&e.schedule, number)
+        due_ns[0] = after_gap(due_ns[0], <int64_t>run.request.interval_ns, now_ns)
+    return STEP_ENDED if run.sent == run.request.count else STEP_AGAIN
 
-    The clocks are compared after the read, so a step between a stamp and its conversion is seen.
-    """
-    cdef int i, count = echo_read(e, 0)
-    cdef int64_t now
-    if count > 0:
-        now = monotonic_ns()
-        wall_sample(&e.wall)
-        for i in range(count):
-            echo_take(e, <size_t>i, now)
-    return count
+
+cdef inline uint32_t echo_due_run(echo_t *e, int64_t now_ns, int64_t *due_ns) noexcept nogil:
+    """Take the run that is due first out of the heap; RUN_NIL when none is due."""
+    cdef uint32_t number
+    if e.schedule.count == 0 or e.schedule.heap[0].due_ns > now_ns:
+        return RUN_NIL
+    number = e.schedule.heap[0].run
+    due_ns[0] = e.schedule.heap[0].due_ns
+    schedule_remove(&e.schedule, 0)
+    return number
 
 
-cdef inline void echo_receive_errors(echo_t *e) noexcept nogil:
-    """Empty the error queue; it shares the receive buffer and keeps the socket readable."""
-    cdef int i, count, _
-    cdef int64_t now
-    for _ in range(ERROR_ROUNDS):
-        count = echo_read(e, MSG_ERRQUEUE)
-        if count <= 0:
+cdef inline uint32_t echo_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) noexcept nogil:
+    """Take the oldest request out of the ring; RUN_NIL when there is none, or no room for it."""
+    cdef uint32_t number
+    cdef run_t *run
+    if ring_count(&e.submitted) == 0:
+        return RUN_NIL
+    number = schedule_reserve(&e.schedule)
+    e.crowded = number == RUN_NIL
+    if e.crowded:
+        return RUN_NIL
+    run = &e.schedule.runs[number]
+    memcpy(&run.request, ring_record(&e.submitted, e.submitted.head), sizeof(request_t))
+    ring_release(&e.submitted, 1)
+    run.sent = 0
+    run.not_before_ns = 0
+    schedule_queue(&e.schedule, number)
+    due_ns[0] = now_ns
+    return number
+
+
+cdef inline size_t echo_fill_batch(echo_t *e, int64_t now_ns) noexcept nogil:
+    """Prepare as many packets as may be sent now, a batch at the most; returns their number."""
+    cdef size_t filled = 0
+    cdef int64_t due_ns = 0
+    cdef int step, _
+    cdef uint32_t number
+    e.batches += 1
+    for _ in range(LOOKS_MAX):
+        if filled == SEND_BATCH:
             break
-        now = monotonic_ns()
-        wall_sample(&e.wall)
-        for i in range(count):
-            echo_take_error(e, <size_t>i, now)
-    echo_clear_error(e)
-
-
-cdef inline void echo_expire(echo_t *e, int64_t now_ns) noexcept nogil:
-    """Complete the probes whose timeout has passed, and forget the long settled.
-
-    A probe is only lost if our receive queue lost nothing while it was under way: each packet
-    dropped there excuses one of them.
-    """
-    cdef uint32_t index = slab_due(&e.slab, now_ns)
-    cdef uint8_t kind
-    cdef slot_t *slot
-    if index != SLOT_NIL:
-        echo_read_drops(e)
-    while index != SLOT_NIL and echo_has_room(e, 1):
-        slot = &e.slab.slots[index]
-        kind = DONE_TIMEOUT
-        if slot.drops != e.drops and e.drops_unclaimed:
-            kind = DONE_RX_DROP
-            e.drops_unclaimed -= 1
-        echo_complete(e, slot, kind)
-        slab_settle(&e.slab, index, SLOT_UNANSWERED, now_ns)
-        index = slab_due(&e.slab, now_ns)
-    slab_forget_due(&e.slab, now_ns)
-
-
-cdef inline void echo_poll(echo_t *e, int64_t now_ns, size_t limit) noexcept nogil:
-    """Read up to about `limit` packets and expire what is due by what has been read.
-
-    now_ns was read before the call, so when nothing is left nothing that arrived by then is unread.
-    Until then the queue's order tells: whatever arrived before the newest packet read was read too.
-    So packets that never end, as in a flood, do not hold up timeouts.
-    """
-    cdef epoll_event events[2]
-    cdef int i, ready = epoll_wait(e.epoll, events, 2, 0)
-    cdef int count = -1
-    cdef size_t packets = 0
-    cdef int64_t read_ns
-    for i in range(ready):
-        if events[i].data.fd == e.step_timer:
-            if step_timer_fired(e.step_timer):
-                wall_stepped(&e.wall)
-        elif events[i].events & EPOLLERR:
-            echo_receive_errors(e)
-    while packets < limit:
-        count = echo_receive_batch(e)
-        if count <= 0:
+        # Old runs and new ones take turns to be asked first, so that neither can starve the other.
+        number = RUN_NIL if e.batches & 1 else echo_due_run(e, now_ns, &due_ns)
+        if number == RUN_NIL:
+            number = echo_new_run(e, now_ns, &due_ns)
+        if number == RUN_NIL and e.batches & 1:
+            number = echo_due_run(e, now_ns, &due_ns)
+        if number == RUN_NIL:
             break
-        packets += <size_t>count
-    if count == 0:
-        echo_expire(e, now_ns)
-    elif count > 0 and e.newest_stamp_ns:
-        read_ns = wall_to_monotonic(&e.wall, e.newest_stamp_ns) - LATE_NS
-        echo_expire(e, read_ns if read_ns < now_ns else now_ns)
+        step = STEP_ENDED
+        if not e.schedule.runs[number].request.flags & FLAG_CANCELLED:
+            step = echo_step(e, number, &due_ns, now_ns, &filled)
+        if step == STEP_ENDED:
+            schedule_free(&e.schedule, number)
+            continue
+        schedule_push(&e.schedule, number, due_ns)
+        if step == STEP_BLOCKED:
+            break
+    return filled
 
 
-cdef inline size_t echo_submit(echo_t *e, const uint8_t *records, size_t count) noexcept nogil:
-    """Send requests; returns how many were taken, fewer than given when the slab is full.
+cdef inline void echo_keep_gaps(echo_t *e, size_t count, int64_t sent_ns) noexcept nogil:
+    """Count gaps from when the batch has left: this thread may have been held up before it."""
+    cdef int64_t interval_ns
+    cdef run_t *run
+    cdef size_t i
+    cdef int budget
+    for budget in range(e.budget_count):
+        budget_note_sent(e.budgets[budget], sent_ns)
+    for i in range(count):
+        keyed_note_sent(&e.prefixes, e.tx[i].prefix, sent_ns)
+        keyed_note_sent(&e.targets, e.tx[i].target, sent_ns)
+        run = &e.schedule.runs[e.tx[i].run]
+        interval_ns = <int64_t>run.request.interval_ns
+        if run.sent and interval_ns > CATCH_UP_NS:
+            run.not_before_ns = sent_ns + interval_ns - CATCH_UP_NS
+
+
+cdef inline size_t echo_transmit(echo_t *e) noexcept nogil:
+    """Send what is due, a turn's worth at the most; returns how many packets.
 
     Between batches it reads replies, so that a fast network does not overflow the receive queue.
     """
-    cdef size_t taken = 0, batch
-    while taken < count:
-        batch = 0
-        if not echo_has_room(e, SEND_BATCH):
-            break
+    cdef size_t sent = 0, batch
+    cdef int64_t now_ns = monotonic_ns()
+    while sent < TURN_PACKETS and e.blocked_until_ns <= now_ns and echo_has_room(e, BATCH_ROOM):
+        e.blocked_until_ns = 0
+        if e.stamps_lost:
+            echo_receive_errors(e, e.tx_socket)
+            echo_resume_stamps(e, now_ns)
         wall_sample(&e.wall)
-        while batch < SEND_BATCH and taken + batch < count:
-            if not echo_prepare(e, batch, records + (taken + batch) * sizeof(request_t)):
-                break
-            batch += 1
+        batch = echo_fill_batch(e, now_ns)
         if batch == 0:
             break
         echo_send_batch(e, batch)
-        taken += batch
-        if taken < count:
-            echo_receive_batch(e)
-    return taken
+        echo_keep_gaps(e, batch, monotonic_ns())
+        sent += batch
+        if batch == SEND_BATCH and echo_receive_batch(e) <= 0 and e.exact:
+            echo_receive_errors(e, e.tx_socket)  # stamps come where no replies do
+        now_ns = monotonic_ns()
+    return sent
+
+
+cdef inline void echo_cancel(echo_t *e, uint64_t token) noexcept nogil:
+    """Take a run out of the heap or the ring, and say how many of its packets were submitted."""
+    cdef uint32_t at = schedule_find(&e.schedule, token), number
+    cdef uint32_t i
+    cdef int64_t submitted = -1  # all of them: it is not here any more
+    cdef request_t *waiting
+    if at != RUN_NIL:
+        number = e.schedule.heap[at].run
+        submitted = e.schedule.runs[number].sent
+        schedule_remove(&e.schedule, at)
+        schedule_free(&e.schedule, number)
+    else:
+        for i in range(ring_count(&e.submitted)):
+            waiting = <request_t *>ring_record(&e.submitted, e.submitted.head + i)
+            if waiting.token == token:
+                waiting.flags |= FLAG_CANCELLED
+                submitted = 0
+    echo_note(e, token, DONE_STOPPED).rtt_ns = submitted
+
+
+cdef inline void echo_take_cancellations(echo_t *e) noexcept nogil:
+    cdef uint64_t token = 0
+    cdef int _
+    for _ in range(CANCELS_MAX):
+        if ring_count(&e.cancelled) == 0 or not echo_has_room(e, 1):
+            break
+        memcpy(&token, ring_record(&e.cancelled, e.cancelled.head), sizeof(token))
+        ring_release(&e.cancelled, 1)
+        echo_cancel(e, token)
+
+
+cdef inline void echo_take_steps(echo_t *e) noexcept nogil:
+    """Learn whether the wall clock was set, from somebody who knows and from the kernel."""
+    while atomic_load(&e.step_told) != e.step_seen:
+        e.step_seen += 1
+        wall_stepped(&e.wall)
+    if step_timer_fired(e.step_timer):
+        wall_stepped(&e.wall)
+
+
+cdef inline size_t echo_turn(echo_t *e, int64_t now_ns, int limit) noexcept nogil:
+    """Send, read and expire what is due by now_ns; returns how many packets that were."""
+    cdef size_t packets
+    e.counters.turns += 1
+    echo_take_cancellations(e)
+    echo_take_steps(e)
+    packets = echo_transmit(e)
+    if e.exact and e.tx_socket != e.socket:
+        echo_receive_errors(e, e.tx_socket)
+    if e.hears_errors:
+        echo_receive_errors(e, e.socket)
+    packets += <size_t>echo_receive(e, now_ns, limit)
+    echo_publish(e)
+    return packets
+
+
+cdef inline int64_t echo_next_turn_ns(echo_t *e, int64_t now_ns) noexcept nogil:
+    """Return when the next turn is due if nothing arrives: now_ns or before, or NEVER_NS."""
+    cdef int64_t next_ns = NEVER_NS
+    cdef int64_t deadline_ns = slab_next_deadline_ns(&e.slab)
+    if not echo_has_room(e, BATCH_ROOM):
+        return now_ns + FULL_RETRY_NS  # whoever reads the completions is behind
+    if ring_count(&e.cancelled):
+        return now_ns
+    if ring_count(&e.submitted):
+        next_ns = e.blocked_until_ns if e.blocked_until_ns else now_ns
+        if e.crowded:
+            next_ns = now_ns + FULL_RETRY_NS
+    if e.schedule.count:
+        if e.schedule.heap[0].due_ns < next_ns:
+            next_ns = e.schedule.heap[0].due_ns
+        if next_ns < e.blocked_until_ns:
+            next_ns = e.blocked_until_ns
+    if 0 <= deadline_ns < next_ns:
+        next_ns = deadline_ns
+    return next_ns

@@ -3,10 +3,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from echosend cimport echo_cookie
+from echosend cimport echo_cookie, echo_ident
 from echostate cimport (
-    CLOCK_RX_KERNEL, COOKIE_BYTES, DONE_DUPLICATE, DONE_ERROR, DONE_LATE, DONE_REPLY,
-    DONE_TIMEOUT, arrival_t, completion_t, echo_complete, echo_t,
+    BACKEND_DATAGRAM, CLOCK_RX_KERNEL, COOKIE_BYTES, DONE_DUPLICATE, DONE_ERROR, DONE_LATE,
+    DONE_REPLY, DONE_TIMEOUT, arrival_t, completion_t, echo_complete, echo_t,
 )
 from inflight cimport (
     SLOT_ANSWERED, SLOT_IN_FLIGHT, SLOT_NIL, SLOT_RESERVED, SLOT_UNANSWERED, slab_settle,
@@ -28,7 +28,7 @@ cdef enum:
 
 cdef inline bint echo_is_ours(const echo_t *e, uint16_t ident) noexcept nogil:
     """Whether an identifier is one this engine sends."""
-    if e.datagram:
+    if e.backend == BACKEND_DATAGRAM:
         return ident == e.ident
     return <uint16_t>(ident - e.ident) <= (e.slab.capacity - 1) >> 16
 
@@ -36,7 +36,8 @@ cdef inline bint echo_is_ours(const echo_t *e, uint16_t ident) noexcept nogil:
 cdef inline uint32_t echo_named(echo_t *e, const icmp_t *icmp) noexcept nogil:
     """Return the slot that the first 16 payload bytes name with a right cookie, or SLOT_NIL.
 
-    Counts what it refuses: another program's packet, a forged one of ours, one long forgotten.
+    Identifier and sequence must be the slot's: a reply returns them, an error quotes them. Counts
+    what it refuses: another program's packet, a forged one of ours, one long forgotten.
     """
     cdef uint32_t index
     if load_be64(icmp.payload + 8) != echo_cookie(e, icmp.payload):
@@ -46,6 +47,9 @@ cdef inline uint32_t echo_named(echo_t *e, const icmp_t *icmp) noexcept nogil:
             e.counters.foreign += 1
         return SLOT_NIL
     index = load_be32(icmp.payload)
+    if icmp.ident != echo_ident(e, index) or icmp.sequence != <uint16_t>index:
+        e.counters.forged += 1
+        return SLOT_NIL
     if (index >= e.slab.size or e.slab.slots[index].state <= SLOT_RESERVED
             or e.slab.slots[index].serial != load_be32(icmp.payload + 4)):
         e.counters.stale += 1
@@ -79,7 +83,7 @@ cdef inline void echo_finish(
     A packet beyond the timeout does not count, however late the timeout itself is noticed.
     """
     cdef slot_t *slot = &e.slab.slots[index]
-    cdef uint8_t clocks = 0
+    cdef uint8_t clocks = slot.clocks
     cdef int64_t rtt = echo_received_ns(e, slot, a, &clocks) - slot.sent_ns
     cdef completion_t *c
     if slot.state == SLOT_IN_FLIGHT and rtt > <int64_t>slot.timer * 1000:
@@ -131,7 +135,7 @@ cdef inline uint32_t echo_hinted(echo_t *e, const icmp_t *quoted) noexcept nogil
     """
     cdef uint32_t index = quoted.sequence
     cdef slot_t *slot
-    if not e.datagram:
+    if e.backend != BACKEND_DATAGRAM:
         index |= <uint32_t><uint16_t>(quoted.ident - e.ident) << 16
     elif quoted.ident != e.ident:
         return SLOT_NIL
@@ -153,7 +157,8 @@ cdef inline void echo_match_quote(
     if quoted.type != (ICMP4_ECHO_REQUEST if e.family == AF_INET else ICMP6_ECHO_REQUEST):
         e.counters.foreign += 1
         return
-    if quoted.payload_bytes >= COOKIE_BYTES:
+    # A quote of 8 bytes is filled up with zeros before extensions (RFC 4884 5.1); no cookie is 0.
+    if quoted.payload_bytes >= COOKIE_BYTES and load_be64(quoted.payload + 8) != 0:
         index = echo_named(e, quoted)
         if index == SLOT_NIL:
             return

@@ -1,18 +1,24 @@
 """The echo engine's state: its types, its limits, its memory, its completions."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
+from budget cimport bucket_t, budget_t, keyed_close, keyed_t
 from cookie cimport sipkey_t
+from frames cimport frames_close, frames_t
 from inflight cimport slab_close, slab_t, slot_t
+from ring cimport ring_close, ring_open, ring_publish, ring_record, ring_room, ring_t
+from schedule cimport request_t, schedule_close, schedule_t
 from stamps cimport wall_t
-from sysnet cimport iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6
+from sysnet cimport iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_ll
 
 cdef enum:
-    SEND_BATCH = 16           # larger ones blur the interpolated send stamps and gain little
+    SEND_BATCH = 16           # larger ones blur the interpolated send stamps and gain nothing
     RECEIVE_BATCH = 64
     SEND_TRIES = 4            # a pending error of the socket is reported by the next send
+    ERROR_BATCH = 32
+    ERROR_BYTES = 128         # of the packet an error is about
     ERROR_ROUNDS = 64         # error queue batches per poll
     COOKIE_BYTES = 16         # slot, serial, cookie
     HEAD_BYTES = 24           # ICMP header and those
@@ -21,7 +27,25 @@ cdef enum:
     BUFFER_BYTES = 2048       # any reply to a request that fits an Ethernet frame, jumbo excepted
     BUFFER_MAX_BYTES = 65568
     DEFAULT_TTL = 64
-    COMPLETIONS_MAX = 1 << 20  # unread ones; beyond it the kernel's queue fills and that is counted
+    SUBMIT_RING = 8192        # requests that wait to be taken: 448 KiB
+    DONE_RING = 65536         # unread completions: 3 MiB, 0.4 s at 150 000 a second
+    CANCEL_RING = 1024
+    PATHS_MAX = 4096
+    BUDGETS_MAX = 4
+    INTERFACES_MAX = 16
+    STAMPS = 65536            # packets whose transmit stamp is awaited
+    BATCH_ROOM = 256          # a batch of packets and one of errors write no more completions;
+    #                           below it the engine neither sends nor reads
+
+cdef enum:
+    BACKEND_RAW = 0           # ICMP socket; the kernel writes the IP header
+    BACKEND_HEADER = 1        # IPPROTO_RAW socket; we write it
+    BACKEND_PACKET = 2        # AF_PACKET, past routing, firewall and queueing discipline
+    BACKEND_DATAGRAM = 3      # ICMP datagram socket; needs no privilege
+
+cdef enum:
+    FLAG_DF = 1               # of a request: never fragment
+    FLAG_CANCELLED = 2
 
 cdef enum:
     DONE_REPLY = 1       # answered in time
@@ -31,22 +55,15 @@ cdef enum:
     DONE_LATE = 5        # answered after DONE_TIMEOUT or DONE_ERROR
     DONE_DUPLICATE = 6   # answered again
     DONE_RX_DROP = 7     # not answered in time, and our receive queue overflowed meanwhile
+    DONE_STOPPED = 8     # a run was cancelled
 
 cdef enum:
     CLOCK_RX_KERNEL = 1
-
-ctypedef struct request_t:   # REQUEST_FORMAT in icmp.pyx
-    uint64_t token
-    uint64_t timeout_ns
-    uint8_t destination[16]
-    uint32_t scope
-    uint16_t size
-    uint8_t ttl
-    uint8_t tos
+    CLOCK_TX_KERNEL = 2
 
 ctypedef struct completion_t:   # COMPLETION_FORMAT in icmp.pyx
     uint64_t token
-    int64_t rtt_ns
+    int64_t rtt_ns              # DONE_STOPPED: packets of the run that were submitted
     int64_t sent_ns
     uint8_t responder[16]
     uint8_t kind
@@ -57,13 +74,34 @@ ctypedef struct completion_t:   # COMPLETION_FORMAT in icmp.pyx
     uint8_t clocks
     uint8_t error
 
+ctypedef struct path_t:      # how a packet leaves, where the routing table is not to decide
+    uint8_t source[16]
+    sockaddr_ll link         # AF_PACKET only
+    int interface            # index, 0: any
+    uint32_t mark
+    bint has_source
+
 ctypedef struct tx_t:
-    uint64_t control[8]
+    uint64_t control[24]
     sockaddr_in name4
     sockaddr_in6 name6
     iovec parts[2]
+    int socket               # the one that sends it
     uint32_t slot
-    uint8_t head[24]
+    uint32_t run             # whose packet it is
+    bucket_t *prefix         # that it took a token of, or NULL
+    bucket_t *target
+    bint asks                # the kernel for a transmit stamp
+    uint8_t head[64]         # IP header where it is ours, ICMP header, slot, serial, cookie
+
+ctypedef struct batch_t:     # messages that are read in one call
+    mmsghdr *messages
+    iovec *parts
+    sockaddr_in6 *names
+    uint64_t *control
+    uint8_t *buffers
+    size_t buffer_bytes      # of each
+    unsigned int count
 
 ctypedef struct arrival_t:   # one received message, whatever the kind of socket
     const uint8_t *source    # who sent it: 4 or 16 bytes
@@ -72,6 +110,11 @@ ctypedef struct arrival_t:   # one received message, whatever the kind of socket
     int64_t stamp_ns         # CLOCK_REALTIME by the kernel, 0 when there is none
     int64_t user_ns          # CLOCK_MONOTONIC by us, after the batch was read
     uint8_t ttl
+
+ctypedef struct awaited_t:   # a packet whose transmit stamp will come by the error queue
+    uint32_t slot
+    uint32_t serial
+    uint32_t number
 
 ctypedef struct counters_t:
     uint64_t sent
@@ -83,129 +126,193 @@ ctypedef struct counters_t:
     uint64_t stale
     uint64_t late_errors
     uint64_t rx_drops
+    uint64_t turns
 
 ctypedef struct echo_t:
     int family
-    bint datagram
-    int socket
+    int backend
+    bint exact               # transmit stamps by the kernel
+    int socket               # receives; sends where the back end has none of its own
+    int tx_socket            # sends; may be `socket`
     int epoll
     int step_timer
+    int turn_timer           # wakes a loop for what is due
+    int wake                 # eventfd: the pump thread has been given something
+    int ready                # eventfd: completions are there
     sipkey_t key
     uint8_t instance[8]
     uint16_t ident
     uint32_t serial
     slab_t slab
+    schedule_t schedule
+    ring_t submitted         # request_t
+    ring_t cancelled         # uint64_t tokens
+    ring_t done              # completion_t
+    uint32_t done_pending    # written, not yet published
+    path_t *paths
+    budget_t *budgets[BUDGETS_MAX]
+    int budget_count
+    keyed_t prefixes
+    keyed_t targets
+    uint32_t batches
+    bint hears_errors        # ICMP errors come by the error queue of `socket` too
+    int64_t blocked_until_ns  # nothing may be sent before; 0: something may
+    bint crowded             # no more runs fit beside those that are being sent
     wall_t wall
-    uint32_t drops           # of the receive queue, as last read
+    uint32_t step_told       # how often somebody said that the wall clock was set
+    uint32_t step_seen
+    uint32_t drops           # the kernel's counter, as last read; it wraps
+    uint32_t overflows       # of these what a full receive queue dropped
     uint32_t drops_unclaimed  # not yet blamed for a missing reply
     counters_t counters
+    awaited_t *awaited       # exact: by the kernel's number of the packet
+    uint32_t stamp_number    # of the next packet
+    uint32_t stamps_out      # asked for, not come yet
+    bint stamps_lost         # the kernel's next number is not known
+    int64_t stamps_lost_ns   # since when
     uint8_t *filler          # what follows the first 16 bytes of every payload
     size_t filler_bytes
     uint64_t filler_sum
     tx_t *tx
     mmsghdr *tx_messages
-    mmsghdr *rx_messages
-    iovec *rx_parts
-    sockaddr_in6 *rx_names
-    uint64_t *rx_control
-    uint8_t *rx_buffers
-    size_t rx_buffer_bytes
-    completion_t *done
-    size_t done_count
-    size_t done_room
+    batch_t received
+    frames_t frames          # instead of them: memory shared with the kernel
+    int interfaces[INTERFACES_MAX]  # that packets leave by, of the packet back end
+    int interface_count
+    batch_t errors           # what the error queue says
     int64_t newest_stamp_ns  # CLOCK_REALTIME of the last packet read from the queue, 0: none yet
+    uint32_t stopping        # the thread is to end
+    uint32_t ready_told      # `ready` is set and nobody has read it since
+    uint32_t starved         # a submission was refused for want of room in the ring
+    int64_t told_ns          # when `ready` was last set
+    uint64_t thread          # pthread_t
+    bint threaded
+    bint deaf                # the loop's descriptor does not watch the socket
 
 
-cdef inline int echo_size_buffers(echo_t *e, size_t each) noexcept nogil:
-    """Make receive buffers of `each` bytes; -1 without memory."""
+cdef inline int batch_size_buffers(batch_t *batch, size_t each) noexcept nogil:
+    """Make buffers of at least `each` bytes; -1 without memory, then the old ones stay."""
     cdef uint8_t *buffers
-    cdef int i
-    if each <= e.rx_buffer_bytes:
+    cdef unsigned int i
+    if each <= batch.buffer_bytes:
         return 0
-    buffers = <uint8_t *>malloc(each * RECEIVE_BATCH)  # touched, so resident, only where used
+    buffers = <uint8_t *>malloc(each * batch.count)  # touched, so resident, only where used
     if buffers == NULL:
         return -1
-    free(e.rx_buffers)
-    e.rx_buffers = buffers
-    e.rx_buffer_bytes = each
-    for i in range(RECEIVE_BATCH):
-        e.rx_parts[i].iov_base = buffers + <size_t>i * each
-        e.rx_parts[i].iov_len = each
+    free(batch.buffers)
+    batch.buffers = buffers
+    batch.buffer_bytes = each
+    for i in range(batch.count):
+        batch.parts[i].iov_base = buffers + i * each
+        batch.parts[i].iov_len = each
+    return 0
+
+
+cdef inline int batch_open(batch_t *batch, unsigned int count, size_t each) noexcept nogil:
+    """Allocate and wire a batch of messages; -1 without memory. batch_close frees a partial one."""
+    cdef unsigned int i
+    cdef msghdr *head
+    batch.count = count
+    batch.messages = <mmsghdr *>calloc(count, sizeof(mmsghdr))
+    batch.parts = <iovec *>calloc(count, sizeof(iovec))
+    batch.names = <sockaddr_in6 *>calloc(count, sizeof(sockaddr_in6))
+    batch.control = <uint64_t *>calloc(count, CONTROL_BYTES)
+    if (batch.messages == NULL or batch.parts == NULL or batch.names == NULL
+            or batch.control == NULL):
+        return -1
+    for i in range(count):
+        head = &batch.messages[i].msg_hdr
+        head.msg_name = &batch.names[i]
+        head.msg_iov = &batch.parts[i]
+        head.msg_iovlen = 1
+        head.msg_control = batch.control + i * (CONTROL_BYTES // 8)
+    return batch_size_buffers(batch, each)
+
+
+cdef inline void batch_close(batch_t *batch) noexcept nogil:
+    """Free the memory."""
+    free(batch.messages)
+    free(batch.parts)
+    free(batch.names)
+    free(batch.control)
+    free(batch.buffers)
+
+
+cdef inline int echo_open_rings(echo_t *e) noexcept nogil:
+    """Make the rings; -1 without memory."""
+    if (ring_open(&e.submitted, sizeof(request_t), SUBMIT_RING) < 0
+            or ring_open(&e.cancelled, sizeof(uint64_t), CANCEL_RING) < 0
+            or ring_open(&e.done, sizeof(completion_t), DONE_RING) < 0):
+        return -1
     return 0
 
 
 cdef inline int echo_allocate(echo_t *e) noexcept nogil:
     """Allocate and wire what batches need; -1 without memory. echo_free frees a partial one."""
     cdef int i
-    cdef msghdr *head
     e.filler = <uint8_t *>malloc(SIZE_MAX)
+    e.paths = <path_t *>calloc(PATHS_MAX, sizeof(path_t))
     e.tx = <tx_t *>calloc(SEND_BATCH, sizeof(tx_t))
     e.tx_messages = <mmsghdr *>calloc(SEND_BATCH, sizeof(mmsghdr))
-    e.rx_messages = <mmsghdr *>calloc(RECEIVE_BATCH, sizeof(mmsghdr))
-    e.rx_parts = <iovec *>calloc(RECEIVE_BATCH, sizeof(iovec))
-    e.rx_names = <sockaddr_in6 *>calloc(RECEIVE_BATCH, sizeof(sockaddr_in6))
-    e.rx_control = <uint64_t *>calloc(RECEIVE_BATCH, CONTROL_BYTES)
-    if (e.filler == NULL or e.tx == NULL or e.tx_messages == NULL or e.rx_messages == NULL
-            or e.rx_parts == NULL or e.rx_names == NULL or e.rx_control == NULL):
+    if e.exact:
+        e.awaited = <awaited_t *>calloc(STAMPS, sizeof(awaited_t))
+    if (e.filler == NULL or e.paths == NULL or e.tx == NULL or e.tx_messages == NULL
+            or (e.exact and e.awaited == NULL)):
         return -1
     for i in range(SIZE_MAX):
         e.filler[i] = <uint8_t>(i + COOKIE_BYTES)
-    for i in range(RECEIVE_BATCH):
-        head = &e.rx_messages[i].msg_hdr
-        head.msg_name = &e.rx_names[i]
-        head.msg_iov = &e.rx_parts[i]
-        head.msg_iovlen = 1
-        head.msg_control = e.rx_control + i * (CONTROL_BYTES // 8)
-    return echo_size_buffers(e, BUFFER_BYTES)
+    if (batch_open(&e.received, RECEIVE_BATCH, BUFFER_BYTES) < 0
+            or batch_open(&e.errors, ERROR_BATCH, ERROR_BYTES) < 0):
+        return -1
+    return echo_open_rings(e)
 
 
 cdef inline void echo_free(echo_t *e) noexcept nogil:
     """Free all memory; the descriptors are the owner's."""
+    frames_close(&e.frames)
     slab_close(&e.slab)
+    schedule_close(&e.schedule)
+    ring_close(&e.submitted)
+    ring_close(&e.cancelled)
+    ring_close(&e.done)
+    keyed_close(&e.prefixes)
+    keyed_close(&e.targets)
     free(e.filler)
+    free(e.paths)
+    free(e.awaited)
     free(e.tx)
     free(e.tx_messages)
-    free(e.rx_messages)
-    free(e.rx_parts)
-    free(e.rx_names)
-    free(e.rx_control)
-    free(e.rx_buffers)
-    free(e.done)
-    e.filler = e.rx_buffers = NULL
-    e.tx = NULL
-    e.tx_messages = e.rx_messages = NULL
-    e.rx_parts = NULL
-    e.rx_names = NULL
-    e.rx_control = NULL
-    e.done = NULL
-    e.done_count = e.done_room = 0
+    batch_close(&e.received)
+    batch_close(&e.errors)
+    memset(e, 0, sizeof(echo_t))
 
 
-cdef inline bint echo_has_room(echo_t *e, size_t count) noexcept nogil:
-    """Whether `count` more completions can be stored; makes the room."""
-    cdef size_t room = e.done_room if e.done_room else 256
-    cdef completion_t *done
-    if e.done_count + count <= e.done_room:
-        return True
-    while room < e.done_count + count:
-        room *= 2
-    if room > COMPLETIONS_MAX:
-        return False
-    done = <completion_t *>realloc(e.done, room * sizeof(completion_t))
-    if done == NULL:
-        return False
-    e.done = done
-    e.done_room = room
-    return True
+cdef inline bint echo_has_room(echo_t *e, uint32_t count) noexcept nogil:
+    """Whether `count` more completions can be written; beyond that the kernel's queue fills."""
+    return ring_room(&e.done) >= e.done_pending + count
 
 
-cdef inline completion_t *echo_complete(echo_t *e, const slot_t *slot, uint8_t kind) noexcept nogil:
-    """Append a completion; room has been made."""
-    cdef completion_t *c = &e.done[e.done_count]
-    e.done_count += 1
+cdef inline completion_t *echo_note(echo_t *e, uint64_t token, uint8_t kind) noexcept nogil:
+    """Write a completion, to be published at the end of the turn; there is room."""
+    cdef completion_t *c = <completion_t *>ring_record(&e.done, e.done.tail + e.done_pending)
+    e.done_pending += 1
     memset(c, 0, sizeof(completion_t))
-    c.token = slot.token
-    c.sent_ns = slot.sent_ns
+    c.token = token
     c.rtt_ns = -1
     c.kind = kind
     return c
+
+
+cdef inline completion_t *echo_complete(echo_t *e, const slot_t *slot, uint8_t kind) noexcept nogil:
+    """Write the completion of a slot's probe."""
+    cdef completion_t *c = echo_note(e, slot.token, kind)
+    c.sent_ns = slot.sent_ns
+    c.clocks = slot.clocks
+    return c
+
+
+cdef inline void echo_publish(echo_t *e) noexcept nogil:
+    """Let the reader have the completions written so far."""
+    if e.done_pending:
+        ring_publish(&e.done, e.done_pending)
+        e.done_pending = 0

@@ -1,15 +1,17 @@
-"""ICMP and ICMPv6 echo for any number of targets over one socket per family.
+"""ICMP and ICMPv6 echo for any number of targets over one receiving socket per family.
 
 Requests go in and completions come out in batches, as packed records in host byte order:
 
-* request, `REQUEST_FORMAT`: token, timeout_ns, destination (IPv4: first 4 of 16 bytes), scope id
-  (IPv6 link-local, else 0), payload size in bytes, TTL, traffic class;
+* request, `REQUEST_FORMAT`: token, interval_ns, timeout_ns, destination (IPv4: first 4 of 16
+  bytes), scope id (IPv6 link-local, else 0), count of packets, payload size in bytes, path
+  (`add_path`; 0: the routing table's), TTL, traffic class, flags (`DF`);
 * completion, `COMPLETION_FORMAT`: token, rtt_ns (-1: none), sent_ns (CLOCK_MONOTONIC), responder
   (as destination; zeros: nobody), kind, ICMP type, ICMP code, TTL of the packet that came (0: not
-  known), payload size of it, clocks (`RX_KERNEL`: the kernel stamped it), errno.
+  known), payload size of it, clocks (`RX_KERNEL`, `TX_KERNEL`: the kernel stamped it), errno.
 
-The token is the caller's; the engine only hands it back. Every request taken gets exactly one
-REPLY, TIMEOUT, ERROR, TX_ERROR or RX_DROP, and then any number of LATE and DUPLICATE.
+A request is a run of `count` packets to one target. The token is the caller's; packet n of a run,
+counted from 0, comes back as token + n. Every packet gets exactly one REPLY, TIMEOUT, ERROR,
+TX_ERROR or RX_DROP, and then any number of LATE and DUPLICATE.
 """
 
 import os
@@ -21,34 +23,51 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 cimport cython
+from budget cimport budget_t, keyed_open, pace_gap, pace_slack
 from cookie cimport load_key, siphash24 as sip
-from echo cimport echo_poll, echo_read_drops, echo_submit
-from echostate cimport (
-    BUFFER_BYTES, BUFFER_MAX_BYTES, CLOCK_RX_KERNEL, COOKIE_BYTES, DEFAULT_TTL, DONE_DUPLICATE,
-    DONE_ERROR, DONE_LATE, DONE_REPLY, DONE_RX_DROP, DONE_TIMEOUT, DONE_TX_ERROR, SIZE_MAX,
-    completion_t, echo_allocate, echo_free, echo_size_buffers, echo_t, request_t,
+from echo cimport (
+    NEVER_NS, TURN_PACKETS, echo_next_turn_ns, echo_take_steps, echo_transmit, echo_turn,
 )
-from inflight cimport slab_next_deadline_ns, slab_open
+from echoreceive cimport echo_read_queue
+from echosend cimport echo_hear_errors
+from echostamp cimport echo_renumber_stamps, stamps_ask
+from echostate cimport (
+    INTERFACES_MAX,
+    BACKEND_DATAGRAM, BACKEND_HEADER, BACKEND_PACKET, BACKEND_RAW, BUDGETS_MAX, CLOCK_RX_KERNEL,
+    CLOCK_TX_KERNEL, COOKIE_BYTES, DEFAULT_TTL, DONE_DUPLICATE, DONE_ERROR, DONE_LATE, DONE_REPLY,
+    DONE_RX_DROP, DONE_STOPPED, DONE_TIMEOUT, DONE_TX_ERROR, FLAG_DF, PATHS_MAX, SIZE_MAX,
+    completion_t, echo_allocate, echo_free, echo_publish, echo_t, path_t,
+)
+from frames cimport filter_ipv4, filter_ipv6, frames_bind, frames_open
+from inflight cimport slab_open
 from packet cimport (
     ICMP4_ECHO_REPLY, ICMP4_PARAMETER_PROBLEM, ICMP4_TIME_EXCEEDED, ICMP4_UNREACHABLE,
     ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG,
     ICMP6_UNREACHABLE, PARSE_FOREIGN, PARSE_OK, PARSE_SHORT, icmp_t,
     internet_checksum, ip_t, is_icmp_error, parse_icmp, parse_ipv4, parse_ipv6, parse_quote,
+    store_be16,
 )
-from rc cimport check
+from pump cimport event_clear, event_set, loop_arm, pump_start, pump_stop
+from rc cimport check, raise_errno
+from ring cimport (
+    atomic_store, ring_count, ring_publish, ring_record, ring_release, ring_room,
+)
+from schedule cimport request_t, schedule_open
 from stamps cimport (
-    await_stamping, step_timer_arm, step_timer_open, wall_merge, wall_sample, wall_stepped, wall_t,
+    await_stamping, monotonic_ns, step_timer_arm, step_timer_open, wall_merge, wall_sample, wall_t,
 )
 from sysnet cimport (
-    AF_INET, AF_INET6, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, IP_MTU_DISCOVER, IP_PMTUDISC_DONT,
-    IP_RECVERR, IP_RECVTTL, IP_TTL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6,
-    IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_UNICAST_HOPS, NETSONDE_ICMP6_FILTER,
-    NETSONDE_ICMP_FILTER, SO_RCVBUF, SO_RCVBUFFORCE, SO_RXQ_OVFL, SO_TIMESTAMPNS, SOCK_CLOEXEC,
-    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET, bind, close, epoll_create1, epoll_ctl,
-    epoll_event, getsockname, setsockopt, sockaddr, sockaddr_in6, socket, socklen_t,
+    AF_INET, AF_INET6, AF_PACKET, CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD, EPOLLIN, IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_RECVERR, IP_RECVTTL, IP_TTL,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_RAW, IPV6_RECVHOPLIMIT,
+    IPV6_UNICAST_HOPS, NETSONDE_ICMP6_FILTER, NETSONDE_ICMP_FILTER, PACKET_QDISC_BYPASS,
+    SO_RCVBUF, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SOCK_CLOEXEC, SOCK_DGRAM,
+    SOCK_NONBLOCK, SOCK_RAW, SOF_TIMESTAMPING_OPT_ID, SOL_PACKET, SOL_SOCKET, TFD_CLOEXEC,
+    TFD_NONBLOCK, bind, close, epoll_create1, epoll_ctl, epoll_event, eventfd, getsockname,
+    setsockopt, sockaddr, sockaddr_in6, socket, socklen_t, timerfd_create,
 )
 
-REQUEST_FORMAT = "=QQ16sIHBB"
+REQUEST_FORMAT = "=QQQ16sIIHHBBBx"
 COMPLETION_FORMAT = "=Qqq16sBBBBHBB"
 
 REPLY = DONE_REPLY
@@ -58,12 +77,17 @@ TX_ERROR = DONE_TX_ERROR
 LATE = DONE_LATE
 DUPLICATE = DONE_DUPLICATE
 RX_DROP = DONE_RX_DROP
+STOPPED = DONE_STOPPED
 
 RX_KERNEL = CLOCK_RX_KERNEL
+TX_KERNEL = CLOCK_TX_KERNEL
+
+DF = FLAG_DF
 
 SIZE_MIN_BYTES = COOKIE_BYTES
 SIZE_MAX_BYTES = SIZE_MAX
 TIMEOUT_MAX_NS = 60_000_000_000  # the timeout wheel turns once in 68.7 s
+INTERVAL_MAX_NS = 3_600_000_000_000
 CAPACITY_MAX = 1 << 24           # 1 GiB of slots, 256 identifiers
 
 LINGER_NS = 3_000_000_000        # how long a settled probe is remembered for late replies
@@ -71,9 +95,22 @@ LINGER_MAX_NS = 600_000_000_000
 CAPACITY = 1 << 20               # 64 MiB when all are used; grows from 64 KiB
 RECEIVE_BUFFER_BYTES = 8 << 20   # asked for; the kernel grants at most net.core.rmem_max
 
+BACKENDS = {
+    "header": BACKEND_HEADER,
+    "raw": BACKEND_RAW,
+    "packet": BACKEND_PACKET,
+    "datagram": BACKEND_DATAGRAM,
+}
+
 cdef enum:
     SOL_RAW = 255                # linux/socket.h
-    POLL_PACKETS = 4096          # one poll's share of the event loop, about 5 ms
+    SMALL_FRAME = 512            # 2 MiB in all
+    SMALL_SIZE = 320             # of a payload whose reply, or error, fits it with every header
+    LARGE_FRAME = 2048           # 8 MiB
+    LARGE_SIZE = 1856
+    TAKE_MAX = 16384             # completions of one poll: a millisecond or two of work
+    ETHERTYPE_IPV4 = 0x0800
+    ETHERTYPE_IPV6 = 0x86DD
 
 
 cdef int set_option(int fd, int level, int name, int value, str what) except -1:
@@ -81,17 +118,55 @@ cdef int set_option(int fd, int level, int name, int value, str what) except -1:
 
 
 @cython.final
+cdef class PacketBudget:
+    """A token bucket that any number of engines share: `rate_pps` packets a second in all.
+
+    Gaps of 2 ms and more are kept exactly, shorter ones on average over 2 ms. Thread-safe.
+
+    Raises:
+        ValueError: the rate is not positive, or above a billion.
+    """
+
+    cdef budget_t _b
+    cdef double _rate_pps
+
+    def __cinit__(self, double rate_pps):
+        if not 0 < rate_pps <= 1e9:
+            raise ValueError(f"rate_pps must be above 0 and at most 1e9, not {rate_pps}")
+        self._rate_pps = rate_pps
+        self._b.gap = pace_gap(rate_pps)
+        self._b.slack = pace_slack(self._b.gap)
+
+    @property
+    def rate_pps(self):
+        """Packets a second."""
+        return self._rate_pps
+
+
+@cython.final
 cdef class EchoEngine:
     """Sends echo requests of one family and matches what comes back.
 
-    family: 4 or 6. access: "raw" (needs CAP_NET_RAW), or "datagram" (ICMP datagram sockets, needs
-    net.ipv4.ping_group_range to include this group, for both families). secret: 16 bytes that key
-    the cookies, drawn when None; two engines never believe each other's packets even when they
-    share it. ident: the first ICMP identifier of a raw engine, drawn when None. capacity: most
-    probes in flight, those still remembered included.
+    family: 4 or 6. backend: how packets leave; all but "datagram" need CAP_NET_RAW.
+        "raw": an ICMP socket, the kernel writes the IP header.
+        "header": IPv4 only, an IPPROTO_RAW socket; we write it. What may need fragments goes as
+            raw, and without the kernel's transmit stamp.
+        "packet": AF_PACKET, past routing, firewall and queueing discipline, and replies in memory
+            shared with the kernel; every request needs a path with source, interface and link
+            address, and its replies must come back by an interface of some path.
+        "datagram": ICMP datagram sockets; needs net.ipv4.ping_group_range to include this group,
+            for both families.
+    exact: have the kernel stamp every packet it transmits; costs an eighth of the rate. After it
+        refuses one the stamps pause, 2 s at most, until those under way have come.
+    secret: 16 bytes that key the cookies, drawn when None; two engines never believe each other's
+    packets even when they share it. ident: the first ICMP identifier of a raw engine, drawn when
+    None. capacity: most probes in flight, those still remembered included. budgets: shared token
+    buckets that every packet passes. prefix_pps, target_pps: pace per /24 or /48 and per address;
+    0: none. largest_size: payload bytes that the packet back end makes room for.
 
-    Not thread-safe: one event loop owns it, and a call from a second thread while one is under way
-    raises RuntimeError.
+    Until `start` the caller turns the engine: `submit` sends, `poll` reads and times out. From then
+    on a thread does, and both only pass records. Otherwise not thread-safe: one event loop owns it,
+    and a call from a second thread while one is under way raises RuntimeError.
 
     Raises:
         OSError: a socket could not be opened or set up; PermissionError without the privilege.
@@ -100,38 +175,55 @@ cdef class EchoEngine:
 
     cdef echo_t *_e
     cdef bint _busy
-    cdef str _access
+    cdef str _backend
     cdef int _family
+    cdef tuple _budgets
+    cdef uint32_t _paths
+    cdef int _largest_size
 
     def __cinit__(
-        self, int family, *, str access="raw", bytes secret=None, ident=None,
+        self, int family, *, str backend="raw", bint exact=False, bytes secret=None, ident=None,
         int64_t capacity=CAPACITY, int64_t linger_ns=LINGER_NS,
-        int receive_buffer_bytes=RECEIVE_BUFFER_BYTES,
+        int receive_buffer_bytes=RECEIVE_BUFFER_BYTES, tuple budgets=(), double prefix_pps=0,
+        double target_pps=0, int largest_size=SMALL_SIZE,
     ):
         if family != 4 and family != 6:
             raise ValueError(f"family must be 4 or 6, not {family}")
-        if access != "raw" and access != "datagram":
-            raise ValueError(f'access must be "raw" or "datagram", not "{access}"')
+        if backend not in BACKENDS or (family == 6 and backend == "header"):
+            raise ValueError(f'backend must be one of {", ".join(BACKENDS)}, not "{backend}"'
+                             f' (header: IPv4 only)')
         if not 1 <= capacity <= CAPACITY_MAX:
             raise ValueError(f"capacity must be 1 to {CAPACITY_MAX}, not {capacity}")
         if not 0 <= linger_ns <= LINGER_MAX_NS:
             raise ValueError(f"linger_ns must be 0 to {LINGER_MAX_NS}, not {linger_ns}")
         if secret is not None and len(secret) != 16:
             raise ValueError(f"secret must be 16 bytes, not {len(secret)}")
-        self._access = access
+        if not 0 <= prefix_pps <= 1e9 or not 0 <= target_pps <= 1e9:
+            raise ValueError("prefix_pps and target_pps must be 0 to 1e9")
+        if backend == "packet" and not COOKIE_BYTES <= largest_size <= LARGE_SIZE:
+            raise ValueError(f"largest_size must be {COOKIE_BYTES} to {LARGE_SIZE}")
+        self._backend = backend
         self._family = family
+        self._largest_size = largest_size if backend == "packet" else SIZE_MAX
+        self._budgets = budgets
+        self._paths = 1
         self._e = <echo_t *>calloc(1, sizeof(echo_t))
         if self._e == NULL:
             raise MemoryError
-        self._e.socket = self._e.epoll = self._e.step_timer = -1
+        self._e.socket = self._e.tx_socket = self._e.epoll = self._e.step_timer = -1
+        self._e.turn_timer = self._e.wake = self._e.ready = -1
         self._e.family = AF_INET if family == 4 else AF_INET6
-        self._e.datagram = access == "datagram"
+        self._e.backend = BACKENDS[backend]
+        self._e.exact = exact
         try:
             self._draw(secret, ident)
+            self._pace(prefix_pps, target_pps)
+            schedule_open(&self._e.schedule)
             if echo_allocate(self._e) < 0 or slab_open(
                     &self._e.slab, <uint32_t>capacity, linger_ns) < 0:
                 raise MemoryError
             self._open(receive_buffer_bytes)
+            self._open_sender()
             self._watch()
         except BaseException:
             self._release()
@@ -151,36 +243,70 @@ cdef class EchoEngine:
         self._e.ident = first
         return 0
 
+    cdef int _pace(self, double prefix_pps, double target_pps) except -1:
+        """Set up buckets and budgets."""
+        cdef PacketBudget budget
+        if len(self._budgets) > BUDGETS_MAX:
+            raise ValueError(f"at most {BUDGETS_MAX} budgets, not {len(self._budgets)}")
+        for each in self._budgets:
+            budget = <PacketBudget?>each
+            self._e.budgets[self._e.budget_count] = &budget._b
+            self._e.budget_count += 1
+        if keyed_open(&self._e.prefixes, prefix_pps) < 0 or keyed_open(
+                &self._e.targets, target_pps) < 0:
+            raise MemoryError
+        return 0
+
     cdef int _open(self, int receive_buffer_bytes) except -1:
-        """Open the socket and set every option a measurement relies on."""
+        """Open the receiving socket and set every option a measurement relies on."""
+        if self._e.backend == BACKEND_PACKET:
+            self._open_frames()
+        else:
+            self._open_icmp(receive_buffer_bytes)
+        set_option(self._e.socket, SOL_SOCKET, SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS")
+        with nogil:
+            await_stamping()
+        return 0
+
+    cdef int _open_frames(self) except -1:
+        """Open an AF_PACKET socket that hands out frames."""
         cdef bint v4 = self._family == 4
-        cdef int kind = SOCK_DGRAM if self._e.datagram else SOCK_RAW
+        cdef uint32_t idents = ((self._e.slab.capacity - 1) >> 16) + 1
+        cdef size_t frame_bytes = SMALL_FRAME if self._largest_size <= SMALL_SIZE else LARGE_FRAME
+        cdef int fd = check(socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
+                            "open AF_PACKET socket")
+        self._e.socket = fd
+        check(filter_ipv4(fd, self._e.ident, idents) if v4
+              else filter_ipv6(fd, self._e.ident, idents), "set SO_ATTACH_FILTER")
+        check(frames_open(&self._e.frames, fd, frame_bytes), "set PACKET_RX_RING")
+        check(frames_bind(fd, ETHERTYPE_IPV4 if v4 else ETHERTYPE_IPV6), "bind AF_PACKET socket")
+        return 0
+
+    cdef int _open_icmp(self, int receive_buffer_bytes) except -1:
+        """Open an ICMP socket, filtered to what can be an answer."""
+        cdef bint v4 = self._family == 4
+        cdef bint datagram = self._e.backend == BACKEND_DATAGRAM
+        cdef int kind = SOCK_DGRAM if datagram else SOCK_RAW
         cdef int fd = check(
             socket(self._e.family, kind | SOCK_CLOEXEC | SOCK_NONBLOCK,
                    IPPROTO_ICMP if v4 else IPPROTO_ICMPV6),
-            f"open ICMPv{self._family} {self._access} socket")
+            f"open ICMPv{self._family} {'datagram' if datagram else 'raw'} socket")
         self._e.socket = fd
-        if self._e.datagram:
+        if datagram:
             self._bind()
         else:
             self._filter()
         if v4:
-            set_option(fd, IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR")
             set_option(fd, IPPROTO_IP, IP_RECVTTL, 1, "IP_RECVTTL")
             set_option(fd, IPPROTO_IP, IP_TTL, DEFAULT_TTL, "IP_TTL")
             # A large request is fragmented on the way rather than answered with an error.
             set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT, "IP_MTU_DISCOVER")
         else:
-            set_option(fd, IPPROTO_IPV6, IPV6_RECVERR, 1, "IPV6_RECVERR")
             set_option(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1, "IPV6_RECVHOPLIMIT")
             set_option(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, DEFAULT_TTL, "IPV6_UNICAST_HOPS")
-        set_option(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS")
-        set_option(fd, SOL_SOCKET, SO_RXQ_OVFL, 1, "SO_RXQ_OVFL")
         if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer_bytes, sizeof(int)) < 0:
             # Beyond net.core.rmem_max needs CAP_NET_ADMIN, which an agent does not have.
             set_option(fd, SOL_SOCKET, SO_RCVBUF, receive_buffer_bytes, "SO_RCVBUF")
-        with nogil:
-            await_stamping()
         return 0
 
     cdef int _filter(self) except -1:
@@ -213,18 +339,44 @@ cdef class EchoEngine:
         self._e.ident = <uint16_t>((name.sin6_port & 0xFF) << 8 | name.sin6_port >> 8)
         return 0
 
-    cdef int _watch(self) except -1:
-        """Open the descriptor an event loop waits for, over the socket and the step timer.
+    cdef int _open_sender(self) except -1:
+        """Open the socket that sends, where it is not the one that receives."""
+        cdef int fd
+        if self._e.backend == BACKEND_HEADER:
+            fd = check(socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW),
+                       "open IPPROTO_RAW socket")
+            self._e.tx_socket = fd
+            # Without it a full queue is hidden. ICMP errors are not about this socket's protocol.
+            set_option(fd, IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR")
+        elif self._e.backend == BACKEND_PACKET:
+            fd = check(socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
+                       "open AF_PACKET socket")
+            self._e.tx_socket = fd
+            set_option(fd, SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS")
+        else:
+            self._e.tx_socket = self._e.socket
+            echo_hear_errors(self._e)
+        if self._e.exact:
+            check(stamps_ask(self._e.tx_socket, SOF_TIMESTAMPING_OPT_ID), "set SO_TIMESTAMPING")
+            echo_renumber_stamps(self._e)
+        return 0
 
-        The socket itself will not do: an ICMP error makes it POLLERR, on which libuv stops
-        watching for good.
+    cdef int _watch(self) except -1:
+        """Open the descriptors that wake whoever turns the engine.
+
+        The socket itself will not do for an event loop: an ICMP error makes it POLLERR, on which
+        libuv stops watching for good.
         """
         cdef epoll_event event
         cdef int fd
         self._e.step_timer = check(step_timer_open(), "open clock step timer")
         check(step_timer_arm(self._e.step_timer), "arm clock step timer")
+        self._e.turn_timer = check(
+            timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), "open turn timer")
+        self._e.wake = check(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "open eventfd")
+        self._e.ready = check(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "open eventfd")
         self._e.epoll = check(epoll_create1(EPOLL_CLOEXEC), "open epoll")
-        for fd in (self._e.socket, self._e.step_timer):
+        for fd in (self._e.socket, self._e.step_timer, self._e.turn_timer):
             memset(&event, 0, sizeof(event))
             event.events = EPOLLIN
             event.data.fd = fd
@@ -233,11 +385,16 @@ cdef class EchoEngine:
         return 0
 
     cdef void _release(self) noexcept:
-        """Close and free everything. Idempotent."""
+        """End the thread, close and free everything. Idempotent."""
         cdef int fd
         if self._e == NULL:
             return
-        for fd in (self._e.epoll, self._e.step_timer, self._e.socket):
+        with nogil:
+            pump_stop(self._e)
+        if self._e.tx_socket == self._e.socket:
+            self._e.tx_socket = -1
+        for fd in (self._e.epoll, self._e.ready, self._e.wake, self._e.turn_timer,
+                   self._e.step_timer, self._e.tx_socket, self._e.socket):
             if fd >= 0:
                 close(fd)
         echo_free(self._e)
@@ -270,91 +427,237 @@ cdef class EchoEngine:
         self.close()
 
     def close(self):
-        """Close the socket; probes in flight get no completion. Idempotent."""
+        """End the thread and close the sockets; probes in flight get no completion. Idempotent."""
         if self._busy:
             raise RuntimeError("EchoEngine is in use by another thread")
+        self._busy = True  # waiting for the thread to end releases the GIL
         self._release()
+        self._busy = False
 
-    def fileno(self):
-        """Return a descriptor that is readable while `poll` has something to read.
-
-        It does not announce timeouts: `next_deadline_ns` does.
-        """
-        return self._live().epoll
-
-    def submit(self, bytes requests not None):
-        """Send requests (packed records) in order; return how many were taken.
-
-        Fewer than given are taken only when `capacity` probes are in flight: offer the rest again
-        after `poll`. A request the kernel refuses is taken and completes as TX_ERROR.
+    def start(self):
+        """Let a thread of the engine's own turn it from now on.
 
         Raises:
-            ValueError: not whole records, or one is out of range; then none is sent.
+            OSError: the kernel allows no more threads.
+            ValueError: it has been started.
         """
-        cdef echo_t *e = self._enter()
+        cdef echo_t *e = self._live()
+        cdef int code
+        if e.threaded:
+            raise ValueError("EchoEngine has been started")
+        code = pump_start(e)
+        if code:
+            raise_errno(code, "start the pump thread")
+
+    def fileno(self):
+        """Return a descriptor that is readable when `poll` is to be called.
+
+        It stays the same until `start`, which replaces it.
+        """
+        cdef echo_t *e = self._live()
+        return e.ready if e.threaded else e.epoll
+
+    def add_path(
+        self, *, bytes source=None, int interface=0, uint32_t mark=0, bytes link_address=None,
+    ):
+        """Name a way for packets to leave and return its number, for requests.
+
+        source: 4 or 16 bytes of a local address. interface: index. mark: fwmark, for policy
+        routing. link_address: of the next hop, at most 8 bytes, for the packet back end.
+
+        Raises:
+            ValueError: there are 4095 paths, or an argument has the wrong length.
+        """
+        cdef echo_t *e = self._live()
+        cdef path_t *path
+        cdef Py_ssize_t width = 4 if self._family == 4 else 16
+        if self._paths == PATHS_MAX:
+            raise ValueError(f"at most {PATHS_MAX - 1} paths")
+        if source is not None and len(source) != width:
+            raise ValueError(f"source must be {width} bytes, not {len(source)}")
+        if link_address is not None and len(link_address) > 8:
+            raise ValueError("link_address must be at most 8 bytes")
+        if e.backend == BACKEND_PACKET and (
+                source is None or not interface or link_address is None):
+            raise ValueError("a path of the packet back end has source, interface and link_address")
+        self._note_interface(interface)
+        path = &e.paths[self._paths]
+        if source is not None:
+            memcpy(path.source, <const char *>source, <size_t>width)
+            path.has_source = True
+        path.interface = interface
+        path.mark = mark
+        path.link.sll_family = <unsigned short>AF_PACKET
+        store_be16(<uint8_t *>&path.link.sll_protocol,
+                   ETHERTYPE_IPV4 if self._family == 4 else ETHERTYPE_IPV6)
+        path.link.sll_ifindex = interface
+        if link_address is not None:
+            path.link.sll_halen = <unsigned char>len(link_address)
+            memcpy(path.link.sll_addr, <const char *>link_address, len(link_address))
+        self._paths += 1
+        return self._paths - 1
+
+    cdef int _note_interface(self, int interface) except -1:
+        """Let what comes in by an interface count."""
+        cdef echo_t *e = self._e
+        cdef int i
+        for i in range(e.interface_count):
+            if e.interfaces[i] == interface:
+                return 0
+        if e.interface_count == INTERFACES_MAX:
+            raise ValueError(f"at most {INTERFACES_MAX} interfaces")
+        e.interfaces[e.interface_count] = interface
+        e.interface_count += 1  # last: the thread reads up to it
+        return 0
+
+    def submit(self, bytes requests not None):
+        """Take requests (packed records) in order; return how many were taken.
+
+        Fewer than given are taken when 8192 wait already: offer the rest again after `poll`. They
+        are sent as fast as their own and the engine's pace allow, here or by the thread. A packet
+        the kernel refuses completes as TX_ERROR.
+
+        Raises:
+            ValueError: not whole records, or one is out of range; then none is taken.
+        """
+        self._enter()
         cdef const uint8_t *records = <const uint8_t *><const char *>requests
         cdef size_t length = <size_t>len(requests)
         cdef size_t count = length // sizeof(request_t)
-        cdef size_t taken
+        cdef uint32_t taken
         try:
             self._check(records, count, length)
             with nogil:
-                taken = echo_submit(e, records, count)
+                taken = self._put(records, count)
+                self._give_turn()
             return taken
         finally:
             self._busy = False
 
+    cdef uint32_t _put(self, const uint8_t *records, size_t count) noexcept nogil:
+        """Put requests into the ring; returns how many there was room for."""
+        cdef echo_t *e = self._e
+        cdef uint32_t i, taken = ring_room(&e.submitted)
+        if taken < count:
+            atomic_store(&e.starved, 1)
+        else:
+            taken = <uint32_t>count
+        for i in range(taken):
+            memcpy(ring_record(&e.submitted, e.submitted.tail + i),
+                   records + i * sizeof(request_t), sizeof(request_t))
+        ring_publish(&e.submitted, taken)
+        return taken
+
+    cdef void _give_turn(self) noexcept nogil:
+        """Wake the thread, or send here."""
+        cdef echo_t *e = self._e
+        cdef int64_t begun_ns
+        cdef size_t packets
+        if e.threaded:
+            event_set(e.wake)
+            return
+        begun_ns = monotonic_ns()
+        echo_take_steps(e)
+        packets = echo_transmit(e)
+        echo_publish(e)
+        loop_arm(e, packets, begun_ns, monotonic_ns())
+
     cdef int _check(self, const uint8_t *records, size_t count, size_t length) except -1:
-        """Refuse what the core must not see; make receive buffers for the largest reply."""
+        """Refuse what the core must not see."""
         cdef request_t r
-        cdef size_t i, largest = 0
+        cdef size_t i
+        cdef bint df = self._family == 6 or self._e.backend in (BACKEND_HEADER, BACKEND_PACKET)
         if count * sizeof(request_t) != length:
             raise ValueError(f"requests must be whole records of {sizeof(request_t)} bytes")
         for i in range(count):
             memcpy(&r, records + i * sizeof(request_t), sizeof(r))
             if not 1 <= r.timeout_ns <= <uint64_t>TIMEOUT_MAX_NS:
                 raise ValueError(f"request {i}: timeout_ns must be 1 to {TIMEOUT_MAX_NS}")
-            if not COOKIE_BYTES <= r.size <= SIZE_MAX:
-                raise ValueError(f"request {i}: size must be {COOKIE_BYTES} to {SIZE_MAX}")
+            if r.interval_ns > <uint64_t>INTERVAL_MAX_NS:
+                raise ValueError(f"request {i}: interval_ns must be 0 to {INTERVAL_MAX_NS}")
+            if not COOKIE_BYTES <= r.size <= self._largest_size:
+                raise ValueError(
+                    f"request {i}: size must be {COOKIE_BYTES} to {self._largest_size}")
             if r.ttl == 0:
                 raise ValueError(f"request {i}: ttl must be 1 to 255")
-            if r.size > largest:
-                largest = r.size
-        if largest + 68 > BUFFER_BYTES:  # the longest IPv4 header and ICMP's
-            if echo_size_buffers(self._e, BUFFER_MAX_BYTES) < 0:
-                raise MemoryError
+            if r.count == 0:
+                raise ValueError(f"request {i}: count must be at least 1")
+            if r.path >= self._paths or (r.path == 0 and self._e.backend == BACKEND_PACKET):
+                raise ValueError(f"request {i}: no path {r.path}: see add_path")
+            if r.flags & ~<uint32_t>FLAG_DF or (r.flags and not df):
+                raise ValueError(f"request {i}: flags must be 0"
+                                 f"{' or DF' if df else f': no DF with {self._backend}, IPv4'}")
         return 0
 
-    def poll(self, *, int64_t now_ns, int limit=POLL_PACKETS):
-        """Read up to about `limit` packets without blocking and return the completions, packed.
+    def cancel(self, uint64_t token):
+        """Send no more packets of the run that began with this token.
 
-        Includes those `submit` came across. now_ns: CLOCK_MONOTONIC, read before the call; probes
-        whose timeout has passed by then are completed once nothing that came in time is unread.
+        It gets a STOPPED, whose rtt_ns is the number of packets that were submitted (-1: all had
+        been). What is in flight completes as ever.
+
+        Raises:
+            ValueError: 1024 cancellations wait already.
         """
+        cdef echo_t *e = self._live()
+        if ring_room(&e.cancelled) == 0:
+            raise ValueError("too many cancellations at once: poll first")
+        memcpy(ring_record(&e.cancelled, e.cancelled.tail), &token, sizeof(token))
+        ring_publish(&e.cancelled, 1)
+        if e.threaded:
+            event_set(e.wake)
+        else:
+            loop_arm(e, e.deaf, monotonic_ns(), monotonic_ns())
+
+    def poll(self, *, now_ns=None, int limit=TURN_PACKETS):
+        """Return the completions there are, packed, without blocking.
+
+        An engine without a thread takes a turn first: reads up to about `limit` packets, and
+        completes the probes whose timeout has passed by now_ns (CLOCK_MONOTONIC, read before the
+        call; None: now) once nothing that came in time is unread.
+        """
+        cdef int64_t begun_ns = monotonic_ns()
+        cdef int64_t now = begun_ns if now_ns is None else now_ns
+        cdef size_t packets
         cdef echo_t *e = self._enter()
-        cdef bytes done
         try:
-            with nogil:
-                echo_poll(e, now_ns, <size_t>limit if limit > 0 else 0)
-            done = PyBytes_FromStringAndSize(
-                <const char *>e.done, <Py_ssize_t>(e.done_count * sizeof(completion_t)))
-            e.done_count = 0
-            return done
+            if e.threaded:
+                with nogil:
+                    event_clear(e.ready)
+                    atomic_store(&e.ready_told, 0)
+            else:
+                with nogil:
+                    packets = echo_turn(e, now, limit)
+                    loop_arm(e, packets, begun_ns, monotonic_ns())
+            return self._take()
         finally:
             self._busy = False
+
+    cdef bytes _take(self):
+        """Copy completions out of the ring; the rest of very many keeps the descriptor readable."""
+        cdef echo_t *e = self._e
+        cdef uint32_t count = ring_count(&e.done)
+        cdef uint32_t first
+        cdef bytes done
+        if count > TAKE_MAX and e.threaded:
+            count = TAKE_MAX
+            event_set(e.ready)
+        first = e.done.capacity - (e.done.head & (e.done.capacity - 1))
+        if first > count:
+            first = count
+        done = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(count * sizeof(completion_t)))
+        memcpy(<char *>done, ring_record(&e.done, e.done.head), first * sizeof(completion_t))
+        memcpy(<char *>done + first * sizeof(completion_t), e.done.records,
+               (count - first) * sizeof(completion_t))
+        ring_release(&e.done, count)
+        return done
 
     def note_clock_step(self):
         """Take the word of somebody who knows that the wall clock was set, as after a suspend.
 
         Probes in flight are then timed by CLOCK_MONOTONIC. The engine notices steps by itself too.
         """
-        wall_stepped(&self._live().wall)
-
-    @property
-    def next_deadline_ns(self):
-        """The instant (CLOCK_MONOTONIC) by which a timeout will be due; None: nothing in flight."""
-        cdef int64_t deadline_ns = slab_next_deadline_ns(&self._live().slab)
-        return deadline_ns if deadline_ns >= 0 else None
+        cdef echo_t *e = self._live()
+        atomic_store(&e.step_told, e.step_told + 1)
 
     @property
     def family(self):
@@ -362,14 +665,32 @@ cdef class EchoEngine:
         return self._family
 
     @property
+    def backend(self):
+        """How packets leave."""
+        return self._backend
+
+    @property
     def access(self):
-        """The kind of socket: raw or datagram."""
-        return self._access
+        """The kind of receiving socket: raw or datagram."""
+        return "datagram" if self._backend == "datagram" else "raw"
 
     @property
     def ident(self):
         """The first ICMP identifier that requests carry; a datagram engine's only one."""
         return self._live().ident
+
+    @property
+    def next_turn_ns(self):
+        """When the engine has something to do if nothing arrives (CLOCK_MONOTONIC); None: nothing.
+
+        Only of an engine without a thread, whose descriptor is readable from then on.
+        """
+        cdef echo_t *e = self._live()
+        cdef int64_t next_ns
+        if e.threaded:
+            raise ValueError("EchoEngine has been started")
+        next_ns = echo_next_turn_ns(e, monotonic_ns())
+        return None if next_ns == NEVER_NS else next_ns
 
     @property
     def in_flight(self):
@@ -378,20 +699,22 @@ cdef class EchoEngine:
 
     @property
     def unread(self):
-        """How many completions the next `poll` will return without reading anything."""
-        return self._live().done_count
+        """How many completions there are for `poll` to return."""
+        return ring_count(&self._live().done)
 
     @property
     def counters(self):
         """What happened so far, by name.
 
-        sent, tx_errors: requests the kernel took, refused. packets: read from the socket. foreign:
+        sent, tx_errors: packets the kernel took, refused. packets: read from the socket. foreign:
         other programs' packets. forged: ours but altered. malformed: not ICMP or damaged. stale:
         replies to probes no longer remembered. late_errors: ICMP errors about settled probes.
         rx_drops: packets the full receive queue dropped. clock_steps: times the wall clock was set.
+        turns: how often the engine looked.
         """
         cdef echo_t *e = self._live()
-        echo_read_drops(e)
+        if not e.threaded:
+            echo_read_queue(e)
         return {
             "sent": e.counters.sent,
             "tx_errors": e.counters.tx_errors,
@@ -403,7 +726,46 @@ cdef class EchoEngine:
             "late_errors": e.counters.late_errors,
             "rx_drops": e.counters.rx_drops,
             "clock_steps": e.wall.steps,
+            "turns": e.counters.turns,
         }
+
+
+def pack_requests(
+    int family, bytes addresses not None, *, uint64_t token, uint64_t timeout_ns, uint16_t size=56,
+    uint8_t ttl=DEFAULT_TTL, uint8_t tos=0, uint16_t path=0, uint32_t count=1,
+    uint64_t interval_ns=0, int token_shift=0, uint8_t flags=0,
+):
+    """Return one request record for each packed address (4 or 16 bytes each), in order.
+
+    Request n has the token `token + (n << token_shift)`; all else is the same for all.
+
+    Raises:
+        ValueError: not whole addresses.
+    """
+    cdef size_t width = 4 if family == 4 else 16
+    cdef size_t n = <size_t>len(addresses) // width
+    cdef size_t i
+    cdef request_t r
+    cdef bytes packed
+    if n * width != <size_t>len(addresses) or (family != 4 and family != 6):
+        raise ValueError(f"addresses must be whole IPv{family} addresses")
+    if not 0 <= token_shift < 64:
+        raise ValueError("token_shift must be 0 to 63")
+    memset(&r, 0, sizeof(r))
+    r.timeout_ns = timeout_ns
+    r.interval_ns = interval_ns
+    r.count = count
+    r.size = size
+    r.path = path
+    r.ttl = ttl
+    r.tos = tos
+    r.flags = flags
+    packed = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(n * sizeof(request_t)))
+    for i in range(n):
+        r.token = token + (<uint64_t>i << token_shift)
+        memcpy(r.destination, <const char *>addresses + i * width, width)
+        memcpy(<char *>packed + i * sizeof(request_t), &r, sizeof(r))
+    return packed
 
 
 # ── the packet core, as the engine uses it ───────────────────────────────────────────────────────

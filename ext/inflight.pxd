@@ -38,12 +38,12 @@ ctypedef struct slot_t:         # 64 bytes: one cache line
     uint32_t next
     uint32_t previous
     uint32_t steps              # wall clock steps noticed before it was sent
-    uint32_t drops              # receive queue drops known when it was sent
+    uint32_t overflows          # packets that the full receive queue had dropped when it was sent
     uint16_t bucket
     uint16_t checksum           # ICMPv4, as sent
     uint16_t size               # payload bytes
     uint8_t state
-    uint8_t spare
+    uint8_t clocks              # CLOCK_ bits of the send stamp
 
 ctypedef struct slab_t:
     slot_t *slots
@@ -138,6 +138,12 @@ cdef inline void slab_forget_due(slab_t *slab, int64_t now_ns) noexcept nogil:
     while (slab.settled_head != SLOT_NIL
            and now - slab.slots[slab.settled_head].timer < 0x80000000U):  # ticks wrap in 52 days
         slab_release(slab, slab_forget_oldest(slab))
+
+
+cdef inline bint slab_has_room(slab_t *slab) noexcept nogil:
+    """Whether slab_reserve has a slot to give."""
+    return (slab.free_head != SLOT_NIL or slab.settled_head != SLOT_NIL
+            or slab_grow(slab) == 0)
 
 
 cdef inline uint32_t slab_reserve(slab_t *slab) noexcept nogil:

@@ -5,7 +5,7 @@ bytes whatever and answers with a PARSE_ code; none reads past `n`.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 
 cdef enum:
@@ -142,6 +142,37 @@ cdef inline void build_icmp_header(
     p[3] = 0
     store_be16(p + 4, ident)
     store_be16(p + 6, sequence)
+
+
+cdef inline void build_ipv4_header(
+    uint8_t *p, const uint8_t *source, const uint8_t *destination, uint16_t total,
+    uint8_t protocol, uint8_t tos, uint8_t ttl, uint16_t ident, bint df,
+) noexcept nogil:
+    """Write an IPv4 header of 20 bytes (RFC 791). total: its length field."""
+    memset(p, 0, IPV4_HEADER_BYTES)
+    p[0] = 0x45
+    p[1] = tos
+    store_be16(p + 2, total)
+    store_be16(p + 4, ident)
+    store_be16(p + 6, 0x4000 if df else 0)
+    p[8] = ttl
+    p[9] = protocol
+    memcpy(p + 12, source, 4)
+    memcpy(p + 16, destination, 4)
+    store_be16(p + 10, internet_checksum(p, IPV4_HEADER_BYTES))
+
+
+cdef inline void build_ipv6_header(
+    uint8_t *p, const uint8_t *source, const uint8_t *destination, uint16_t payload,
+    uint8_t protocol, uint8_t traffic_class, uint8_t hop_limit, uint32_t flow_label,
+) noexcept nogil:
+    """Write an IPv6 header of 40 bytes (RFC 8200). payload: its length field."""
+    store_be32(p, 0x60000000U | <uint32_t>traffic_class << 20 | flow_label)
+    store_be16(p + 4, payload)
+    p[6] = protocol
+    p[7] = hop_limit
+    memcpy(p + 8, source, 16)
+    memcpy(p + 24, destination, 16)
 
 
 cdef inline int parse_ipv4(const uint8_t *p, size_t n, bint quoted, ip_t *out) noexcept nogil:

@@ -10,16 +10,22 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef extern from *:
     """
     #include <errno.h>
+    #include <poll.h>
+    #include <pthread.h>
+    #include <signal.h>
     #include <time.h>
     #include <unistd.h>
     #include <arpa/inet.h>
     #include <netinet/in.h>
     #include <sys/epoll.h>
+    #include <sys/eventfd.h>
+    #include <sys/prctl.h>
     #include <sys/random.h>
     #include <sys/socket.h>
     #include <sys/timerfd.h>
     #include <sys/uio.h>
     #include <linux/errqueue.h>
+    #include <linux/if_packet.h>
     #include <linux/net_tstamp.h>
 
     /* linux/icmp.h and linux/icmpv6.h redefine what netinet/ declares. */
@@ -34,15 +40,26 @@ cdef extern from *:
     #ifndef SO_RXQ_OVFL
     #define SO_RXQ_OVFL 40
     #endif
+    #ifndef SO_TIMESTAMPING
+    #define SO_TIMESTAMPING 37
+    #endif
+    #ifndef SCM_TIMESTAMPING
+    #define SCM_TIMESTAMPING SO_TIMESTAMPING
+    #endif
+    #ifndef PACKET_QDISC_BYPASS
+    #define PACKET_QDISC_BYPASS 20
+    #endif
     #ifndef SO_MEMINFO
     #define SO_MEMINFO 55
     #endif
     #ifndef TFD_TIMER_CANCEL_ON_SET
     #define TFD_TIMER_CANCEL_ON_SET 2
     #endif
-    /* linux/sock_diag.h: the counters SO_MEMINFO fills, and which one is sk_drops. */
+    /* linux/sock_diag.h: the numbers SO_MEMINFO fills, and which is which. */
     #define NETSONDE_MEMINFO_VARS 9
     #define NETSONDE_MEMINFO_DROPS 8
+    #define NETSONDE_MEMINFO_RMEM_ALLOC 0
+    #define NETSONDE_MEMINFO_RCVBUF 1
     """
     ctypedef unsigned int socklen_t
     ctypedef unsigned short sa_family_t
@@ -68,21 +85,40 @@ cdef extern from *:
     ctypedef struct sockaddr_storage "struct sockaddr_storage":
         sa_family_t ss_family
 
-    int AF_INET, AF_INET6, AF_UNSPEC
+    ctypedef struct sockaddr_ll "struct sockaddr_ll":   # packet(7)
+        unsigned short sll_family
+        uint16_t sll_protocol
+        int sll_ifindex
+        unsigned short sll_hatype
+        unsigned char sll_pkttype
+        unsigned char sll_halen
+        unsigned char sll_addr[8]
+    ctypedef struct in_pktinfo "struct in_pktinfo":     # ip(7)
+        int ipi_ifindex
+        in_addr ipi_spec_dst
+        in_addr ipi_addr
+    ctypedef struct in6_pktinfo "struct in6_pktinfo":   # RFC 3542 6
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
+
+    int AF_INET, AF_INET6, AF_UNSPEC, AF_PACKET
 
     # ── sockets ──
     int SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK
     int IPPROTO_IP, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_IPV6, IPPROTO_ICMPV6
     int IPPROTO_RAW
     int SOL_SOCKET, SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF, SO_ERROR, SO_BINDTODEVICE
-    int SO_TIMESTAMPNS, SCM_TIMESTAMPNS, SO_TIMESTAMPING, SO_RXQ_OVFL, SO_MEMINFO
+    int SO_TIMESTAMPNS, SCM_TIMESTAMPNS, SO_TIMESTAMPING, SCM_TIMESTAMPING, SO_RXQ_OVFL, SO_MEMINFO
+    int SOF_TIMESTAMPING_TX_SOFTWARE, SOF_TIMESTAMPING_SOFTWARE, SOF_TIMESTAMPING_OPT_ID
+    int SOF_TIMESTAMPING_OPT_TSONLY, SO_MARK, SOL_PACKET, PACKET_QDISC_BYPASS, PACKET_TX_TIMESTAMP
     int NETSONDE_MEMINFO_VARS, NETSONDE_MEMINFO_DROPS
+    int NETSONDE_MEMINFO_RMEM_ALLOC, NETSONDE_MEMINFO_RCVBUF
     int NETSONDE_ICMP_FILTER, NETSONDE_ICMP6_FILTER
     int IP_TTL, IP_TOS, IP_RECVERR, IP_RECVTTL, IP_RECVTOS, IP_HDRINCL, IP_PKTINFO
     int IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE
     int IPV6_HOPLIMIT, IPV6_UNICAST_HOPS, IPV6_TCLASS, IPV6_RECVERR, IPV6_RECVHOPLIMIT
     int IPV6_RECVTCLASS, IPV6_CHECKSUM, IPV6_V6ONLY, IPV6_PKTINFO, IPV6_RECVPKTINFO
-    int IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO, IPV6_PMTUDISC_PROBE
+    int IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO, IPV6_PMTUDISC_PROBE, IPV6_DONTFRAG
     int MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC, MSG_ERRQUEUE, MSG_NOSIGNAL
 
     int socket(int domain, int kind, int protocol) nogil
@@ -93,6 +129,7 @@ cdef extern from *:
     int getsockopt(int fd, int level, int name, void *value, socklen_t *length) nogil
     int close(int fd) nogil
     ssize_t read(int fd, void *data, size_t length) nogil
+    ssize_t write(int fd, const void *data, size_t length) nogil
 
     # ── messages, one and in batches ──
     ctypedef struct iovec "struct iovec":
@@ -150,6 +187,7 @@ cdef extern from *:
     int CLOCK_REALTIME, CLOCK_MONOTONIC
     int clock_gettime(int clock, timespec *now) nogil
     int clock_nanosleep(int clock, int flags, const timespec *wait, timespec *rest) nogil
+    int TIMER_ABSTIME
     int TFD_NONBLOCK, TFD_CLOEXEC, TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET
     int timerfd_create(int clock, int flags) nogil
     int timerfd_settime(int fd, int flags, const itimerspec *value, itimerspec *old) nogil
@@ -167,6 +205,28 @@ cdef extern from *:
     int epoll_create1(int flags) nogil
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event) nogil
     int epoll_wait(int epoll, epoll_event *events, int limit, int timeout_ms) nogil
+
+    ctypedef struct pollfd "struct pollfd":
+        int fd
+        short events
+        short revents
+    short POLLIN
+    int ppoll(pollfd *fds, unsigned long count, const timespec *wait, const void *signals) nogil
+    int EFD_NONBLOCK, EFD_CLOEXEC
+    int eventfd(unsigned int value, int flags) nogil
+
+    # ── threads ──
+    ctypedef unsigned long pthread_t
+    ctypedef struct sigset_t:
+        pass
+    int SIG_SETMASK
+    int sigfillset(sigset_t *signals) nogil
+    int pthread_sigmask(int how, const sigset_t *signals, sigset_t *old) nogil
+    int pthread_create(pthread_t *thread, const void *attributes,
+                       void *(*main)(void *) noexcept nogil, void *argument) nogil
+    int pthread_join(pthread_t thread, void **result) nogil
+    int PR_SET_TIMERSLACK, PR_SET_NAME
+    int prctl(int option, unsigned long value) nogil
 
     # ── errno ──
     int errno

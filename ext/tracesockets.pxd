@@ -6,6 +6,10 @@ Each opener returns a descriptor, or -1 with errno and the step that failed.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from bpf cimport (
+    BPF_B, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MSH, BPF_RET, WHOLE_PACKET,
+    accept_ident, attach, program_t, step,
+)
 from packet cimport (
     ICMP4_ECHO_REPLY, ICMP4_PARAMETER_PROBLEM, ICMP4_TIME_EXCEEDED, ICMP4_UNREACHABLE,
     ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG,
@@ -20,30 +24,9 @@ from sysnet cimport (
 )
 from tracetable cimport table_t
 
-cdef extern from *:
-    """
-    #include <linux/filter.h>
-    #ifndef SO_ATTACH_FILTER
-    #define SO_ATTACH_FILTER 26
-    #endif
-    """
-    ctypedef struct sock_filter "struct sock_filter":
-        uint16_t code
-        uint8_t jt
-        uint8_t jf
-        uint32_t k
-    ctypedef struct sock_fprog "struct sock_fprog":
-        unsigned short len
-        sock_filter *filter
-    int SO_ATTACH_FILTER
-    int BPF_LD, BPF_LDX, BPF_ALU, BPF_JMP, BPF_RET
-    int BPF_B, BPF_H, BPF_IND, BPF_MSH, BPF_IMM, BPF_K, BPF_SUB, BPF_AND, BPF_JEQ, BPF_JGE
-
 cdef enum:
     DISCARD_PORT = 9     # RFC 863; connecting a UDP socket sends nothing
     SOL_RAW = 255        # linux/socket.h
-    FILTER_STEPS = 9
-    WHOLE_PACKET = 0xFFFF
 
 
 cdef inline int fail(int fd, const char **step, const char *name) noexcept nogil:
@@ -61,15 +44,6 @@ cdef inline int set_on(int fd, int level, int name) noexcept nogil:
     return setsockopt(fd, level, name, &on, sizeof(on))
 
 
-cdef inline void set_step(
-    sock_filter *step, int code, uint32_t k, uint8_t if_true, uint8_t if_false,
-) noexcept nogil:
-    step.code = <uint16_t>code
-    step.k = k
-    step.jt = if_true
-    step.jf = if_false
-
-
 cdef inline int filter_echo_replies(
     int fd, int version, uint16_t ident_base, uint32_t idents,
 ) noexcept nogil:
@@ -77,24 +51,18 @@ cdef inline int filter_echo_replies(
 
     IPv4 packets begin with their header, whose length goes to X; ICMPv6 ones with the message.
     """
-    cdef sock_filter steps[FILTER_STEPS]
-    cdef sock_fprog program
+    cdef program_t p
+    memset(&p, 0, sizeof(p))
     if version == 4:
-        set_step(&steps[0], BPF_LDX | BPF_B | BPF_MSH, 0, 0, 0)
+        step(&p, BPF_LDX | BPF_B | BPF_MSH, 0, 0, 0)
     else:
-        set_step(&steps[0], BPF_LDX | BPF_IMM, 0, 0, 0)
-    set_step(&steps[1], BPF_LD | BPF_B | BPF_IND, 0, 0, 0)
-    set_step(&steps[2], BPF_JMP | BPF_JEQ | BPF_K,
-             ICMP4_ECHO_REPLY if version == 4 else ICMP6_ECHO_REPLY, 0, 4)  # else accept
-    set_step(&steps[3], BPF_LD | BPF_H | BPF_IND, 4, 0, 0)
-    set_step(&steps[4], BPF_ALU | BPF_SUB | BPF_K, ident_base, 0, 0)
-    set_step(&steps[5], BPF_ALU | BPF_AND | BPF_K, 0xFFFF, 0, 0)
-    set_step(&steps[6], BPF_JMP | BPF_JGE | BPF_K, idents, 1, 0)  # drop
-    set_step(&steps[7], BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
-    set_step(&steps[8], BPF_RET | BPF_K, 0, 0, 0)
-    program.len = FILTER_STEPS
-    program.filter = steps
-    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program))
+        step(&p, BPF_LDX | BPF_IMM, 0, 0, 0)
+    step(&p, BPF_LD | BPF_B | BPF_IND, 0, 0, 0)
+    step(&p, BPF_JMP | BPF_JEQ | BPF_K,
+         ICMP4_ECHO_REPLY if version == 4 else ICMP6_ECHO_REPLY, 1, 0)
+    step(&p, BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
+    accept_ident(&p, BPF_IND, 4, ident_base, idents)
+    return attach(fd, &p)
 
 
 cdef inline int filter_types(int fd, int version) noexcept nogil:

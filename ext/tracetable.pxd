@@ -21,8 +21,9 @@ from libc.string cimport memcmp, memcpy, memset
 from cookie cimport sipkey_t, siphash24
 from packet cimport (
     ICMP4_ECHO_REQUEST, ICMP6_ECHO_REQUEST, ICMP_HEADER_BYTES, IPV4_HEADER_BYTES,
-    IPV6_HEADER_BYTES, PROTOCOL_ICMP, PROTOCOL_ICMPV6, build_icmp_header, checksum_add,
-    checksum_fold, load_be64, pseudo_header_sum, store_be16, store_be32, store_be64,
+    IPV6_HEADER_BYTES, PROTOCOL_ICMP, PROTOCOL_ICMPV6, build_icmp_header, build_ipv4_header,
+    build_ipv6_header, checksum_add, checksum_fold, load_be64, pseudo_header_sum, store_be16,
+    store_be64,
 )
 from quote cimport answer_t
 
@@ -212,23 +213,16 @@ cdef inline uint64_t probe_cookie(
 cdef inline void build_ip_header(
     table_t *table, const trace_t *trace, int ttl, uint8_t *p,
 ) noexcept nogil:
-    """Write the header of a probe; the kernel fills the IPv4 identification and checksum."""
+    """Write the header of a probe; the kernel fills the IPv4 identification."""
     if table.version == 4:
-        memset(p, 0, IPV4_HEADER_BYTES)
-        p[0] = 0x45
-        store_be16(p + 2, IPV4_HEADER_BYTES + ICMP_HEADER_BYTES + PAYLOAD_BYTES)
-        store_be16(p + 6, 0x4000)  # do not fragment
-        p[8] = <uint8_t>ttl
-        p[9] = PROTOCOL_ICMP
-        memcpy(p + 12, trace.source, 4)
-        memcpy(p + 16, trace.destination, 4)
-        return
-    store_be32(p, <uint32_t>0x60000000 | trace.flow_label)
-    store_be16(p + 4, ICMP_HEADER_BYTES + PAYLOAD_BYTES)
-    p[6] = PROTOCOL_ICMPV6
-    p[7] = <uint8_t>ttl
-    memcpy(p + 8, trace.source, 16)
-    memcpy(p + 24, trace.destination, 16)
+        build_ipv4_header(
+            p, trace.source, trace.destination,
+            IPV4_HEADER_BYTES + ICMP_HEADER_BYTES + PAYLOAD_BYTES, PROTOCOL_ICMP, 0,
+            <uint8_t>ttl, 0, True)
+    else:
+        build_ipv6_header(
+            p, trace.source, trace.destination, ICMP_HEADER_BYTES + PAYLOAD_BYTES,
+            PROTOCOL_ICMPV6, 0, <uint8_t>ttl, trace.flow_label)
 
 
 cdef inline size_t build_probe(

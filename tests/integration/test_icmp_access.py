@@ -1,13 +1,9 @@
 """The echo engine and its driver by access: raw or datagram sockets, with and without privilege."""
 
-import os
-import select
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -15,20 +11,19 @@ from netsonde._native.icmp import ERROR, REPLY, RX_KERNEL, EchoEngine
 from support import packets
 from support.icmp_peer import (
     TARGET,
-    Done,
     Family,
     Peer,
+    gather,
     poll,
     quiet_host,
     reply_to,
     request,
     send_one,
 )
+from support.icmp_wire import BACKENDS, Backend, allow_datagrams
 from support.namespaces import Namespace, chain
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
-
-PINGS_OF_THIS_GROUP = f"{os.getgid()} {os.getgid()}"  # a user namespace may map no other
 
 
 @pytest.fixture
@@ -50,14 +45,9 @@ def peer(namespace: Namespace, family: Family) -> Iterator[Peer]:
     peer.close()
 
 
-def allow_datagrams(namespace: Namespace) -> None:
-    with namespace.entered():
-        Path("/proc/sys/net/ipv4/ping_group_range").write_text(PINGS_OF_THIS_GROUP)
-
-
 def test_datagram_sockets_measure_the_same(namespace: Namespace, peer: Peer) -> None:
     allow_datagrams(namespace)
-    with namespace.call(EchoEngine, peer.family, access="datagram") as engine:
+    with namespace.call(EchoEngine, peer.family, backend="datagram") as engine:
         message = send_one(engine, peer, token=4)
         assert struct.unpack("!H", message[4:6]) == (engine.ident,)
         forged = bytearray(reply_to(message, peer.family))
@@ -71,19 +61,17 @@ def test_datagram_sockets_measure_the_same(namespace: Namespace, peer: Peer) -> 
         assert engine.counters["forged"] == 1
 
 
-@pytest.mark.parametrize("access", ["raw", "datagram"])
-def test_errors_come_back_through_routers(
-    access: Literal["raw", "datagram"], family: Family
-) -> None:
+@pytest.mark.parametrize(("family", "backend"), [each for each in BACKENDS if each[1] != "packet"])
+def test_errors_come_back_through_routers(family: Family, backend: Backend) -> None:
     with chain(2) as net:
         allow_datagrams(net.host)
         gone = "10.99.0.0/24" if family == 4 else "fd99::/64"
         net.host.route_to(gone, net.hops(family)[0])
         net.nodes[1].refuse(gone)
-        with net.host.call(EchoEngine, family, access=access) as engine:
+        with net.host.call(EchoEngine, family, backend=backend) as engine:
             victim = "10.99.0.7" if family == 4 else "fd99::7"
             engine.submit(request(1, victim) + request(2, net.target_address(family), ttl=1))
-            refused, expired = wait_for(engine, 2)
+            refused, expired = sorted(gather(engine, 2))
             assert (refused.token, refused.kind) == (1, ERROR)
             assert (refused.icmp_type, refused.code) == ((3, 1) if family == 4 else (1, 0))
             assert refused.address(family) == net.hops(family)[0]
@@ -92,24 +80,13 @@ def test_errors_come_back_through_routers(
             assert refused.rtt_ns >= 0
 
 
-def wait_for(engine: EchoEngine, count: int) -> list[Done]:
-    """Poll until there are `count` completions: a real network takes a real moment."""
-    done: list[Done] = []
-    for _ in range(100):
-        done += poll(engine)
-        if len(done) >= count:
-            break
-        select.select([engine], [], [], 0.05)
-    return sorted(done)
-
-
 UNPRIVILEGED = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.setns(int(sys.argv[1]), 0x40000000) == 0, os.strerror(ctypes.get_errno())
 assert libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()) == 0
 from netsonde.errors import PrivilegeError
-from netsonde.probe.echo import open_engine
+from netsonde.probe.ping.engines import open_engine
 from netsonde.probe.privilege import capabilities, icmp_access
 print(icmp_access(4), icmp_access(6), capabilities()["raw_icmp"])
 try:

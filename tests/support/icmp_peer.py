@@ -1,9 +1,11 @@
 """The other side of an echo engine: packed requests in, completions out, made-up answers back."""
 
 import asyncio
+import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Literal, NamedTuple
 
@@ -14,6 +16,8 @@ from support.namespaces import Namespace
 Family = Literal[4, 6]
 
 SECOND_NS = 1_000_000_000
+REQUEST_BYTES = struct.calcsize(REQUEST_FORMAT)
+PATIENCE_S = 20.0  # far beyond what anything takes: a hang ends as a failure
 TARGET = {4: "127.0.0.1", 6: "::1"}
 
 
@@ -39,15 +43,56 @@ class Done(NamedTuple):
 
 def request(
     token: int, address: str, *, timeout_ns: int = SECOND_NS, size: int = 56, ttl: int = 64,
-    tos: int = 0, scope: int = 0,
+    tos: int = 0, scope: int = 0, count: int = 1, interval_ns: int = 0, path: int = 0,
+    flags: int = 0,
 ) -> bytes:  # fmt: skip
     packed = ip_address(address).packed.ljust(16, b"\0")
-    return struct.pack(REQUEST_FORMAT, token, timeout_ns, packed, scope, size, ttl, tos)
+    return struct.pack(
+        REQUEST_FORMAT, token, interval_ns, timeout_ns, packed, scope, count, size, path, ttl, tos,
+        flags,
+    )  # fmt: skip
 
 
 def poll(engine: EchoEngine, *, later_ns: int = 0) -> list[Done]:
     done = engine.poll(now_ns=time.monotonic_ns() + later_ns)
     return [Done(*each) for each in struct.iter_unpack(COMPLETION_FORMAT, done)]
+
+
+def submit_all(engine: EchoEngine, requests: bytes) -> list[Done]:
+    """Submit more requests than may wait at once; return what completed meanwhile."""
+    done: list[Done] = []
+    view, deadline = memoryview(requests), time.monotonic() + PATIENCE_S
+    while view:
+        taken = engine.submit(bytes(view))
+        view = view[taken * REQUEST_BYTES :]
+        if view:
+            select.select([engine], [], [], PATIENCE_S)
+            done += poll(engine)
+        assert time.monotonic() < deadline, f"{len(view)} bytes were never taken"
+    return done
+
+
+def gather(
+    engine: EchoEngine, count: int, meanwhile: Callable[[], object] = lambda: None
+) -> list[Done]:
+    """Poll whenever the descriptor says so until `count` completions have come."""
+    done: list[Done] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while len(done) < count:
+        assert time.monotonic() < deadline, f"{len(done)} of {count}: {engine.counters}"
+        select.select([engine], [], [], 0.5)
+        done += poll(engine)
+        meanwhile()
+    return done
+
+
+def is_quiet(engine: EchoEngine) -> bool:
+    """Whether the descriptor stops being readable while it is heeded."""
+    for _ in range(100):
+        if not select.select([engine], [], [], 0.02)[0]:
+            return True
+        poll(engine)
+    return False
 
 
 class Peer:
@@ -82,7 +127,7 @@ class Peer:
         await seen.wait()
         loop.remove_reader(self._seen)
 
-    def send(self, message: bytes, *, source: str | None = None) -> None:
+    def send(self, message: bytes, *, source: str | None = None, times: int = 1) -> None:
         """Send an ICMP message to the engine's host from any source address."""
         to = TARGET[self.family]
         source = source or to
@@ -90,7 +135,8 @@ class Peer:
             packet = packets.ipv4(source, to, message, ttl=61)
         else:
             packet = packets.ipv6(source, to, v6_checksum(source, to, message), hops=61)
-        self._out.sendto(packet, (to, 0))
+        for _ in range(times):
+            self._out.sendto(packet, (to, 0))
 
     def close(self) -> None:
         self._seen.close()

@@ -5,7 +5,8 @@ from typing import Final, Literal, Self, TypeAlias, final
 REQUEST_FORMAT: Final[str]  # for struct: one record of `submit`
 COMPLETION_FORMAT: Final[str]  # for struct: one record of `poll`
 
-# Kinds of completion: exactly one of the first five per request, then any number of the others.
+# Kinds of completion: exactly one of the first five per packet, then any number of LATE and
+# DUPLICATE; one STOPPED per cancelled run.
 REPLY: Final[int]
 TIMEOUT: Final[int]
 ERROR: Final[int]
@@ -13,20 +14,35 @@ TX_ERROR: Final[int]
 RX_DROP: Final[int]
 LATE: Final[int]
 DUPLICATE: Final[int]
+STOPPED: Final[int]
 
-RX_KERNEL: Final[int]  # bit of a completion's clocks
+RX_KERNEL: Final[int]  # bits of a completion's clocks
+TX_KERNEL: Final[int]
+
+DF: Final[int]  # bit of a request's flags
+
+BACKENDS: Final[dict[str, int]]
 
 SIZE_MIN_BYTES: Final[int]
 SIZE_MAX_BYTES: Final[int]
 TIMEOUT_MAX_NS: Final[int]
+INTERVAL_MAX_NS: Final[int]
 CAPACITY: Final[int]  # probes
 CAPACITY_MAX: Final[int]  # probes
 LINGER_NS: Final[int]
 LINGER_MAX_NS: Final[int]
 RECEIVE_BUFFER_BYTES: Final[int]
 
+_Backend: TypeAlias = Literal["raw", "header", "packet", "datagram"]
+
 # protocol, tos, ttl, source, destination, body
 _Ip: TypeAlias = tuple[int, int, int, bytes, bytes, bytes]
+
+@final
+class PacketBudget:
+    def __new__(cls, rate_pps: float) -> Self: ...
+    @property
+    def rate_pps(self) -> float: ...
 
 @final
 class EchoEngine:
@@ -34,12 +50,17 @@ class EchoEngine:
         cls,
         family: Literal[4, 6],
         *,
-        access: Literal["raw", "datagram"] = "raw",
+        backend: _Backend = "raw",
+        exact: bool = False,
         secret: bytes | None = None,  # 16 bytes
         ident: int | None = None,  # 0 to 65535
         capacity: int = ...,  # probes in flight and remembered
         linger_ns: int = ...,
         receive_buffer_bytes: int = ...,
+        budgets: tuple[PacketBudget, ...] = (),
+        prefix_pps: float = 0,
+        target_pps: float = 0,
+        largest_size: int = ...,  # bytes
     ) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -50,18 +71,32 @@ class EchoEngine:
         /,
     ) -> None: ...
     def close(self) -> None: ...
+    def start(self) -> None: ...
     def fileno(self) -> int: ...
+    def add_path(
+        self,
+        *,
+        source: bytes | None = None,  # 4 or 16 bytes
+        interface: int = 0,  # index
+        mark: int = 0,
+        link_address: bytes | None = None,  # at most 8 bytes
+    ) -> int: ...  # its number
     def submit(self, requests: bytes) -> int: ...  # records -> how many were taken
-    def poll(self, *, now_ns: int, limit: int = ...) -> bytes: ...  # CLOCK_MONOTONIC -> records
+    def cancel(self, token: int) -> None: ...
+    def poll(
+        self, *, now_ns: int | None = None, limit: int = ...
+    ) -> bytes: ...  # CLOCK_MONOTONIC -> records
     def note_clock_step(self) -> None: ...
     @property
-    def next_deadline_ns(self) -> int | None: ...  # CLOCK_MONOTONIC
-    @property
     def family(self) -> Literal[4, 6]: ...
+    @property
+    def backend(self) -> _Backend: ...
     @property
     def access(self) -> Literal["raw", "datagram"]: ...
     @property
     def ident(self) -> int: ...
+    @property
+    def next_turn_ns(self) -> int | None: ...  # CLOCK_MONOTONIC
     @property
     def in_flight(self) -> int: ...  # probes
     @property
@@ -69,6 +104,21 @@ class EchoEngine:
     @property
     def counters(self) -> dict[str, int]: ...
 
+def pack_requests(
+    family: Literal[4, 6],
+    addresses: bytes,  # 4 or 16 bytes each
+    *,
+    token: int,
+    timeout_ns: int,
+    size: int = 56,  # bytes
+    ttl: int = ...,
+    tos: int = 0,
+    path: int = 0,
+    count: int = 1,
+    interval_ns: int = 0,
+    token_shift: int = 0,
+    flags: int = 0,
+) -> bytes: ...  # records
 def checksum(data: bytes) -> int: ...
 def count_steps(samples: Iterable[tuple[int, int]]) -> int: ...  # ns
 def siphash24(key: bytes, data: bytes) -> int: ...

@@ -141,12 +141,17 @@ def test_parsers_know_two_versions(version: int) -> None:
     ("arguments", "message"),
     [
         ({"family": 5}, "family"),
-        ({"family": 4, "access": "tcp"}, "access"),
+        ({"family": 4, "backend": "tcp"}, "backend"),
+        ({"family": 6, "backend": "header"}, "backend"),
         ({"family": 4, "secret": b"short"}, "16 bytes"),
         ({"family": 4, "capacity": 0}, "capacity"),
         ({"family": 4, "capacity": icmp.CAPACITY_MAX + 1}, "capacity"),
         ({"family": 4, "linger_ns": -1}, "linger_ns"),
         ({"family": 4, "linger_ns": icmp.LINGER_MAX_NS + 1}, "linger_ns"),
+        ({"family": 4, "prefix_pps": -1}, "prefix_pps"),
+        ({"family": 4, "target_pps": 1.1e9}, "target_pps"),
+        ({"family": 4, "target_pps": float("nan")}, "target_pps"),
+        ({"family": 4, "budgets": (icmp.PacketBudget(1),) * 5}, "at most 4 budgets"),
     ],
 )
 def test_engine_refuses_bad_arguments(arguments: dict[str, object], message: str) -> None:
@@ -161,7 +166,7 @@ def test_identifier_is_16_bits(ident: int) -> None:
 
 
 def test_records_have_the_documented_sizes() -> None:
-    assert struct.calcsize(icmp.REQUEST_FORMAT) == 40
+    assert struct.calcsize(icmp.REQUEST_FORMAT) == 56
     assert struct.calcsize(icmp.COMPLETION_FORMAT) == 48
 
 
@@ -181,3 +186,60 @@ def test_records_have_the_documented_sizes() -> None:
 )
 def test_disjoint_samples_prove_a_clock_step(samples: list[tuple[int, int]], steps: int) -> None:
     assert icmp.count_steps(samples) == steps
+
+
+@pytest.mark.parametrize("rate_pps", [0, -1, 1.1e9, float("nan"), float("inf")])
+def test_a_budget_has_a_rate(rate_pps: float) -> None:
+    with pytest.raises(ValueError, match="rate_pps"):
+        icmp.PacketBudget(rate_pps)
+
+
+@pytest.mark.parametrize("rate_pps", [1e-300, 0.5, 1e9])
+def test_a_budget_says_its_rate(rate_pps: float) -> None:
+    assert icmp.PacketBudget(rate_pps).rate_pps == rate_pps
+
+
+def test_only_budgets_are_budgets() -> None:
+    with pytest.raises(TypeError):
+        icmp.EchoEngine(4, budgets=(5,))  # type: ignore[arg-type]
+
+
+def unpack(records: bytes) -> list[tuple[object, ...]]:
+    return list(struct.iter_unpack(icmp.REQUEST_FORMAT, records))
+
+
+@pytest.mark.parametrize(("family", "width"), [(4, 4), (6, 16)])
+def test_requests_are_packed_like_struct_does(family: Literal[4, 6], width: int) -> None:
+    first, second = bytes(range(width)), bytes(range(100, 100 + width))
+    packed = icmp.pack_requests(
+        family, first + second, token=5, timeout_ns=7, size=99, ttl=3, tos=8, path=2, count=11,
+        interval_ns=13, token_shift=40, flags=icmp.DF,
+    )  # fmt: skip
+    rest = (0, 11, 99, 2, 3, 8, icmp.DF)
+    assert unpack(packed) == [
+        (5, 13, 7, first.ljust(16, b"\0"), *rest),
+        (5 + (1 << 40), 13, 7, second.ljust(16, b"\0"), *rest),
+    ]
+
+
+def test_tokens_of_packed_requests_wrap() -> None:
+    tokens = [each[0] for each in unpack(icmp.pack_requests(4, bytes(12), token=2**64 - 2,
+                                                            timeout_ns=1))]  # fmt: skip
+    assert tokens == [2**64 - 2, 2**64 - 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"family": 4, "addresses": bytes(5)}, "whole IPv4"),
+        ({"family": 6, "addresses": bytes(4)}, "whole IPv6"),
+        ({"family": 5, "addresses": b""}, "whole IPv5"),
+        ({"family": 4, "addresses": bytes(4), "token_shift": 64}, "token_shift"),
+        ({"family": 4, "addresses": bytes(4), "token_shift": -1}, "token_shift"),
+    ],
+)
+def test_packing_refuses_what_is_not_a_list_of_addresses(
+    arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        icmp.pack_requests(token=0, timeout_ns=1, **arguments)  # type: ignore[arg-type]
