@@ -30,11 +30,13 @@ class TaskKind(StrEnum):
 
 # ── specs: what to measure ───────────────────────────────────────────────────────────────────────
 
-HostName = Annotated[str, Meta(min_length=1, max_length=253)]  # RFC 1035 2.3.4, or an address
+HOST_MAX = 253  # characters, RFC 1035 2.3.4
+HostName = Annotated[str, Meta(min_length=1, max_length=HOST_MAX)]  # or an address
 TimeoutMs = Annotated[int, Meta(ge=1, le=60_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Ttl = Annotated[int, Meta(ge=1, le=255)]
 Family = Literal[4, 6, "any"]
+PositiveMs = Annotated[float, Meta(gt=0, le=60_000)]
 
 
 class DnsSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="dns"):
@@ -74,10 +76,21 @@ class TcpSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     family: Family = "any"
 
 
-class PingSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="ping"):
-    """Send ICMP echo requests to one host.
+class PingExpect(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a ping must stay below to be `ok`."""
 
-    `interval_ms` absent: 1000 / rate_limit_per_sec. `size` is the ICMP payload in bytes.
+    loss_pct_max: Annotated[float, Meta(ge=0, le=100)] | None = None
+    avg_ms_max: PositiveMs | None = None
+    p95_ms_max: PositiveMs | None = None
+    jitter_ms_max: PositiveMs | None = None
+
+
+class PingSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="ping"):
+    """Send echo requests to one host, or what `method` names.
+
+    `interval_ms` absent: 1000 / rate_limit_per_sec. `size` is the ICMP payload in bytes. `df`
+    forbids fragments. `source`, `interface` and `mark` (fwmark) choose the way out. `addresses`:
+    the host's first one, or every one. `port` is for methods tcp and udp.
     """
 
     host: HostName
@@ -87,7 +100,16 @@ class PingSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     rate_limit_per_sec: Annotated[int, Meta(ge=1, le=100_000)] = 10
     size: Annotated[int, Meta(ge=16, le=65_507)] = 56
     ttl: Ttl = 64
+    dscp: Annotated[int, Meta(ge=0, le=63)] = 0
+    df: bool = False
     family: Family = "any"
+    source: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    interface: Annotated[str, Meta(min_length=1, max_length=15)] | None = None
+    mark: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
+    addresses: Literal["first", "all"] = "first"
+    method: Literal["icmp", "tcp", "udp"] = "icmp"
+    port: Port | None = None
+    expect: PingExpect | None = None
 
 
 class TraceSpec(

@@ -31,6 +31,11 @@ class RttSummary:
     p99_ns: int
     jitter_ns: float
 
+    @classmethod
+    def of(cls, *numbers: Any) -> Self:
+        """Make a summary of its fields in their order."""
+        return cls(**dict(zip(cls.__slots__, numbers, strict=True)))
+
 
 def summarise(rtts_ns: Sequence[int]) -> RttSummary | None:
     """Summarise round-trip times given in the order of sending; None when there are none."""
@@ -93,6 +98,13 @@ class Histogram:
         """Count a duration; below 0 counts as 0."""
         index = bucket_index(duration_ns)
         self._counts[index] = self._counts.get(index, 0) + count
+
+    @classmethod
+    def of(cls, counts: Iterable[list[int]]) -> Self:
+        """Make a histogram of `[index, count]` pairs that are known to be right."""
+        histogram = cls()
+        histogram._counts = dict(counts)  # type: ignore[arg-type]
+        return histogram
 
     def merge(self, other: "Histogram") -> None:
         """Add everything other has counted."""

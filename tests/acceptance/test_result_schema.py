@@ -5,15 +5,17 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
 from netsonde import wire
+from netsonde._native import icmp
 from netsonde.cli.starter import unmeasurable
-from netsonde.clock import NS_PER_S
+from netsonde.clock import NS_PER_S, ClockQuality, ManualClock, SystemClock
+from netsonde.errors import RequestError
 from netsonde.model import (
     SPEC_TYPES,
     Failure,
@@ -21,12 +23,21 @@ from netsonde.model import (
     Measurement,
     Observation,
     Outcome,
+    PingExpect,
+    PingSpec,
     Reason,
     TaskKind,
 )
+from netsonde.policy import TargetPolicy
+from netsonde.probe.base import Recorder, measure
+from netsonde.probe.ping import PingProber
+from netsonde.probe.ping.observations import EMPTY_SUMMARY
+from netsonde.probe.targets import TargetResolver
 from netsonde.server.beacon import NAME, beacon
 from netsonde.wire.reports import RESULT_FIELDS
 from support.commands import json_lines, netsonde, running
+from support.echo import Event, Request
+from support.ping_bench import PingBench
 from support.stores import STORES, Caller, callers
 
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "docs" / "result.schema.json"
@@ -42,6 +53,7 @@ RESULT: dict[str, Any] = {
     "observations": [{"name": "anything_new", "value": {"x": 1}}],
     "env": {"version": "0.1.0"},
 }
+CLOCK = {"synchronised": True, "estimated_error_ms": None, "maximum_error_ms": 12.5}
 FAILED = {"reason": "refused", "failure_source": "target", "message": "closed"}
 
 
@@ -96,7 +108,12 @@ def test_a_whole_result_is_valid() -> None:
         "attempt": 1,
         "outcome": "target_error",
         "error": FAILED,
-        "env": {"version": "0.1.0", "policy_version": "abc", "source": "127.0.0.1"},
+        "env": {
+            "version": "0.1.0",
+            "clock": CLOCK | {"steps": 1},
+            "policy_version": "abc",
+            "source": "127.0.0.1",
+        },
     }
     assert problems(RESULT) == []
     assert problems(whole) == []
@@ -129,6 +146,10 @@ def test_a_whole_result_is_valid() -> None:
         {"env": {}},
         {"env": {"version": "0.1.0", "mood": "good"}},
         {"env": {"timed_by": "somebody"}},
+        {"env": {"version": "0.1.0", "clock": "good"}},
+        {"env": {"version": "0.1.0", "clock": {"synchronised": True}}},
+        {"env": {"version": "0.1.0", "clock": CLOCK | {"maximum_error_ms": -1}}},
+        {"env": {"version": "0.1.0", "clock": CLOCK | {"colour": "red"}}},
     ],
     ids=str,
 )
@@ -156,6 +177,157 @@ def test_what_our_encoder_writes_is_valid(kind: TaskKind, outcome: Outcome) -> N
     )
     body = wire.encode_result(kind, wire.build_spec(kind, target, {}), measurement)
     assert problems(json.loads(body)) == []
+
+
+@pytest.mark.parametrize(
+    "quality",
+    [
+        SystemClock().quality(),
+        ClockQuality(True, 1, 2),
+        ClockQuality(True, None, 2),
+        ClockQuality(False),
+        ClockQuality(None),
+    ],
+    ids=["this host's", "estimated", "bounded", "not synchronised", "not told"],
+)
+def test_what_is_recorded_of_the_clock_is_valid(quality: ClockQuality) -> None:
+    clock = ManualClock()
+    clock.set_quality(quality)
+    record = Recorder(clock)
+    record.ok()
+
+    body = wire.encode_result(
+        TaskKind.TCP, wire.build_spec(TaskKind.TCP, "a:1", {}), record.measurement()
+    )
+
+    assert problems(json.loads(body)) == []
+    assert json.loads(body)["env"]["clock"] == quality.as_env()
+
+
+# ── pings ──
+
+PING_SPEC: dict[str, Any] = {"kind": "ping", "host": "192.0.2.1"}
+PINGED = RESULT | {"kind": "ping", "spec": PING_SPEC}
+COLUMNS: dict[str, Any] = {"count": 1, "protocol": "icmp", "address": "192.0.2.1:0"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"expect": {"loss_pct_max": 0, "avg_ms_max": 0.5, "p95_ms_max": 1, "jitter_ms_max": 60000}},
+        {"expect": None, "source": None, "interface": None, "mark": None, "port": None},
+        {"method": "tcp", "port": 443, "addresses": "all"},
+        {"method": "udp", "port": 53, "source": "2001:db8::1", "interface": "eth0", "mark": 1},
+        {"dscp": 63, "df": True, "size": 65507, "method": "icmp"},
+    ],
+)  # fmt: skip
+def test_what_a_ping_may_be_asked_is_valid(options: dict[str, Any]) -> None:
+    assert problems(PINGED | {"spec": PING_SPEC | options}) == []
+    assert wire.convert_spec(PING_SPEC | options) is not None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "tcp"},
+        {"method": "udp", "port": None},
+        {"port": 80},
+        {"method": "icmp", "port": 80},
+        {"method": "smoke", "port": 80},
+        {"addresses": "some"},
+        {"dscp": 64},
+        {"mark": 2**32},
+        {"interface": "x" * 16},
+        {"source": ""},
+        {"expect": {"loss_pct_max": 101}},
+        {"expect": {"avg_ms_max": 0}},
+    ],
+)
+def test_what_a_ping_may_not_be_asked_is_not(options: dict[str, Any]) -> None:
+    assert problems(PINGED | {"spec": PING_SPEC | options})
+    with pytest.raises(RequestError):
+        wire.convert_spec(PING_SPEC | options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ping_attempts", {"count": 1}),
+        ("ping_attempts", COLUMNS | {"rtt_us": ["fast"]}),
+        ("ping_attempts", COLUMNS | {"reasons": [["timeout"]]}),
+        ("ping_attempts", COLUMNS | {"bytes": [[64, 0]]}),
+        ("ping_attempts", COLUMNS | {"ttl": [[256, 1]]}),
+        ("ping_attempts", COLUMNS | {"exceptions": [{"late_rtt_ms": 1}]}),
+        ("ping_attempts", COLUMNS | {"colours": []}),
+        ("ping_attempt", {"success": True}),
+        ("ping_summary", {"success": True}),
+        ("ping_summary", EMPTY_SUMMARY | {"backend": "pigeon"}),
+        ("ping_summary", EMPTY_SUMMARY | {"unmet": [{"name": "loss_pct_max"}]}),
+        ("ping_summary", EMPTY_SUMMARY | {"addresses": [{"sent": 1}]}),
+        ("ping_summary", EMPTY_SUMMARY | {"tx_clock": "sundial"}),
+    ],
+)
+def test_what_no_ping_says_is_not_valid(name: str, value: dict[str, Any]) -> None:
+    assert (
+        problems(PINGED | {"observations": [{"name": "ping_summary", "value": EMPTY_SUMMARY}]})
+        == []
+    )
+    assert problems(PINGED | {"observations": [{"name": name, "value": value}]})
+
+
+@pytest.mark.parametrize("columnar", [True, False])
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        ("192.0.2.1", {"count": 6, "interval_ms": 500}),
+        ("192.0.2.1", {"count": 6, "expect": PingExpect(loss_pct_max=0, avg_ms_max=0.5)}),
+        ("both.example", {"count": 6, "addresses": "all"}),
+        ("192.0.2.1", {"count": 9_000, "interval_ms": 0}),
+        ("192.0.2.1", {"family": 6}),
+        ("192.0.2.1", {"interface": "nosuch0"}),
+        ("224.0.0.1", {}),
+    ],
+    ids=str,
+)
+async def test_whatever_a_ping_sees_is_valid(
+    columnar: bool, host: str, options: dict[str, Any]
+) -> None:
+    bench = PingBench()
+    bench.names = {"both.example": ["192.0.2.1", "2001:db8::1", "224.0.0.1"]}
+    fates = {
+        1: [Event(after_ns=1_100_000_000)],
+        2: [Event(kind=icmp.ERROR, icmp_type=3, code=1, responder="192.0.2.254", ttl=0)],
+        3: [Event(kind=icmp.TX_ERROR, errno=105)],
+        4: [Event(ttl=0), Event(kind=icmp.DUPLICATE, after_ns=2_000_000)],
+    }
+
+    def script(request: Request) -> list[Event]:
+        fate = fates.get(request.attempt, [Event()])
+        return [Event()] if ":" in request.address else fate
+
+    bench.script = script
+    spec = PingSpec(host=host, **options)
+    (measurement,) = await bench.ping_all([spec], columnar=columnar)
+    await bench.prober.close()
+    assert problems(json.loads(wire.encode_result(TaskKind.PING, spec, measurement))) == []
+
+
+@pytest.mark.parametrize("method", ["tcp", "udp"])
+async def test_pings_by_other_methods_are_valid(method: Literal["tcp", "udp"]) -> None:
+    clock = SystemClock()
+    prober = PingProber(clock, TargetResolver(TargetPolicy.person()))
+    with socket.socket() as holder:  # its port is closed
+        holder.bind(("127.0.0.1", 0))
+        spec = PingSpec(
+            host="127.0.0.1", method=method, port=holder.getsockname()[1], count=3, interval_ms=0,
+            timeout_ms=5000,
+        )  # fmt: skip
+        for columnar in (True, False):
+            record = Recorder(clock, columnar=columnar)
+            await measure(prober, spec, record)
+            body = wire.encode_result(TaskKind.PING, spec, record.measurement())
+            assert problems(json.loads(body)) == []
+            assert json.loads(body)["outcome"] == "ok"
 
 
 # ── what the control plane keeps of agents that came first ──

@@ -12,14 +12,15 @@ from netsonde.probe.base import Recorder
 class GatedProber:
     """Measures until the test opens the gate; says what it saw when it is cancelled.
 
-    `running` holds the specs in progress, `started` counts all, `raises` are exceptions for the
-    next runs.
+    `running` holds the specs in progress, `records` those of all that were started, `started`
+    counts them, `raises` are exceptions for the next runs.
     """
 
     def __init__(self, kind: TaskKind) -> None:
         self.kind = kind
         self.gate = asyncio.Event()
         self.running: list[Any] = []
+        self.records: list[Recorder] = []
         self.started = 0
         self.raises: deque[Exception] = deque()
         self.is_closed = False
@@ -27,6 +28,7 @@ class GatedProber:
     async def run(self, spec: Any, record: Recorder) -> None:
         self.started += 1
         self.running.append(spec)
+        self.records.append(record)
         record.observe("seen_before", {"n": self.started})
         try:
             await self.gate.wait()

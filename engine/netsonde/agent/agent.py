@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,12 +10,12 @@ from functools import partial
 from itertools import islice
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
 from netsonde import __version__
 from netsonde.agent.config import AgentConfig
 from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.lease_extender import LeaseExtender
+from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.reporter import Reporter
 from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
 from netsonde.agent.worker import Worker, target_pacer
@@ -31,10 +30,8 @@ from netsonde.control_plane import (
 from netsonde.control_plane.session import AgentRuntime
 from netsonde.errors import NetsondeError
 from netsonde.leases import Ended, LeaseState, LeaseTable
-from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse, TaskKind
+from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse
 from netsonde.netinfo import local_addresses
-from netsonde.policy import TargetPolicy
-from netsonde.probe import Prober, make_probers
 from netsonde.probe.privilege import GRANT_HINT, capabilities
 from netsonde.spool import Spool, SpoolLimits
 
@@ -45,10 +42,7 @@ CATCH_UP_TIMEOUT_NS = 10 * NS_PER_S  # for old results, before new work: else it
 CANCEL_TIMEOUT_NS = 2 * NS_PER_S  # for cancelled measurements to hand in what they saw
 RELEASE_TIMEOUT_NS = 5 * NS_PER_S  # unstarted leases end by themselves if this is not enough
 FLUSH_TIMEOUT_NS = 5 * NS_PER_S  # results that are not taken by then wait in the spool
-LOOKUP_TIMEOUT_S = 5.0
 RELEASE_ATTEMPTS = 2
-
-Probers = Mapping[TaskKind, Prober[Any]]
 
 _log = logging.getLogger("netsonde.agent")
 
@@ -136,13 +130,7 @@ class Agent:
             self._addresses = await asyncio.to_thread(local_addresses)
         except NetsondeError as error:
             _log.warning("%s; they are not protected", error, extra={"action": "no_addresses"})
-        able = self._capabilities
-        missing = set()
-        if not (able.get("raw_icmp") or able.get("datagram_icmp")):
-            missing.add(TaskKind.PING)
-        if not able.get("raw_trace"):
-            missing.add(TaskKind.TRACE)
-        for kind in sorted(missing):
+        for kind in sorted(missing_kinds(self.config, self._capabilities)):
             if self._capacities[kind]:
                 self._capacities[kind] = 0
                 _log.warning(
@@ -177,18 +165,8 @@ class Agent:
         if self._given_probers is not None:
             yield self._given_probers
             return
-        policy = TargetPolicy(
-            self.config.targets,
-            deny=self.config.deny,
-            own=self._addresses,
-            control_plane=await _addresses_of(self.config.control_plane),
-        )
-        probers = make_probers(self._clock, policy)
-        try:
+        async with opened_probers(self.config, self._clock, self._addresses) as probers:
             yield probers
-        finally:
-            for prober in probers.values():
-                await prober.close()
 
     def _join(
         self,
@@ -219,6 +197,7 @@ class Agent:
         )
         worker.on_free = dispatcher.wake
         worker.on_kept = reporter.wake
+        worker.is_columnar = lambda: client.is_legacy is False
         dispatcher.on_granted = extender.wake
         dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
         dispatcher.is_alone = lambda: client.is_legacy is not False
@@ -392,22 +371,3 @@ class _Parts:
             for part, counters in sources.items()
             for name, count in counters.items()
         }
-
-
-async def _addresses_of(control_plane: str) -> frozenset[str]:
-    """Look up the control plane's addresses, so that the policy keeps probes away from it."""
-    host = urlsplit(control_plane).hostname
-    if host is None:
-        return frozenset()
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-            entries = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError) as error:
-        _log.warning(
-            "the control plane's addresses are not known (%s): probes are not kept away from it",
-            error,
-            extra={"action": "control_plane_unresolved"},
-        )
-        return frozenset()
-    return frozenset(str(entry[4][0]).partition("%")[0] for entry in entries)

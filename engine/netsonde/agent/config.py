@@ -18,6 +18,7 @@ from msgspec import Struct, field
 from netsonde.errors import ConfigError
 from netsonde.model import ID_MAX, TaskKind
 from netsonde.policy import TargetPolicy
+from netsonde.probe.ping.engines import BACKENDS, DEFAULT_BACKENDS, Backend
 
 DEFAULT_CAPACITIES: Mapping[TaskKind, int] = MappingProxyType(
     {
@@ -32,6 +33,7 @@ CAPACITY_MAX = 10_000  # ten claims' worth
 CLAIM_WAIT_MAX_S = 55.0  # proxies cut a silent answer at 60 s
 FILE_MAX_BYTES = 8 << 20  # a deny list of 100 000 prefixes has 2 MiB
 TOKEN_MAX_CHARS = 4096
+RATE_MAX_PPS = 1_000_000_000
 LABELS_MAX = 64  # as many as the control plane keeps
 LABEL_MAX_CHARS = 128
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -45,7 +47,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
 
     `capacities` bounds what runs at once per kind; kinds left out have their default, 0 leaves a
     kind to others. `targets` and `deny` are the target policy's. `claim_wait_s` None leaves it to
-    the control plane. `target_starts_per_s` bounds how often one target's measurements may begin.
+    the control plane. `target_starts_per_s` bounds how often one target's measurements may begin,
+    the `…packets_per_s` how often packets of ping may leave: the agent's, those of ping, those to
+    one /24 or /48, to one address; 0 is no bound. `ping_backends` is what they may leave by.
     `agent_id` and `auth_token`, both or neither, replace the first registration.
 
     Raises:
@@ -66,6 +70,11 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     report_interval_ms: int = 200
     drain_timeout_s: float = 20.0
     target_starts_per_s: float = 100.0
+    packets_per_s: float = 0.0
+    ping_packets_per_s: float = 0.0
+    prefix_packets_per_s: float = 0.0
+    target_packets_per_s: float = 0.0
+    ping_backends: tuple[Backend, ...] = DEFAULT_BACKENDS
     spool_rows: int = 1_000_000
     spool_bytes: int = 256 << 20
     log_level: str = "info"
@@ -136,7 +145,7 @@ def _between(low: int, high: int) -> Check:
     return check
 
 
-def _seconds(low: float, high: float) -> Check:
+def _number_between(low: float, high: float) -> Check:
     def check(value: Any) -> float:
         is_number = type(value) in (int, float) and math.isfinite(value)
         if not is_number or not low <= value <= high:
@@ -189,6 +198,14 @@ def _rules(value: Any) -> tuple[str, ...]:
     listed = (value,) if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(rule, str) for rule in listed):
         raise ValueError(f'must be a list such as ["public", "10.0.0.0/8"], not {value!r}')
+    return tuple(listed)
+
+
+def _backends(value: Any) -> tuple[str, ...]:
+    listed = (value,) if isinstance(value, str) else value
+    is_list = isinstance(listed, list | tuple) and len(listed) > 0
+    if not is_list or any(listed.count(name) > 1 or name not in BACKENDS for name in listed):
+        raise ValueError(f"must list some of {', '.join(BACKENDS)}, each once, not {value!r}")
     return tuple(listed)
 
 
@@ -246,10 +263,15 @@ _CHECKS: Mapping[str, Check] = {
     "enrolment_token": _optional(_secret),
     "agent_id": _optional(_between(1, ID_MAX)),
     "auth_token": _optional(_secret),
-    "claim_wait_s": _optional(_seconds(0, CLAIM_WAIT_MAX_S)),
+    "claim_wait_s": _optional(_number_between(0, CLAIM_WAIT_MAX_S)),
     "report_interval_ms": _between(1, 60_000),
-    "drain_timeout_s": _seconds(0, 3600),
-    "target_starts_per_s": _seconds(0.001, 1_000_000),
+    "drain_timeout_s": _number_between(0, 3600),
+    "target_starts_per_s": _number_between(0.001, 1_000_000),
+    "packets_per_s": _number_between(0, RATE_MAX_PPS),
+    "ping_packets_per_s": _number_between(0, RATE_MAX_PPS),
+    "prefix_packets_per_s": _number_between(0, RATE_MAX_PPS),
+    "target_packets_per_s": _number_between(0, RATE_MAX_PPS),
+    "ping_backends": _backends,
     "spool_rows": _between(1, 100_000_000),
     "spool_bytes": _between(1 << 20, 1 << 40),  # below 1 MiB four large results fill it
     "log_level": _level,

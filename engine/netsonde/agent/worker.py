@@ -79,7 +79,8 @@ class Worker:
     """Runs granted leases under a limit per kind. `run` owns their tasks.
 
     `on_free` is called when a slot becomes free, `on_kept` when a result is durable. `idle` is set
-    while no lease is running or queued.
+    while no lease is running or queued. `is_columnar` says that whoever reads the results knows
+    columns.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Worker:
         self.idle.set()
         self.on_free: Callable[[], None] = lambda: None
         self.on_kept: Callable[[], None] = lambda: None
+        self.is_columnar: Callable[[], bool] = lambda: True
         self.env: dict[str, Any] = {}
         self._clock = clock
         self._leases = leases
@@ -218,7 +220,7 @@ class Worker:
         return True
 
     async def _measure(self, job: _Job) -> Measurement:
-        record = Recorder(self._clock, self.env)
+        record = Recorder(self._clock, self.env, columnar=self.is_columnar())
         job.phase = _Phase.MEASURING
         try:
             await measure(self._probers[job.lease.kind], job.lease.spec, record)

@@ -3,11 +3,18 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from netsonde import __version__
 from netsonde.clock import Clock
-from netsonde.errors import NetsondeError, ResolveError, TargetDeniedError
+from netsonde.errors import (
+    ConfigError,
+    NetsondeError,
+    RequestError,
+    ResolveError,
+    RouteError,
+    TargetDeniedError,
+)
 from netsonde.model import (
     Failure,
     FailureSource,
@@ -34,7 +41,9 @@ class Prober(Protocol[SpecT_contra]):
 
         Raises:
             NetsondeError: it could not be measured here; becomes `agent_error`.
-            ResolveError, TargetDeniedError: become `resolve_failed` and `denied`.
+            ResolveError, TargetDeniedError, RouteError: become `resolve_failed`, `denied` and
+                `no_route`.
+            RequestError, ConfigError: what the spec asks for cannot be had; becomes `rejected`.
         """
         ...
 
@@ -43,21 +52,74 @@ class Prober(Protocol[SpecT_contra]):
         ...
 
 
-class Recorder:
-    """Collects what one run sees, so that a run that is cut short still has a result."""
+class Moment(NamedTuple):
+    """An instant, on the wall clock and on the one that durations are measured on."""
 
-    def __init__(self, clock: Clock, env: dict[str, Any] | None = None) -> None:
+    realtime_ns: int
+    monotonic_ns: int
+
+    @classmethod
+    def now(cls, clock: Clock) -> Self:
+        """Read both clocks."""
+        return cls(clock.realtime_ns(), clock.monotonic_ns())
+
+
+class RunFailure(NamedTuple):
+    """Why a run as a whole is not ok."""
+
+    outcome: Outcome
+    reason: Reason
+    failure_source: FailureSource
+    message: str
+
+
+INTERRUPTED = RunFailure(
+    Outcome.CANCELLED, Reason.CANCELLED, FailureSource.SELF, "interrupted by a person"
+)
+
+
+class Recorder:
+    """Collects what one run sees, so that a run that is cut short still has a result.
+
+    began: when the run did, where that was not now.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        env: dict[str, Any] | None = None,
+        *,
+        columnar: bool = True,
+        began: Moment | None = None,
+    ) -> None:
+        self.columnar = columnar  # packets may be told as columns; original peers know none
         self._clock = clock
-        self._started_at_ns = clock.realtime_ns()
-        self._started_ns = clock.monotonic_ns()
+        self._began = began or Moment.now(clock)
         self._observations: list[Observation] = []
         self._outcome: Outcome | None = None
         self._error: Failure | None = None
-        self.env: dict[str, Any] = {"version": __version__, **(env or {})}
+        self.env: dict[str, Any] = {
+            "version": __version__,
+            "clock": clock.quality().as_env(),
+            **(env or {}),
+        }
 
     def observe(self, name: str, value: dict[str, Any], unit: str | None = None) -> None:
         """Add one observation."""
         self._observations.append(Observation(name, value, unit))
+
+    def observed(self, name: str) -> dict[str, Any]:
+        """Return the value of the last observation of that name, empty when there is none."""
+        for observation in reversed(self._observations):
+            if observation.name == name:
+                value: dict[str, Any] = observation.value
+                return value
+        return {}
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the verdict so far is that all is well."""
+        return self._outcome is Outcome.OK
 
     def ok(self) -> None:
         """Record the verdict that the target was reached and met every expectation."""
@@ -86,8 +148,8 @@ class Recorder:
             )
         return Measurement(
             outcome=outcome,
-            started_at_ns=self._started_at_ns,
-            duration_ns=self._clock.monotonic_ns() - self._started_ns,
+            started_at_ns=self._began.realtime_ns,
+            duration_ns=self._clock.monotonic_ns() - self._began.monotonic_ns,
             observations=tuple(self._observations),
             error=error,
             env=self.env,
@@ -116,16 +178,26 @@ async def measure(prober: Prober[SpecT_contra], spec: SpecT_contra, record: Reco
         await prober.run(spec, record)
     except asyncio.CancelledError:
         raise
-    except TargetDeniedError as error:
-        record.fail(Outcome.REJECTED, Reason.DENIED, FailureSource.POLICY, str(error))
-    except ResolveError as error:
-        record.fail(Outcome.TARGET_ERROR, Reason.RESOLVE_FAILED, FailureSource.RESOLVER, str(error))
-    except NetsondeError as error:
-        record.fail(Outcome.AGENT_ERROR, Reason.TX_ERROR, FailureSource.SELF, str(error))
     except Exception as error:  # a prober's bug must still give the lease a result
-        record.fail(
-            Outcome.AGENT_ERROR,
-            Reason.PROTOCOL_ERROR,
-            FailureSource.SELF,
-            f"internal error: {type(error).__name__}: {error}",
-        )
+        record.fail(*failure_of(error))
+
+
+def failure_of(error: Exception) -> RunFailure:
+    """Return the verdict on a run that ended with this exception."""
+    outcome, reason, source = Outcome.AGENT_ERROR, Reason.TX_ERROR, FailureSource.SELF
+    match error:
+        case TargetDeniedError():
+            outcome, reason, source = Outcome.REJECTED, Reason.DENIED, FailureSource.POLICY
+        case ResolveError():
+            outcome, source = Outcome.TARGET_ERROR, FailureSource.RESOLVER
+            reason = Reason.RESOLVE_FAILED
+        case RequestError() | ConfigError():  # what was asked for cannot be had here
+            outcome, reason = Outcome.REJECTED, Reason.DENIED
+        case RouteError():
+            outcome, reason = Outcome.TARGET_ERROR, Reason.NO_ROUTE
+        case NetsondeError():
+            pass
+        case _:
+            message = f"internal error: {type(error).__name__}: {error}"
+            return RunFailure(outcome, Reason.PROTOCOL_ERROR, source, message)
+    return RunFailure(outcome, reason, source, str(error))

@@ -9,13 +9,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from netsonde.clock import NS_PER_MS, NS_PER_US, Clock
+from netsonde.clock import NS_PER_MS, NS_PER_S, NS_PER_US, Clock
 from netsonde.errors import ResolveError
 from netsonde.model import FailureSource, Outcome, Reason
 from netsonde.probe.icmp_errors import explain_icmp, source_of
@@ -33,6 +33,8 @@ _TCP_INFO_RTT = struct.Struct("=I")
 _TCP_INFO_RTT_OFFSET = 68
 _TCP_INFO_TOTAL_RETRANS_OFFSET = 100
 _TCP_INFO_SIZE = 104
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the message that carries the stamp has the same number
+_TIMESPEC = struct.Struct("@ll")
 
 # The ICMP errors that end a connection attempt: unreachable and time exceeded, per family.
 _ENDING_TYPES = {4: (3, 11), 6: (1, 3)}
@@ -55,12 +57,16 @@ class SocketFailure(NamedTuple):
 
 
 class IcmpError(NamedTuple):
-    """An ICMP error that the kernel matched to a socket, and the router or host it came from."""
+    """An ICMP error that the kernel matched to a socket, and the router or host it came from.
+
+    `stamp_ns` is when the kernel received it (CLOCK_REALTIME), where the socket asked for stamps.
+    """
 
     version: int
     type: int
     code: int
     offender: str | None
+    stamp_ns: int | None = None
 
     @property
     def is_failure(self) -> bool:
@@ -90,7 +96,17 @@ def queued_icmp_error(sock: socket.socket) -> IcmpError | None:
             (socket.IPPROTO_IP, _IP_RECVERR),
             (socket.IPPROTO_IPV6, _IPV6_RECVERR),
         ):
-            return parse_icmp_error(data)
+            error = parse_icmp_error(data)
+            return error and error._replace(stamp_ns=kernel_stamp_ns(ancillary))
+    return None
+
+
+def kernel_stamp_ns(ancillary: Iterable[tuple[int, int, bytes]]) -> int | None:
+    """Return when the kernel received a message (SO_TIMESTAMPNS), where it says so."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(data) >= _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
+            return int(seconds) * NS_PER_S + int(nanoseconds)
     return None
 
 
@@ -157,15 +173,20 @@ def explain_oserror(error: OSError) -> SocketFailure:
 
 @dataclass(slots=True)
 class Attempt:
-    """One try to connect to one address; `sock` is there exactly when it succeeded."""
+    """One try to connect to one address; `sock` is there exactly when it succeeded.
+
+    `prepare`, where given, sets the new socket's options. `icmp` is the error that ended it.
+    """
 
     number: int
     address: str
     port: int
+    prepare: Callable[[socket.socket], None] | None = None
     started_ns: int | None = None
     ended_ns: int | None = None
     sock: socket.socket | None = None
     failure: SocketFailure | None = None
+    icmp: IcmpError | None = None
     syn_rtt_ns: int | None = None
     retransmits: int = 0
     superseded: bool = False
@@ -228,6 +249,8 @@ class Dialer:
         try:
             sock.setblocking(False)
             queue_icmp_errors(sock)
+            if attempt.prepare is not None:
+                attempt.prepare(sock)
             await self._connect(attempt, sock, address)
         except OSError as error:
             local = attempt.started_ns is None
@@ -248,7 +271,8 @@ class Dialer:
         else:
             attempt.ended_ns = self._clock.monotonic_ns()
         if code != 0:
-            attempt.failure = explain(code, local=local, icmp=queued_icmp_error(sock))
+            attempt.icmp = queued_icmp_error(sock)
+            attempt.failure = explain(code, local=local, icmp=attempt.icmp)
         elif sock.getsockname() == sock.getpeername():
             # A free ephemeral port can meet itself (simultaneous open): nobody listens there.
             attempt.failure = explain(errno.ECONNREFUSED, local=False)

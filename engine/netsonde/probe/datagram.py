@@ -7,7 +7,6 @@ over the ICMP errors that belong to it.
 import asyncio
 import errno
 import socket
-import struct
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
@@ -15,16 +14,16 @@ from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.errors import ResolveError
 from netsonde.model import FailureSource, Reason
 from netsonde.probe.connect import (
+    SO_TIMESTAMPNS,
     IcmpError,
     SocketFailure,
     explain,
+    kernel_stamp_ns,
     queue_icmp_errors,
     queued_icmp_error,
 )
 from netsonde.probe.targets import socket_address
 
-_SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the message that carries the stamp has the same number
-_TIMESPEC = struct.Struct("@ll")
 _DATAGRAM_MAX = 65_535
 _STRAYS_MAX = 1000  # a flood of forged answers must not keep the loop busy for a whole timeout
 _STEP_NS = NS_PER_MS  # wall clock against monotonic: slewing stays far below this, a step does not
@@ -38,6 +37,15 @@ class Answer(NamedTuple):
     rx_clock: str
 
 
+class Refusal(NamedTuple):
+    """Why no datagram came, after what time, and the ICMP error that said so."""
+
+    failure: SocketFailure
+    rtt_ns: int
+    rx_clock: str
+    icmp: IcmpError | None
+
+
 class DatagramSocket:
     """A connected UDP socket to one vetted address, on a port the kernel picks at random."""
 
@@ -47,8 +55,17 @@ class DatagramSocket:
         self.strays = 0
 
     @classmethod
-    def open(cls, clock: Clock, address: str, port: int) -> "Self | SocketFailure":
-        """Open and connect a socket; a failure to do so is this host's."""
+    def open(
+        cls,
+        clock: Clock,
+        address: str,
+        port: int,
+        prepare: Callable[[socket.socket], None] | None = None,
+    ) -> "Self | SocketFailure":
+        """Open and connect a socket; a failure to do so is this host's.
+
+        prepare, where given, sets its options.
+        """
         try:
             family, target = socket_address(address, port)
             sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -58,8 +75,10 @@ class DatagramSocket:
             return explain(error.errno or errno.EIO, local=True)
         try:
             sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             queue_icmp_errors(sock)
+            if prepare is not None:
+                prepare(sock)
             sock.connect(target)
         except OSError as error:
             sock.close()
@@ -82,36 +101,56 @@ class DatagramSocket:
 
         Datagrams that accept refuses are counted in `strays`.
         """
+        limit = SocketFailure(Reason.TIMEOUT, FailureSource.TARGET, "no answer in time")
+        try:
+            async with asyncio.timeout(timeout_ns / NS_PER_S):
+                found = await self.exchange(question, accept)
+        except TimeoutError:
+            return limit
+        if found is None:
+            return limit._replace(text=f"{_STRAYS_MAX} datagrams came and none was the answer")
+        return found.failure if isinstance(found, Refusal) else found
+
+    async def exchange(
+        self, question: bytes, accept: Callable[[bytes], bool]
+    ) -> Answer | Refusal | None:
+        """Send question and return the first datagram that accept takes, however long that takes.
+
+        None: too many came that were not the answer.
+        """
         before = (self._clock.realtime_ns(), self._clock.monotonic_ns())
         try:
             self._sock.send(question)
         except OSError as error:
-            return explain(error.errno or errno.EIO, local=True)
-        limit = SocketFailure(Reason.TIMEOUT, FailureSource.TARGET, "no answer in time")
-        try:
-            async with asyncio.timeout(timeout_ns / NS_PER_S):
-                while self.strays < _STRAYS_MAX:
-                    received = await self._receive(before)
-                    if isinstance(received, SocketFailure) or accept(received.data):
-                        return received
-                    self.strays += 1
-        except TimeoutError:
-            return limit
-        return limit._replace(text=f"{_STRAYS_MAX} datagrams came and none was the answer")
+            return Refusal(explain(error.errno or errno.EIO, local=True), 0, "user", None)
+        while self.strays < _STRAYS_MAX:
+            found = await self._receive(before)
+            if isinstance(found, Refusal) or accept(found.data):
+                return found
+            self.strays += 1
+        return None
 
-    async def _receive(self, before: tuple[int, int]) -> Answer | SocketFailure:
+    async def _receive(self, before: tuple[int, int]) -> Answer | Refusal:
         while True:
             await _readable(self._sock)
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(_DATAGRAM_MAX, 128)
             except BlockingIOError:
                 if (icmp := queued_icmp_error(self._sock)) is not None and icmp.is_failure:
-                    return _explain(errno.EHOSTUNREACH, icmp)
+                    return self._refusal(errno.EHOSTUNREACH, icmp, before)
                 continue
             except OSError as error:
-                return _explain(error.errno or errno.EIO, queued_icmp_error(self._sock))
-            now = (self._clock.realtime_ns(), self._clock.monotonic_ns())
-            return Answer(data, *_round_trip(before, now, _kernel_stamp_ns(ancillary)))
+                icmp = queued_icmp_error(self._sock)
+                return self._refusal(error.errno or errno.EIO, icmp, before)
+            return Answer(data, *self._timed(before, kernel_stamp_ns(ancillary)))
+
+    def _refusal(self, code: int, icmp: IcmpError | None, before: tuple[int, int]) -> Refusal:
+        timed = self._timed(before, None if icmp is None else icmp.stamp_ns)
+        return Refusal(_explain(code, icmp), *timed, icmp)
+
+    def _timed(self, before: tuple[int, int], stamp_ns: int | None) -> tuple[int, str]:
+        now = (self._clock.realtime_ns(), self._clock.monotonic_ns())
+        return _round_trip(before, now, stamp_ns)
 
 
 def _explain(code: int, icmp: IcmpError | None) -> SocketFailure:
@@ -119,14 +158,6 @@ def _explain(code: int, icmp: IcmpError | None) -> SocketFailure:
     if failure.reason is Reason.UNREACHABLE_PORT:  # how a host says that a UDP port is closed
         return failure._replace(reason=Reason.REFUSED)
     return failure
-
-
-def _kernel_stamp_ns(ancillary: list[tuple[int, int, bytes]]) -> int | None:
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(data) >= _TIMESPEC.size:
-            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
-            return int(seconds) * NS_PER_S + int(nanoseconds)
-    return None
 
 
 def _round_trip(

@@ -33,10 +33,11 @@ from netsonde.wire.reports import (
     merge_result,
     timed_item,
 )
-from netsonde.wire.specs import build_spec, convert_spec
+from netsonde.wire.specs import ANY_HOST, build_spec, check_spec, convert_spec, host_specs
 
 __all__ = [
     "ADMIN_MAX_BYTES",
+    "ANY_HOST",
     "BODY_MAX_BYTES",
     "ITEM_MAX_BYTES",
     "JSON_DEPTH_MAX",
@@ -51,6 +52,7 @@ __all__ = [
     "ReportIn",
     "ReportItem",
     "build_spec",
+    "check_spec",
     "classify",
     "convert_spec",
     "decode",
@@ -65,6 +67,7 @@ __all__ = [
     "encode_result",
     "error_body",
     "fragment",
+    "host_specs",
     "item_lease_id",
     "lease_deadline_ns",
     "merge_result",

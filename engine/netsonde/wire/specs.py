@@ -1,8 +1,9 @@
 """What people write into specs: a target and options, checked with messages for people."""
 
+import functools
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,12 +11,24 @@ import msgspec
 from msgspec import inspect
 
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.model import SPEC_TYPES, TARGET_FIELDS, TaskKind, TaskSpec, TraceSpec
+from netsonde.model import (
+    HOST_MAX,
+    SPEC_TYPES,
+    TARGET_FIELDS,
+    Family,
+    PingSpec,
+    TaskKind,
+    TaskSpec,
+    TraceSpec,
+)
 from netsonde.wire.codec import validation_error
 
 # RFC 1123 2.1 labels, and the underscore that service names use (RFC 8552).
 _LABEL = re.compile(r"^[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$")
-_FIELD = re.compile(r"^\$\.(\w+)")
+# What `ipaddress` takes for IPv4, found ten times as fast.
+_DOTTED = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.|\Z)){4}(?<!\.)\Z")
+_FIELD = re.compile(r"^\$\.(\w+)(?:\.(\w+))?$")
+ANY_HOST = "192.0.2.1"  # RFC 5737
 
 
 def build_spec(kind: TaskKind, target: str, options: Mapping[str, Any]) -> TaskSpec:
@@ -26,13 +39,57 @@ def build_spec(kind: TaskKind, target: str, options: Mapping[str, Any]) -> TaskS
     Raises:
         RequestError: ERR_VALIDATION naming the field and what is allowed.
     """
-    known = {field.encode_name for field in msgspec.structs.fields(SPEC_TYPES[kind])}
+    known = _fields_of(kind)
     for name in options:
         if name not in known:
             raise _refusal(name, f"{kind} has no option {name}; it has {', '.join(sorted(known))}")
+        _check_inner(kind, name, options[name])
     fields = {name: value for name, value in options.items() if value is not None}
     fields |= _target_fields(kind, target.strip(), fields)
     return convert_spec({"kind": kind.value, **fields})
+
+
+def host_specs(kind: TaskKind, options: Mapping[str, Any]) -> Callable[[str], TaskSpec]:
+    """Check the options of a kind that measures hosts, once for all; return `build_spec` for them.
+
+    Raises:
+        RequestError: an option is wrong; names the field and what is allowed.
+    """
+    name = TARGET_FIELDS[kind]
+    any_host = build_spec(kind, ANY_HOST, options)
+
+    def spec_of(host: str) -> TaskSpec:
+        checked = _checked_host(name, host.strip())
+        if len(checked) > HOST_MAX:
+            return build_spec(kind, host, options)  # refuses it
+        return msgspec.structs.replace(any_host, **{name: checked})
+
+    return spec_of
+
+
+@functools.cache
+def _fields_of(kind: TaskKind) -> frozenset[str]:
+    """Return the names of a spec's fields; msgspec evaluates annotations to tell."""
+    return frozenset(field.encode_name for field in msgspec.structs.fields(SPEC_TYPES[kind]))
+
+
+def _check_inner(kind: TaskKind, name: str, value: Any) -> None:
+    """Refuse a misspelt field of an option that is a structure: it would be passed over."""
+    if not isinstance(value, Mapping):
+        return
+    info = inspect.type_info(SPEC_TYPES[kind])
+    known = sorted(_inner_fields(_type_of(info, name)))
+    for inner in value:
+        if known and inner not in known:
+            message = f"{name} has no field {inner}; it has {', '.join(known)}"
+            raise _refusal(f"{name}.{inner}", message)
+
+
+def _inner_fields(info: inspect.Type | None) -> Iterator[str]:
+    types = info.types if isinstance(info, inspect.UnionType) else (info,)
+    for one in types:
+        if isinstance(one, inspect.StructType):
+            yield from (field.encode_name for field in one.fields)
 
 
 def convert_spec(fields: Mapping[str, Any]) -> TaskSpec:
@@ -50,13 +107,56 @@ def convert_spec(fields: Mapping[str, Any]) -> TaskSpec:
         spec: TaskSpec = msgspec.convert(dict(fields), type_)
     except msgspec.ValidationError as error:
         raise _explained(type_, fields, error) from error
+    check_spec(spec)
+    return spec
+
+
+def check_spec(spec: TaskSpec) -> None:
+    """Check what no field can tell by itself; of a spec that nobody wrote by hand too.
+
+    Raises:
+        RequestError: ERR_VALIDATION naming the field and what is allowed.
+    """
     if isinstance(spec, TraceSpec) and spec.first_hop > spec.max_hops:
         raise _refusal(
             "first_hop",
             f"first_hop must be a whole number from 1 to max_hops, {spec.max_hops}, "
             f"not {spec.first_hop}",
         )
-    return spec
+    if isinstance(spec, PingSpec):
+        _check_method(spec)
+        if spec.source is not None:
+            _check_source(spec.source, spec.family)
+        if spec.interface is not None:
+            _check_interface(spec.interface)
+
+
+def _check_method(spec: PingSpec) -> None:
+    if spec.method == "icmp" and spec.port is not None:
+        raise _refusal("port", f"port {spec.port} is for method tcp or udp, not icmp: leave it out")
+    if spec.method != "icmp" and spec.port is None:
+        raise _refusal(
+            "port", f"port must be a whole number from 1 to 65535 with method {spec.method}"
+        )
+    if spec.method == "tcp" and spec.size != PingSpec(host="any").size:
+        raise _refusal("size", "size is for method icmp or udp, a connect has none: leave it out")
+
+
+def _check_interface(name: str) -> None:
+    """Refuse what the kernel allows no interface to be called (dev_valid_name, net/core/dev.c)."""
+    if not name.isprintable() or " " in name or "/" in name or name in (".", ".."):
+        raise _refusal("interface", f"interface must be the name of an interface, not {name!r}")
+
+
+def _check_source(source: str, family: Family) -> None:
+    allowed = f"source must be an IP address of this host, not {source!r}"
+    try:
+        version = ipaddress.ip_address(source).version
+    except ValueError as error:
+        raise _refusal("source", allowed) from error
+    if family not in ("any", version):
+        raise _refusal("source", f"source must be an IPv{family} address, as family says, "
+                                 f"not {source!r}")  # fmt: skip
 
 
 def _target_fields(kind: TaskKind, target: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +225,8 @@ def _checked_url(url: str) -> str:
 
 
 def _is_address(text: str) -> bool:
+    if _DOTTED.match(text):
+        return True
     try:
         ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -147,13 +249,26 @@ def _explained(
     match = _FIELD.match(refusal.violations[0][0])
     if match is None:
         return refusal
-    name = match[1]
-    for field in inspect.type_info(type_).fields:  # type: ignore[attr-defined]
-        if field.encode_name == name:
-            allowed = _allowed(field.type)
-            if allowed:
-                return _refusal(name, f"{name} must be {allowed}, not {fields.get(name)!r}")
+    outer, inner = match.groups()
+    name, info, value = outer, _type_of(inspect.type_info(type_), outer), fields.get(outer)
+    if inner is not None and isinstance(value, Mapping):
+        name, info, value = inner, _type_of(info, inner), value.get(inner)
+    if info is not None and (allowed := _allowed(info)):
+        return _refusal(
+            ".".join(filter(None, match.groups())), f"{name} must be {allowed}, not {value!r}"
+        )
     return refusal
+
+
+def _type_of(info: inspect.Type | None, name: str) -> inspect.Type | None:
+    """Return the type of a structure's field."""
+    if isinstance(info, inspect.UnionType):
+        info = next((one for one in info.types if isinstance(one, inspect.StructType)), None)
+    for field in getattr(info, "fields", ()):
+        if field.encode_name == name:
+            found: inspect.Type = field.type
+            return found
+    return None
 
 
 def _allowed(type_: inspect.Type) -> str | None:
@@ -161,6 +276,10 @@ def _allowed(type_: inspect.Type) -> str | None:
     match type_:
         case inspect.IntType(ge=int() as low, le=int() as high):
             text = f"a whole number from {low} to {high}"
+        case inspect.FloatType(ge=float() | int() as low, le=float() | int() as high):
+            text = f"a number from {low:g} to {high:g}"
+        case inspect.FloatType(gt=float() | int() as low, le=float() | int() as high):
+            text = f"a number above {low:g}, at most {high:g}"
         case inspect.LiteralType(values=values):
             text = "one of " + ", ".join(str(value) for value in values)
         case inspect.BoolType():

@@ -62,6 +62,24 @@ async def test_work_of_an_original_control_plane_is_done(
     assert sorted(reported(transport)) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("made", "is_columnar"),
+    [(RustControlPlane, False), (GoControlPlane, False), (ScriptedControlPlane, True)],
+)
+async def test_columns_are_for_control_planes_that_know_them(
+    clock: ManualClock, tmp_path: Path, made: Plane, is_columnar: bool
+) -> None:
+    plane = made(clock)
+    plane.leases = [lease(1)]
+    probers = gated()
+    probers[PING].gate.set()
+    transport = MemoryControlPlaneTransport(plane, clock)
+    async with started(make_agent(clock, tmp_path, transport, probers)):
+        await run_for(clock, 30)
+
+    assert [record.columnar for record in probers[PING].records] == [is_columnar]
+
+
 @pytest.mark.parametrize("original", ORIGINALS)
 async def test_the_originals_quotas_are_kept(
     clock: ManualClock, tmp_path: Path, original: Plane

@@ -1,5 +1,6 @@
 """Settings: where they come from, who wins, and what a wrong one is told."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ def test_a_file_has_every_setting(tmp_path: Path) -> None:
         report_interval_ms = 100
         drain_timeout_s = 1.5
         target_starts_per_s = 2
+        packets_per_s = 1000
+        ping_packets_per_s = 500.5
+        prefix_packets_per_s = 50
+        target_packets_per_s = 0
+        ping_backends = ["packet", "raw"]
         spool_rows = 10
         spool_bytes = 1048576
         log_level = "debug"
@@ -81,6 +87,11 @@ def test_a_file_has_every_setting(tmp_path: Path) -> None:
         report_interval_ms=100,
         drain_timeout_s=1.5,
         target_starts_per_s=2.0,
+        packets_per_s=1000.0,
+        ping_packets_per_s=500.5,
+        prefix_packets_per_s=50.0,
+        target_packets_per_s=0.0,
+        ping_backends=("packet", "raw"),
         spool_rows=10,
         spool_bytes=1 << 20,
         log_level="debug",
@@ -97,6 +108,8 @@ def test_the_environment_writes_the_same_as_text() -> None:
         "NETSONDE_CLAIM_WAIT_S": "2.5",
         "NETSONDE_SPOOL_ROWS": "10",
         "NETSONDE_LOG_JSON": "TRUE",
+        "NETSONDE_PING_BACKENDS": "raw, datagram",
+        "NETSONDE_PACKETS_PER_S": "2e3",
         "NETSONDE_AGENT_ID": "4",
         "NETSONDE_AUTH_TOKEN": "t",
     }
@@ -107,6 +120,7 @@ def test_the_environment_writes_the_same_as_text() -> None:
     assert config.targets == ("public", "10.0.0.0/8")
     assert (config.claim_wait_s, config.spool_rows, config.log_json) == (2.5, 10, True)
     assert (config.agent_id, config.auth_token) == (4, "t")
+    assert (config.ping_backends, config.packets_per_s) == (("raw", "datagram"), 2000.0)
 
 
 def test_the_original_agents_names_are_understood() -> None:
@@ -164,6 +178,17 @@ def test_later_sources_win_and_tables_add_up(tmp_path: Path) -> None:
         ("spool_rows = true", "spool_rows must be a whole number"),
         ("drain_timeout_s = -1", "drain_timeout_s must be a number from 0 to 3600, not -1"),
         ("drain_timeout_s = nan", "drain_timeout_s must be a number"),
+        ("packets_per_s = -1", "packets_per_s must be a number from 0 to 1e.09, not -1"),
+        ('ping_packets_per_s = "x"', "ping_packets_per_s must be a number from 0 to"),
+        ("prefix_packets_per_s = inf", "prefix_packets_per_s must be a number from 0 to"),
+        ("target_packets_per_s = true", "target_packets_per_s must be a number from 0 to"),
+        (
+            'ping_backends = ["smoke"]',
+            "line 2: ping_backends must list some of header, raw, packet, datagram, each once",
+        ),
+        ("ping_backends = []", "ping_backends must list some of"),
+        ('ping_backends = ["raw", "raw"]', "ping_backends must list some of"),
+        ("ping_backends = 4", "ping_backends must list some of"),
         ("claim_wait_s = 56", "claim_wait_s must be a number from 0 to 55"),
         ('targets = ["privat"]', 'line 2: targets: "privat" is not "public", "private" or a'),
         ('deny = "10.0.0.1/8"', r'line 2: deny: "10.0.0.1/8" has host bits set'),
@@ -257,10 +282,12 @@ def test_the_manual_has_every_setting_with_its_default() -> None:
     assert list(table) == list(config.__struct_fields__)
     for name in ("spool_rows", "spool_bytes", "report_interval_ms", "log_level"):
         assert table[name] == str(getattr(config, name))
-    for name in ("drain_timeout_s", "target_starts_per_s"):
+    rates = [name for name in config.__struct_fields__ if name.endswith("packets_per_s")]
+    for name in ("drain_timeout_s", "target_starts_per_s", *rates):
         assert float(table[name]) == getattr(config, name)
     told = ", ".join(f"{kind} {slots}" for kind, slots in config.capacities.items())
     assert table["capacities"] == told
+    assert table["ping_backends"] == json.dumps(config.ping_backends)
     assert table["state_dir"] == str(config.state_dir)
 
 

@@ -105,10 +105,25 @@ async def test_a_lease_becomes_a_durable_result_and_the_slot_is_free(
         assert (result["lease_id"], result["outcome"], result["cancelled"]) == (1, "ok", False)
         assert result["scheduled_at"] == "2026-01-01T00:00:00Z"
         assert result["env"]["policy_version"] == "abc"
+        assert result["env"]["clock"] == made.clock.quality().as_env()
         assert made.leases.state(1) is LeaseState.FINISHED
         assert made.worker.free() == {PING: 4}
         assert (made.kept, made.freed) == (1, 1)
         assert made.worker.idle.is_set()
+
+
+@pytest.mark.parametrize("is_columnar", [True, False])
+async def test_a_prober_is_told_whether_the_reader_knows_columns(
+    bench: Callable[..., Bench], is_columnar: bool
+) -> None:
+    prober = GatedProber(PING)
+    prober.gate.set()
+    made = bench(prober)
+    made.worker.is_columnar = lambda: is_columnar
+    async with made.running():
+        made.grant(make_lease(1))
+        await made.clock.settle()
+    assert prober.records[0].columnar is is_columnar
 
 
 async def test_a_lease_that_is_granted_again_before_its_measurement_has_ended(

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
-from netsonde.probe.datagram import _kernel_stamp_ns, _round_trip
+from netsonde.probe.connect import kernel_stamp_ns
+from netsonde.probe.datagram import _round_trip
 
 WALL = 1_700_000_000 * NS_PER_S
 
@@ -47,6 +48,6 @@ def test_no_stamp_and_no_step_makes_a_round_trip_wrong(
 def test_the_stamp_is_found_among_other_messages() -> None:
     stamp = struct.pack("@ll", 17, 23)
 
-    assert _kernel_stamp_ns([(0, 2, b"\0\0\0\0"), (1, 35, stamp)]) == 17 * NS_PER_S + 23
-    assert _kernel_stamp_ns([(1, 35, b"short")]) is None
-    assert _kernel_stamp_ns([]) is None
+    assert kernel_stamp_ns([(0, 2, b"\0\0\0\0"), (1, 35, stamp)]) == 17 * NS_PER_S + 23
+    assert kernel_stamp_ns([(1, 35, b"short")]) is None
+    assert kernel_stamp_ns([]) is None

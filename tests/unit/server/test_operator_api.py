@@ -66,6 +66,19 @@ async def test_a_check_once_is_one_task_per_target(caller: Caller) -> None:
     assert listed == {"checks": [made], "cursor": None}
 
 
+async def test_a_ping_is_leased_with_all_it_was_asked_for(caller: Caller) -> None:
+    agent = await caller.register()
+    spec = {
+        "method": "tcp", "port": 443, "addresses": "all", "dscp": 46, "source": "192.0.2.9",
+        "expect": {"loss_pct_max": 5.0, "p95_ms_max": 20.0},
+    }  # fmt: skip
+    check = {"kind": "ping", "targets": ["example.net"], "spec": spec}
+    status, _, _ = await caller.operator("POST", "/v1/checks", check)
+    assert status == 201
+    (lease,) = await agent.claim(capacities={"ping": 1})
+    assert lease["spec"] == {"kind": "ping", "host": "example.net"} | spec
+
+
 @pytest.mark.parametrize(
     ("check", "path", "said"),
     [
@@ -82,6 +95,16 @@ async def test_a_check_once_is_one_task_per_target(caller: Caller) -> None:
             {"kind": "ping", "targets": ["192.0.2.1"], "spec": {"host": "a"}},
             "$.spec.host",
             "targets",
+        ),
+        (
+            {"kind": "ping", "targets": ["192.0.2.1"], "spec": {"method": "tcp"}},
+            "$.targets[0]",
+            "port must be a whole number from 1 to 65535",
+        ),
+        (
+            {"kind": "ping", "targets": ["192.0.2.1"], "spec": {"expect": {"loss": 1}}},
+            "$.targets[0]",
+            "expect has no field loss",
         ),
         ({"kind": "quic", "targets": ["x"]}, "$.kind", "quic"),
         ({"kind": "tcp", "targets": []}, "$.targets", "1 to 1000"),

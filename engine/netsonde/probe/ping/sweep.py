@@ -1,0 +1,234 @@
+"""Ping for a stream of targets of any length, in constant memory.
+
+A target costs no task unless it is a name to be resolved or pinged by tcp or udp, and nothing once
+its packets have ended.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from netsonde import wire
+from netsonde.clock import Clock
+from netsonde.errors import NetsondeError, RequestError, ResolveError
+from netsonde.model import HOST_MAX, Measurement, PingSpec
+from netsonde.probe.base import INTERRUPTED, Moment, Recorder, failure_of
+from netsonde.probe.ping.prober import (
+    PingProber,
+    Prepared,
+    family_of,
+    new_run,
+    run_all,
+    summarise_nothing,
+)
+from netsonde.probe.ping.run import Completion, PingRun
+from netsonde.probe.ping.ways import Wanted
+from netsonde.probe.targets import literal
+
+WINDOW = 8192  # targets at once: 10 MB, and 8000 a second when nobody answers
+LOOK_UPS_MAX = 64  # names being resolved at once
+TURN = 256  # targets after which the loop gets its turn, however fast they come and end
+
+
+@dataclass(eq=False, slots=True)
+class Pinged:
+    """A target and its runs, all ended, or why none was begun or gone on with."""
+
+    target: str
+    spec: PingSpec
+    began: Moment
+    prepared: Prepared = field(default_factory=lambda: Prepared([]))
+    error: Exception | None = None
+    is_cancelled: bool = False
+
+    @property
+    def runs(self) -> list[PingRun]:
+        """One run per address."""
+        return self.prepared.runs
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything to tell: it was not cancelled before its turn came."""
+        return bool(self.runs) or self.error is not None
+
+
+MakeSpec = Callable[[str], PingSpec]
+OnEnd = Callable[[Pinged], None]
+OnPacket = Callable[[Pinged, PingRun, Completion], None]
+
+
+class Sweep:
+    """Pings targets as they come.
+
+    spec_of makes the spec of a target, or raises RequestError for one that is no host, which then
+    cannot be resolved. on_end is called with each target in the order in which they end; what it
+    wants to know of the runs it must read then. on_packet, where given, is called for every
+    completion. Neither may raise.
+    """
+
+    def __init__(
+        self,
+        prober: PingProber,
+        spec_of: MakeSpec,
+        on_end: OnEnd,
+        *,
+        on_packet: OnPacket | None = None,
+        window: int = WINDOW,
+    ) -> None:
+        self._prober = prober
+        self._spec_of = spec_of
+        self._on_end = on_end
+        self._on_packet = on_packet
+        self.free = window  # targets that there is room for
+        self._window = window
+        self._ended = asyncio.Event()
+        self._look_ups = asyncio.Semaphore(LOOK_UPS_MAX)
+        self._running: set[Pinged] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every target that was offered has ended."""
+        return self.free == self._window
+
+    async def run(self, targets: AsyncIterable[str]) -> None:
+        """Ping every target and return when all have ended.
+
+        When it is cancelled, `on_end` gets what was seen of those under way.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                offered = 0
+                async for target in targets:
+                    while not self.free:
+                        await self.end()
+                    offered += 1
+                    if offered % TURN == 0:
+                        await asyncio.sleep(0)
+                    if (beginning := self.offer(target)) is not None:
+                        group.create_task(beginning)
+            while not self.is_idle:
+                await self.end()
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            await self.abandon()
+
+    async def end(self) -> None:
+        """Wait until some target ends."""
+        self._ended.clear()
+        await self._ended.wait()
+
+    def offer(self, target: str) -> Coroutine[Any, Any, None] | None:
+        """Begin a target, for which there must be room; what has to wait is returned."""
+        self.free -= 1
+        pinged = self._accept(target)
+        if pinged is None or self._begin_at_once(pinged):
+            return None
+        return self._begin(pinged)
+
+    async def abandon(self) -> None:
+        """End what is still running, and tell what was seen of it."""
+        for pinged in self._running:
+            pinged.is_cancelled = True
+        try:
+            await self._prober.stop([run for pinged in self._running for run in pinged.runs])
+        finally:
+            while self._running:
+                self._end(self._running.pop())
+
+    def _accept(self, target: str) -> Pinged | None:
+        """Make a target's spec; None: it is no host, and has ended with that."""
+        try:
+            return Pinged(target, self._spec_of(target), Moment.now(self._prober.clock))
+        except RequestError as error:
+            self._end(no_host(target, error, self._prober.clock))
+            return None
+
+    def _begin_at_once(self, pinged: Pinged) -> bool:
+        """Begin what needs no waiting: an address, the usual way out, no question of its size."""
+        spec = pinged.spec
+        try:
+            wire.check_spec(spec)
+            addresses = literal(spec.host, family_of(spec))
+            if not addresses or spec.df or spec.method != "icmp":
+                return False
+            self._prober.resolver.policy.check(addresses[0])
+            lane = self._prober.lane(6 if ":" in addresses[0] else 4)
+            wanted = Wanted(spec.source, spec.interface, spec.mark)
+            path = lane.ways.known(addresses[0], wanted)
+            if path is None:
+                return False
+            run = new_run(spec, addresses[0], lane.driver, path)
+            run.on_end = partial(self._run_ended, pinged)
+            self._enter(pinged, Prepared([run]))
+            lane.driver.start(run)
+        except NetsondeError as error:
+            pinged.error = error
+            self._end(pinged)
+        return True
+
+    async def _begin(self, pinged: Pinged) -> None:
+        """Begin what may have to wait, and see it through."""
+        try:
+            async with self._look_ups:
+                prepared = await self._prober.prepare_all(pinged.spec)
+            self._enter(pinged, prepared)
+            await run_all(prepared.runs)
+        except asyncio.CancelledError:
+            pinged.is_cancelled = True
+            raise
+        except Exception as error:  # a bug must still give the target a result
+            pinged.error = error
+        finally:
+            self._running.discard(pinged)
+            self._end(pinged)
+
+    def _enter(self, pinged: Pinged, prepared: Prepared) -> None:
+        pinged.prepared = prepared
+        self._running.add(pinged)
+        if self._on_packet is not None:
+            for run in prepared.runs:
+                run.on_packet = partial(self._on_packet, pinged)
+
+    def _run_ended(self, pinged: Pinged, run: PingRun) -> None:
+        """Take the end of the only run of a target that was begun at once."""
+        pinged.error = run.failure
+        self._running.discard(pinged)
+        self._end(pinged)
+
+    def _end(self, pinged: Pinged) -> None:
+        self.free += 1
+        self._ended.set()
+        try:
+            self._on_end(pinged)
+        finally:
+            for run in pinged.runs:
+                run.carrier.forget(run)
+                run.on_end = run.on_packet = None  # they hold pinged: nobody need look for cycles
+
+
+def no_host(target: str, error: RequestError, clock: Clock) -> Pinged:
+    """Make of a target that is no host, as error says, one that was not resolved."""
+    spec = PingSpec(host=target[:HOST_MAX])
+    return Pinged(target, spec, Moment.now(clock), error=ResolveError(str(error)))
+
+
+def measurement_of(prober: PingProber, pinged: Pinged, env: dict[str, Any]) -> Measurement:
+    """Return a target's result as `PingProber.run` would have it; call it in `on_end`."""
+    record = Recorder(prober.clock, env, began=pinged.began)
+    spec, prepared = pinged.spec, pinged.prepared
+    if pinged.error is not None:
+        summarise_nothing(spec, pinged.error, record)
+        record.fail(*failure_of(pinged.error))
+    elif not prepared.runs:
+        summarise_nothing(spec, asyncio.CancelledError(), record)
+        record.fail(*INTERRUPTED)
+    elif pinged.is_cancelled:
+        prober.observe(spec, prepared, record, cancelled=True)
+        record.fail(*INTERRUPTED)
+    else:
+        prober.observe(spec, prepared, record, cancelled=False)
+        prober.judge(spec, prepared.runs, record)
+    return record.measurement()
