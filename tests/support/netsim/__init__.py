@@ -1,0 +1,54 @@
+"""A network simulator: one process on the far end of a veth pair that plays a whole topology.
+
+    with simulated(load_scenario(SCENARIOS / "lossy_hostile.toml")) as network:
+        ...  # probe from network.host
+    truth = network.stop()  # also within the block
+
+The program beside this file is C and knows the truth exactly: what arrived when, what was decided,
+what was handed to the kernel when, what was injected.
+"""
+
+from pathlib import Path
+
+from support.netsim.network import SimulatedNetwork, SimulatorError, simulated
+from support.netsim.scenario import (
+    Scenario,
+    ScenarioError,
+    load_scenario,
+    make_scenario,
+    parse_scenario,
+)
+from support.netsim.truth import (
+    GENUINE,
+    Answer,
+    Fate,
+    Kind,
+    Probe,
+    Target,
+    Totals,
+    Truth,
+    TruthHoleError,
+)
+
+SCENARIOS = Path(__file__).resolve().parent / "scenarios"
+
+__all__ = [
+    "GENUINE",
+    "SCENARIOS",
+    "Answer",
+    "Fate",
+    "Kind",
+    "Probe",
+    "Scenario",
+    "ScenarioError",
+    "SimulatedNetwork",
+    "SimulatorError",
+    "Target",
+    "Totals",
+    "Truth",
+    "TruthHoleError",
+    "load_scenario",
+    "make_scenario",
+    "parse_scenario",
+    "simulated",
+]
