@@ -2,6 +2,8 @@
 
 usage: python -m benches [NAME …] [--quick] [--strict] [--json]
 
+A name stands for several benches or is the module of one.
+
 The table goes to standard output, progress to standard error. The exit status is 1 when a budget
 is missed and, with --strict, when a rival is missing.
 """
@@ -17,6 +19,7 @@ from benches.harness import (
     MissingRivalError,
     Row,
     Scale,
+    UnableError,
     interleave,
     judge,
     load,
@@ -39,7 +42,8 @@ def run(name: str, scale: Scale) -> list[Row]:
     gc.collect()
     gc.disable()  # a collection in the middle of a rival's run would flatter us
     try:
-        figures = interleave(able, scale.runs)
+        with bench.resources:
+            figures = interleave(able, bench.runs or scale.runs)
     finally:
         gc.enable()
     say(f"{name}: {time.monotonic() - begun:.0f} s")
@@ -54,10 +58,15 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="a missing rival fails")
     parser.add_argument("--json", action="store_true", help="rows as JSON")
     chosen = parser.parse_args()
-    if unknown := sorted(set(chosen.names) - set(BENCHES)):
+    modules = {module: (module,) for several in BENCHES.values() for module in several}
+    if unknown := sorted(set(chosen.names) - set(BENCHES) - set(modules)):
         parser.error(f"no bench {', '.join(unknown)}: there are {', '.join(BENCHES)}")
     scale = Scale.QUICK if chosen.quick else Scale.FULL
-    rows = [row for name in chosen.names or BENCHES for row in run(name, scale)]
+    named = [(BENCHES | modules)[name] for name in chosen.names or BENCHES]
+    try:
+        rows = [row for several in named for module in several for row in run(module, scale)]
+    except UnableError as error:
+        parser.exit(2, f"benches: {error}\n")
     print(json.dumps([row.as_dict() for row in rows], indent=1) if chosen.json else table(rows))
     if missed := [row for row in rows if row.met is False]:
         say(f"{len(missed)} of {len(rows)} budgets missed")

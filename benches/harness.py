@@ -1,27 +1,33 @@
 """What every bench is made of: contestants, interleaved runs, budgets and the table of rows.
 
-A bench is a file: a line in BENCHES, and a module whose `bench(scale)` returns a `Bench`. A
+A bench is a file: a word in BENCHES, and a module whose `bench(scale)` returns a `Bench`. A
 contestant is a callable that does the whole measured thing once and returns its figures by name;
-ours is the one called OURS. Figures of different machines or minutes are not compared: a budget is
-a ratio of two contestants of the same round, or an absolute figure where there is no rival.
+ours is the one called OURS, or another that the budget names. Figures of different machines or
+minutes are not compared: a budget is a ratio of two contestants of the same round, or an absolute
+figure where there is no rival.
 """
 
+import contextlib
 import importlib
+import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Literal
 
-BENCHES = {"heap": "bench_deadlines"}
+BENCHES = {
+    "heap": ("bench_deadlines",),
+    "ping": ("bench_ping", "bench_in_flight", "bench_footprint"),
+}
 OURS = "netsonde"
 
 
 class Scale(Enum):
     """How long a bench takes: runs of each contestant, and what budgets are relaxed by."""
 
-    ONCE = 1, 1.0  # small, and no budget of a ratio fails: shows that everything still runs
+    ONCE = 1, math.inf  # small, and no noisy budget fails: shows that everything still runs
     QUICK = 3, 0.25
     FULL = 7, 0.0
 
@@ -38,9 +44,15 @@ class MissingRivalError(Exception):
     """A contestant cannot run on this host; the message says what it lacks."""
 
 
+class UnableError(Exception):
+    """A whole bench cannot run on this host; the message says what it needs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """One line that must hold: a figure of ours, alone or against a rival's.
+
+    `ours` names the contestant of ours, where a bench has several.
 
     `quotient` says which way round the ratio is, so that `at_least` reads as written in the table
     of budgets: "15x faster" is rival/ours of a duration, "0.93 of the rate" is ours/rival. Figures
@@ -50,6 +62,7 @@ class Budget:
     id: str
     figure: str
     unit: str
+    ours: str = OURS
     rival: str | None = None
     quotient: Literal["ours/rival", "rival/ours"] = "ours/rival"
     at_least: float | None = None
@@ -59,10 +72,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Bench:
-    """Contestants by name, or why one cannot run, and the budgets between them."""
+    """Contestants by name, or why one cannot run, and the budgets between them.
+
+    `runs` is for a bench whose number of rounds is not its scale's. `resources` are what its
+    contestants share; whoever loaded the bench closes them.
+    """
 
     contestants: Mapping[str, Contestant | MissingRivalError]
     budgets: Sequence[Budget]
+    runs: int | None = None
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +91,7 @@ class Row:
     id: str
     figure: str
     unit: str
+    contestant: str
     ours: float
     rival: str | None
     theirs: float | None
@@ -84,9 +104,13 @@ class Row:
         return asdict(self)
 
 
-def load(name: str, scale: Scale) -> Bench:
-    """Prepare the bench of this name."""
-    made: Bench = importlib.import_module(f"benches.{BENCHES[name]}").bench(scale)
+def load(module: str, scale: Scale) -> Bench:
+    """Prepare the bench of this module.
+
+    Raises:
+        UnableError: this host does not let it run.
+    """
+    made: Bench = importlib.import_module(f"benches.{module}").bench(scale)
     return made
 
 
@@ -124,14 +148,15 @@ def judge(bench: Bench, figures: Figures, slack: float) -> list[Row]:
 
 def judge_one(budget: Budget, figures: Figures, slack: float) -> Row:
     """Make a row of a budget. Its ratio is the median of the rounds' ratios."""
-    ours = [run[budget.figure] for run in figures[OURS]]
+    ours = [run[budget.figure] for run in figures[budget.ours]]
     theirs = None
     measured: float | None = statistics.median(ours)
     if budget.rival is not None:
         theirs = [run[budget.figure] for run in figures.get(budget.rival, ())]
-        ratios = [mine / other for mine, other in zip(ours, theirs, strict=False)]
+        pairs = list(zip(ours, theirs, strict=False))
         if budget.quotient == "rival/ours":
-            ratios = [1 / ratio for ratio in ratios]
+            pairs = [(other, mine) for mine, other in pairs]
+        ratios = [dividend / divisor for dividend, divisor in pairs]
         measured = statistics.median(ratios) if ratios else None
     least = None if budget.at_least is None else budget.at_least * (1 - slack)
     most = None if budget.at_most is None else budget.at_most * (1 + slack)
@@ -144,6 +169,7 @@ def judge_one(budget: Budget, figures: Figures, slack: float) -> Row:
         id=budget.id,
         figure=budget.figure,
         unit=budget.unit,
+        contestant=budget.ours,
         ours=statistics.median(ours),
         rival=budget.rival,
         theirs=statistics.median(theirs) if theirs else None,
@@ -156,11 +182,12 @@ def judge_one(budget: Budget, figures: Figures, slack: float) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """Lay rows out for people."""
     verdicts = {True: "met", False: "MISSED", None: "no rival"}
-    head = ("id", "figure", "ours", "rival", "theirs", "ratio", "budget", "")
+    head = ("id", "figure", "contestant", "ours", "rival", "theirs", "ratio", "budget", "")
     lines = [head] + [
         (
             row.id,
             f"{row.figure} [{row.unit}]",
+            row.contestant,
             amount(row.ours),
             row.rival or "",
             amount(row.theirs),
