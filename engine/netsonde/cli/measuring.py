@@ -6,11 +6,12 @@ from contextlib import suppress
 from typing import Any
 
 from netsonde import wire
+from netsonde.cli.exits import Exit
 from netsonde.clock import Clock, SystemClock
-from netsonde.model import FailureSource, Measurement, Outcome, Reason, TaskKind, TaskSpec
+from netsonde.model import FailureSource, Measurement, Outcome, TaskKind, TaskSpec
 from netsonde.policy import TargetPolicy
 from netsonde.probe import make_probers
-from netsonde.probe.base import Prober, Recorder, measure
+from netsonde.probe.base import INTERRUPTED, Prober, Recorder, measure
 
 TARGETS_AT_ONCE_MAX = 64  # bounds sockets well below the usual limit of 1024 open files
 
@@ -67,10 +68,21 @@ async def _measure_one(
         try:
             await measure(prober, spec, record)
         except asyncio.CancelledError:
-            record.fail(
-                Outcome.CANCELLED, Reason.CANCELLED, FailureSource.SELF, "interrupted by a person"
-            )
+            record.fail(*INTERRUPTED)
             with suppress(BrokenPipeError):  # the reader may have been interrupted with us
                 emit(spec, record.measurement())
             raise
         emit(spec, record.measurement())
+
+
+def exit_of(outcome: Outcome, failure_source: str | None) -> Exit:
+    """Return the exit code of one result."""
+    match outcome:
+        case Outcome.OK:
+            return Exit.OK
+        case Outcome.AGENT_ERROR:
+            return Exit.CANNOT
+        case Outcome.REJECTED if failure_source == FailureSource.SELF:
+            return Exit.USAGE  # no policy forbids it: what was asked for cannot be asked
+        case _:
+            return Exit.TARGET_FAILED

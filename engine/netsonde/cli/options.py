@@ -1,7 +1,8 @@
 """Options that several commands share, and the types of what people type."""
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,9 @@ from netsonde.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+OTHER_OPTIONS = "Other"
 OPERATOR_URL = "http://127.0.0.1:8090"  # where `server run` and `up` listen for operators
+RATE_MAX_PPS = 1_000_000_000  # more than any link carries
 TOKEN_MAX_BYTES = 4096  # a token file that is longer is not one
 
 _UNIT_MS = {"ms": 1, "": 1000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -48,8 +51,64 @@ class Number(click.ParamType[Any]):
         return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
+class Rate(click.ParamType[float]):
+    """Packets per second, above 0."""
+
+    name = "pps"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return packets per second."""
+        try:
+            rate_pps = float(value)
+        except ValueError:
+            rate_pps = math.nan
+        if not 0 < rate_pps <= RATE_MAX_PPS:
+            self.fail(
+                f"{value!r} is not a number of packets a second above 0, at most {RATE_MAX_PPS}",
+                param,
+                ctx,
+            )
+        return rate_pps
+
+
+class Sectioned(click.Command):
+    """A command whose help has its options under headings.
+
+    sections: the names of parameters by heading; those in none stand last.
+    """
+
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **attrs: Any
+    ) -> None:
+        super().__init__(*args, **attrs)
+        self._sections = sections or {}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        headings = {name: heading for heading, names in self._sections.items() for name in names}
+        for heading in (*self._sections, OTHER_OPTIONS):
+            of_it = [each for each in options if headings.get(each.name, OTHER_OPTIONS) == heading]
+            self._write(ctx, formatter, heading, of_it)
+
+    @staticmethod
+    def _write(
+        ctx: click.Context,
+        formatter: click.HelpFormatter,
+        heading: str,
+        options: Sequence[click.Option],
+    ) -> None:
+        records = [record for each in options if (record := each.get_help_record(ctx)) is not None]
+        if records:
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 DURATION = Duration()
 NUMBER = Number()
+RATE = Rate()
 
 
 def json_options(command: F) -> F:

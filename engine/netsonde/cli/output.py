@@ -4,16 +4,18 @@ Everything that is not a result goes to standard error. Text that came from the 
 harmless before a terminal sees it.
 """
 
+import asyncio
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import click
 
 from netsonde import wire
 
+GATHERED_MAX_BYTES = 1 << 16
 ERASE_LINE = "\r\x1b[K"  # ECMA-48 EL
 
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # Unicode general categories
@@ -65,16 +67,61 @@ class Progress:
     """One line on standard error that is redrawn in place; nothing where that is no terminal."""
 
     def __init__(self) -> None:
-        self._is_wanted = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.is_wanted = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._is_drawn = False
 
     def show(self, text: str) -> None:
         """Draw the line."""
-        if self._is_wanted:
+        if self.is_wanted:
             click.echo(f"{ERASE_LINE}{text}", err=True, nl=False, color=True)
+            self._is_drawn = True
 
     def clear(self) -> None:
         """Erase the line, before something else is written."""
-        self.show("")
+        if self._is_drawn:
+            self.show("")
+            self._is_drawn = False
+
+
+class Outlet:
+    """Standard output for many lines: gathered, and written once in every turn of the event loop.
+
+    before: called before anything is written. What ends it, such as a reader that has left, is kept
+    in `error` and sets `failed`; nothing is taken or written any more then.
+    """
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        self.error: OSError | None = None
+        self.failed = asyncio.Event()
+        self._before = before
+        self._gathered: list[bytes] = []
+        self._size = 0
+
+    def write(self, text: str) -> None:
+        """Take text, colours as they are to be seen."""
+        self.take(text.encode(sys.stdout.encoding, "backslashreplace"))
+
+    def take(self, data: bytes) -> None:
+        """Take bytes; only in the event loop."""
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._gathered.append(data)
+        self._size += len(data)
+        if self._size >= GATHERED_MAX_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been taken."""
+        data, self._gathered, self._size = b"".join(self._gathered), [], 0
+        if not data or self.error is not None:
+            return
+        try:
+            self._before()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            self.error = error
+            self.failed.set()
 
 
 def coloured(word: str) -> str:
@@ -83,11 +130,19 @@ def coloured(word: str) -> str:
     return click.style(word, fg=colour) if colour else word
 
 
+def uncoloured(text: str) -> str:
+    """Take colours out, for who wants none."""
+    return click.unstyle(text)
+
+
 def printable(text: object) -> str:
     """Replace what could steer a terminal: controls, line breaks and directional overrides."""
+    plain = str(text)
+    if plain.isascii() and plain.isprintable():
+        return plain
     return "".join(
         _escaped(character) if unicodedata.category(character) in _STEERING else character
-        for character in str(text)
+        for character in plain
     )
 
 

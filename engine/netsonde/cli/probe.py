@@ -1,4 +1,4 @@
-"""The one-shots: `netsonde ping|trace|dns|http|tcp TARGET…`."""
+"""The one-shots: `netsonde trace|dns|http|tcp TARGET…`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -8,7 +8,7 @@ import click
 from netsonde import wire
 from netsonde.cli.exits import Exit
 from netsonde.cli.loop import run
-from netsonde.cli.measuring import build_specs, measure_for_person
+from netsonde.cli.measuring import build_specs, exit_of, measure_for_person
 from netsonde.cli.options import (
     DURATION,
     NUMBER,
@@ -18,7 +18,7 @@ from netsonde.cli.options import (
 )
 from netsonde.cli.output import Progress, explain, write_line, write_text
 from netsonde.cli.render import details, headline_text, target_of
-from netsonde.model import Measurement, Outcome, TaskKind, TaskSpec
+from netsonde.model import Measurement, TaskKind, TaskSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,20 +29,6 @@ def _targets(metavar: str) -> Callable[[F], F]:
 
 def _timeout(text: str) -> Callable[[F], F]:
     return click.option("--timeout", "timeout_ms", type=DURATION, help=text)
-
-
-@click.command()
-@_targets("HOST")
-@click.option("--count", "-c", type=NUMBER, help="Echo requests per target, 1 to 100000 (4).")
-@click.option("--interval", "-i", "interval_ms", type=DURATION, help="Between requests (100ms).")
-@_timeout("Longest wait for each reply (1s).")
-@click.option("--size", "-s", type=NUMBER, help="ICMP payload in bytes, 16 to 65507 (56).")
-@click.option("--ttl", type=NUMBER, help="IP time-to-live, 1 to 255 (64).")
-@family_options
-@json_options
-def ping(targets: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Send ICMP echo requests to each HOST."""
-    return _one_shot(TaskKind.PING, targets, options, as_json)
 
 
 @click.command()
@@ -118,7 +104,7 @@ def _one_shot(
     progress = Progress()
 
     def emit(spec: TaskSpec, measurement: Measurement) -> None:
-        codes.append(exit_of(measurement))
+        codes.append(_code(measurement))
         progress.clear()
         _print(kind, spec, measurement, as_json)
         if len(codes) < len(specs):
@@ -137,20 +123,12 @@ def _print(kind: TaskKind, spec: TaskSpec, measurement: Measurement, as_json: bo
     if as_json:
         write_line(body)
     result = wire.parse(body)
-    if measurement.error is not None and exit_of(measurement) > Exit.TARGET_FAILED:
+    if measurement.error is not None and _code(measurement) > Exit.TARGET_FAILED:
         explain(f"{kind} {target_of(result)}: {measurement.error.message}")
     if not as_json:
         write_text("\n".join([headline_text(result), *details(result)]))
 
 
-def exit_of(measurement: Measurement) -> Exit:
-    """Return the exit code of one result."""
-    match measurement.outcome:
-        case Outcome.OK:
-            return Exit.OK
-        case Outcome.AGENT_ERROR:
-            return Exit.CANNOT
-        case Outcome.REJECTED if measurement.error and measurement.error.failure_source == "self":
-            return Exit.USAGE  # no policy forbids it: what was asked for cannot be asked
-        case _:
-            return Exit.TARGET_FAILED
+def _code(measurement: Measurement) -> Exit:
+    source = None if measurement.error is None else measurement.error.failure_source
+    return exit_of(measurement.outcome, source)

@@ -51,15 +51,24 @@ def headline(result: Result) -> Headline:
     text = _SUMMARIES[kind](result) if kind in _SUMMARIES else ""
     error = result.get("error") or {}
     if outcome != "ok" and error:
-        sentence = (str(error.get("message") or "").splitlines() or [""])[0]
-        cause = f"{error.get('reason')}: {sentence}"
-        text = f"{text}; {printable(cause)}" if text else printable(cause)
+        text = with_cause(text, error.get("reason"), error.get("message"))
     return Headline(kind, target_of(result), outcome, text)
+
+
+def with_cause(text: str, reason: object, message: object) -> str:
+    """Add to what is said of a result why it is not ok, the first line of the message."""
+    sentence = (str(message or "").splitlines() or [""])[0]
+    cause = printable(f"{reason}: {sentence}")
+    return f"{text}; {cause}" if text else cause
 
 
 def headline_text(result: Result) -> str:
     """Return the headline as a line of text."""
-    line = headline(result)
+    return line_text(headline(result))
+
+
+def line_text(line: Headline) -> str:
+    """Lay a headline out as a line of text."""
     padding = " " * max(OUTCOME_WIDTH - len(line.outcome), 0)
     return f"{coloured(line.outcome)}{padding}  {line.kind:<5}  {line.target}  {line.text}".rstrip()
 
@@ -97,8 +106,8 @@ def milliseconds(value: object) -> str:
     return f"{number:.{digits}f} ms"
 
 
-def _ping(result: Result) -> str:
-    summary = observed(result, "ping_summary")
+def ping_text(summary: Mapping[str, Any]) -> str:
+    """Say what a ping_summary has; nothing when nothing was sent."""
     if not summary.get("sent"):
         return ""
     text = (
@@ -112,6 +121,10 @@ def _ping(result: Result) -> str:
         for name in ("min_rtt_ms", "avg_rtt_ms", "max_rtt_ms")
     )
     return f"{text}, rtt min/avg/max {rtts} ms"
+
+
+def _ping(result: Result) -> str:
+    return ping_text(observed(result, "ping_summary"))
 
 
 def _trace(result: Result) -> str:

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 ENTRIES = {
     "up": Entry("up:up", "Run a control plane and an agent here, and measure."),
-    "ping": Entry("probe:ping", "Send ICMP echo requests."),
+    "ping": Entry("ping:ping", "Ping any number of targets."),
     "trace": Entry("probe:trace", "Find the routers on the way."),
     "dns": Entry("probe:dns", "Ask a DNS server."),
     "http": Entry("probe:http", "Make an HTTP request and time its phases."),

@@ -1,5 +1,6 @@
 """Standard output: columns, colour, and text that came from the network."""
 
+import asyncio
 import io
 import unicodedata
 
@@ -8,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsonde.cli.output import Progress, columns, has_colour, printable
+from netsonde.cli.output import (
+    GATHERED_MAX_BYTES,
+    Outlet,
+    Progress,
+    columns,
+    has_colour,
+    printable,
+)
 
 
 class Terminal(io.StringIO):
@@ -70,3 +78,61 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
         "1    ok            x",
         "100  target_error",
     ]
+
+
+class Reader:
+    """Standard output to somebody who leaves when `is_gone`."""
+
+    encoding = "ascii"
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.is_gone = False
+        self.buffer = self
+
+    def write(self, data: bytes) -> None:
+        if self.is_gone:
+            raise BrokenPipeError(32, "Broken pipe")
+        self.writes.append(data)
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+
+async def test_lines_of_one_turn_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, cleared = Reader(), []
+    monkeypatch.setattr("sys.stdout", reader)
+    outlet = Outlet(lambda: cleared.append(True))
+    for text in ("a\n", "\u00e9\n"):
+        outlet.write(text)
+    outlet.take(b"c\n")
+    assert reader.writes == []
+    await asyncio.sleep(0)
+    assert reader.writes == [b"a\n\\xe9\nc\n"]
+    assert cleared == [True]
+    await asyncio.sleep(0)
+    assert len(reader.writes) == 1
+
+
+async def test_what_is_gathered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader()
+    monkeypatch.setattr("sys.stdout", reader)
+    outlet = Outlet(lambda: None)
+    for _ in range(3):
+        outlet.take(b"x" * GATHERED_MAX_BYTES)
+    assert [len(data) for data in reader.writes] == [GATHERED_MAX_BYTES] * 3
+
+
+async def test_a_reader_that_left_is_noticed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader()
+    monkeypatch.setattr("sys.stdout", reader)
+    outlet = Outlet(lambda: None)
+    reader.is_gone = True
+    outlet.write("lost\n")
+    outlet.flush()
+    assert isinstance(outlet.error, BrokenPipeError)
+    assert outlet.failed.is_set()
+    reader.is_gone = False
+    outlet.write("never written\n")
+    outlet.flush()
+    assert reader.writes == []

@@ -75,12 +75,6 @@ def results(done: Result) -> list[dict[str, Any]]:
     ("args", "spec"),
     [
         (
-            ["ping", "h", "-c", "7", "-i", "0.2", "--timeout", "2s", "-s", "99", "--ttl", "9",
-             "-4"],
-            {"host": "h", "count": 7, "interval_ms": 200, "timeout_ms": 2000, "size": 99, "ttl": 9,
-             "family": 4},
-        ),
-        (
             ["trace", "h", "-m", "9", "-f", "2", "-q", "1", "--gap-limit", "3", "--timeout",
              "100ms", "-6"],
             {"host": "h", "max_hops": 9, "first_hop": 2, "probes_per_hop": 1, "gap_limit": 3,
@@ -127,7 +121,7 @@ def test_options_become_the_spec(
 def test_the_worst_outcome_is_the_exit_code(
     probers: dict[TaskKind, ScriptedProber], targets: list[str], code: Exit, outcomes: list[str]
 ) -> None:
-    done = invoke("ping", *targets, "--ndjson")
+    done = invoke("trace", *targets, "--ndjson")
     assert done.exit_code == code
     assert sorted(result["outcome"] for result in results(done)) == outcomes
 
@@ -135,8 +129,8 @@ def test_the_worst_outcome_is_the_exit_code(
 def test_what_could_not_be_measured_is_said_on_standard_error_too(
     probers: dict[TaskKind, ScriptedProber],
 ) -> None:
-    done = invoke("ping", "broken", "--json")
-    assert done.stderr == "netsonde: ping broken: no raw socket: run as root\n"
+    done = invoke("trace", "broken", "--json")
+    assert done.stderr == "netsonde: trace broken: no raw socket: run as root\n"
     assert results(done)[0]["error"]["message"] == "no raw socket: run as root"
 
 
@@ -151,13 +145,12 @@ def test_people_get_lines_without_colour_codes(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["ping", "h", "--count", "0"], ["count", "1 to 100000"]),
-        (["ping", "h", "--count", "abc"], ["count", "1 to 100000", "abc"]),
-        (["ping", "h", "--size", "8"], ["size", "16 to 65507"]),
-        (["ping", "h", "--timeout", "2h"], ["timeout_ms", "1 to 60000"]),
-        (["ping", "h", "--timeout", "soon"], ["--timeout", "500ms"]),
-        (["ping", "a b"], ["host", "a b"]),
-        (["ping", ""], ["host"]),
+        (["trace", "h", "--probes", "0"], ["probes_per_hop", "1 to 10"]),
+        (["trace", "h", "--probes", "abc"], ["probes_per_hop", "1 to 10", "abc"]),
+        (["trace", "h", "--timeout", "2h"], ["timeout_ms", "1 to 60000"]),
+        (["trace", "h", "--timeout", "soon"], ["--timeout", "500ms"]),
+        (["trace", "a b"], ["host", "a b"]),
+        (["trace", ""], ["host"]),
         (["trace", "h", "--max-hops", "256"], ["max_hops", "1 to 255"]),
         (["tcp", "h"], ["port", "1 to 65535"]),
         (["tcp", "h:0"], ["port", "1 to 65535"]),
@@ -241,3 +234,4 @@ async def test_an_interrupt_emits_what_was_seen_so_far() -> None:
     assert seen[0].error is not None
     assert seen[0].error.reason == Reason.CANCELLED
     assert seen[0].env["source"] == "x"
+    assert seen[0].env["clock"] == clock.quality().as_env()

@@ -74,7 +74,7 @@ def test_no_command_shows_the_help_and_exits_2() -> None:
     ("args", "sentence"),
     [
         (["pong"], "No such command 'pong'"),
-        (["ping"], "Missing argument 'HOST…'"),
+        (["trace"], "Missing argument 'HOST…'"),
         (["ping", "--nope", "x"], "No such option"),
     ],
 )

@@ -1,0 +1,257 @@
+"""What `netsonde ping` prints: a line, a row or an object per target, and what all amount to."""
+
+import asyncio
+import csv
+import sys
+from collections.abc import Callable
+from enum import Enum
+
+from netsonde.cli.exits import Exit
+from netsonde.cli.measuring import exit_of
+from netsonde.cli.output import Outlet, Progress, explain, has_colour, printable, uncoloured, warn
+from netsonde.cli.render import Headline, line_text, milliseconds, ping_text, with_cause
+from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
+from netsonde.errors import PrivilegeError
+from netsonde.model import Outcome
+from netsonde.probe.base import RunFailure
+from netsonde.probe.ping.briefs import Brief
+from netsonde.probe.ping.driver import EchoEngine
+from netsonde.probe.ping.totals import Standing, Totals
+from netsonde.stats import RttSummary
+
+REDRAW_S = 0.1
+
+HEADINGS = (
+    "target", "address", "outcome", "reason", "sent", "received", "loss_pct", "min_ms", "avg_ms",
+    "max_ms", "p50_ms", "p95_ms", "p99_ms", "jitter_ms", "duplicates", "late", "tx_errors",
+    "rx_drops",
+)  # fmt: skip
+
+_NO_RTTS = ("",) * 7
+
+
+class Form(Enum):
+    """How a target is written."""
+
+    TEXT = "text"
+    NAMES = "names"  # nothing but the target, for other programs to read
+    CSV = "csv"
+    JSON = "json"
+    NOTHING = "nothing"
+
+
+class Chosen(Enum):
+    """Which targets are written."""
+
+    ALL = "all"
+    ALIVE = "alive"
+    UNREACHABLE = "unreachable"
+
+
+class PingReport:
+    """Writes targets as they end, counts them, and says at the end what they amount to.
+
+    `ended` is set when nothing can be gone on with; `check` says why.
+    """
+
+    def __init__(self, clock: Clock, form: Form, chosen: Chosen) -> None:
+        self.code = Exit.OK
+        self.total: int | None = None  # targets, where that is known
+        self.engines: list[EchoEngine] = []  # that send, to ask how much
+        self._form = form
+        self._chosen = chosen
+        self._clock = clock
+        self._totals = Totals()
+        self._progress = Progress()
+        self._outlet = Outlet(self._progress.clear)
+        self._rows = csv.writer(self._outlet, lineterminator="\n")
+        self._has_colour = has_colour(sys.stdout)
+        self._is_explained = False
+        self._failure: PrivilegeError | None = None
+        self._began_ns: int | None = None
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when there is no use in going on."""
+        return self._outlet.failed
+
+    def begin(self) -> None:
+        """Start the clock; what was asked for makes sense."""
+        self._began_ns = self._clock.monotonic_ns()
+        if self._form is Form.CSV:
+            self._rows.writerow(HEADINGS)
+
+    def check(self) -> None:
+        """Raise what has ended it.
+
+        Raises:
+            PrivilegeError: no packet can be sent.
+            OSError: nobody reads any more.
+        """
+        if (error := self._failure or self._outlet.error) is not None:
+            raise error
+
+    def give_up(self, error: PrivilegeError) -> None:
+        """Go no further: every other target would end like this one."""
+        self._failure = error
+        self.ended.set()
+
+    def add(self, brief: Brief, encoded: Callable[[], bytes]) -> None:
+        """Count a target and write it; encoded: its result as JSON."""
+        if self._failure is not None:
+            return
+        self._totals.add(brief)
+        if brief.failure is not None:
+            self._judge(brief.target, brief.failure)
+        if not self._is_chosen(brief):
+            return
+        match self._form:
+            case Form.TEXT:
+                line = line_text(_headline(brief))
+                self._outlet.write(f"{line if self._has_colour else uncoloured(line)}\n")
+            case Form.NAMES:
+                self._outlet.write(f"{printable(brief.target)}\n")
+            case Form.CSV:
+                self._rows.writerow(_row(brief))
+            case Form.JSON:
+                self._outlet.take(encoded() + b"\n")
+
+    def warn(self, text: str) -> None:
+        """Write a sentence on standard error."""
+        self._progress.clear()
+        warn(text)
+
+    async def draw_progress(self) -> None:
+        """Draw how far it is, until cancelled."""
+        while self._progress.is_wanted:
+            await asyncio.sleep(REDRAW_S)
+            self._progress.show(self._progress_text())
+
+    def end(self) -> None:
+        """Write what is left, and the summary where it is wanted.
+
+        Raises:
+            OSError: nobody reads any more.
+        """
+        self._progress.clear()
+        if self._began_ns is None or self._failure is not None:
+            return
+        self._outlet.flush()
+        self.check()
+        if self._totals.targets == 1 and self._form is not Form.NOTHING:
+            return
+        text = "\n".join(summary_lines(self._totals, self._elapsed_ns()))
+        if self._form in (Form.TEXT, Form.NOTHING):
+            sys.stdout.write(f"{text}\n")
+        elif self._progress.is_wanted:  # a person watches while the results go elsewhere
+            sys.stderr.write(f"{text}\n")
+
+    def _judge(self, target: str, failure: RunFailure) -> None:
+        """Take the exit code; of what could not be measured the first is explained."""
+        code = exit_of(failure.outcome, failure.failure_source)
+        self.code = max(self.code, code)
+        if code > Exit.TARGET_FAILED and not self._is_explained:
+            self._is_explained = True
+            self._progress.clear()
+            explain(f"ping {printable(target)}: {failure.message}")
+
+    def _is_chosen(self, brief: Brief) -> bool:
+        match self._chosen:
+            case Chosen.ALIVE:
+                return brief.answered
+            case Chosen.UNREACHABLE:
+                return not (brief.answered or brief.outcome is Outcome.CANCELLED)
+            case _:
+                return True
+
+    def _elapsed_ns(self) -> int:
+        return self._clock.monotonic_ns() - (self._began_ns or 0)
+
+    def _progress_text(self) -> str:
+        totals, elapsed_ns = self._totals, self._elapsed_ns()
+        done = f"{totals.targets} done"
+        if self.total is not None:
+            done = f"{totals.targets} of {self.total} done"
+        sent = sum(engine.counters.get("sent", 0) for engine in self.engines) or totals.sent
+        pps = sent * NS_PER_S // max(elapsed_ns, 1)
+        return (
+            f"{done}, {pps} packets/s, {totals.alive} alive, loss {_percent(totals.loss_pct)},"
+            f" {elapsed_ns // NS_PER_S} s"
+        )
+
+
+def summary_lines(totals: Totals, elapsed_ns: int) -> list[str]:
+    """Say what all targets amount to."""
+    shown = [Standing.ALIVE, Standing.UNREACHABLE]
+    shown += [each for each in Standing if totals.standings[each] and each not in shown]
+    standings = [f"{totals.standings[each]} {each}" for each in shown]
+    if totals.unmet:
+        standings.insert(1, f"{totals.unmet} not as expected")
+    lines = {
+        "targets": f"{totals.targets}: {', '.join(standings)}",
+        "packets": f"{totals.sent} sent, {totals.received} received,"
+        f" loss {_percent(totals.loss_pct)}, {totals.duplicates} duplicates, {totals.late} late",
+        "this host": f"{totals.tx_errors} not sent (tx errors),"
+        f" {totals.rx_drops} replies dropped (rx drops)",
+    }
+    if (rtts_ms := totals.rtts_ms) is not None:
+        numbers = "/".join(milliseconds(each).removesuffix(" ms") for each in rtts_ms)
+        lines["rtt"] = f"min/avg/max/p95 {numbers} ms"
+    rate_pps = totals.rate_pps(elapsed_ns)
+    took = f"{elapsed_ns / NS_PER_S:.3f} s"
+    lines["time"] = took if rate_pps is None else f"{took}, {rate_pps:.0f} packets/s"
+    width = max(map(len, lines))
+    return [f"{name:<{width}}  {text}" for name, text in lines.items()]
+
+
+def _headline(brief: Brief) -> Headline:
+    text = ""
+    if brief.counts.submitted:
+        rtts = brief.rtts
+        text = ping_text(
+            {
+                "sent": brief.counts.sent,
+                "received": brief.counts.received,
+                "loss_pct": brief.loss_pct,
+                "min_rtt_ms": None if rtts is None else rtts.min_ns / NS_PER_MS,
+                "avg_rtt_ms": None if rtts is None else rtts.avg_ns / NS_PER_MS,
+                "max_rtt_ms": None if rtts is None else rtts.max_ns / NS_PER_MS,
+            }
+        )
+    if brief.failure is not None:
+        text = with_cause(text, brief.failure.reason, brief.failure.message)
+    return Headline("ping", printable(brief.target), brief.outcome.value, text)
+
+
+def _row(brief: Brief) -> tuple[object, ...]:
+    counts, failure = brief.counts, brief.failure
+    return (
+        printable(brief.target),
+        brief.address,
+        brief.outcome.value,
+        "" if failure is None else str(failure.reason),
+        counts.sent,
+        counts.received,
+        "" if brief.loss_pct is None else brief.loss_pct,
+        *(_NO_RTTS if brief.rtts is None else _rtts(brief.rtts)),
+        counts.duplicates,
+        counts.late,
+        counts.tx_errors,
+        counts.rx_drops,
+    )
+
+
+def _rtts(rtts: RttSummary) -> tuple[float, ...]:
+    least, jitter = _ms(rtts.min_ns), _ms(rtts.jitter_ns)
+    if rtts.min_ns == rtts.max_ns:  # as of a single packet, and a million rows
+        return least, least, least, least, least, least, jitter
+    numbers_ns = (rtts.avg_ns, rtts.max_ns, rtts.p50_ns, rtts.p95_ns, rtts.p99_ns)
+    return (least, *map(_ms, numbers_ns), jitter)
+
+
+def _ms(number_ns: float) -> float:
+    return round(number_ns / NS_PER_MS, 6)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:g} %"

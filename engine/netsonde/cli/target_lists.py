@@ -1,0 +1,110 @@
+"""Lists of targets: files and standard input, read a line at a time, as they come."""
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+
+from netsonde.errors import ConfigError
+from netsonde.model import HOST_MAX
+
+STANDARD_INPUT = "-"
+CHUNK_BYTES = 1 << 16
+LINE_MAX_BYTES = 4096  # of a line's start; what is longer is no target, whatever follows
+
+_MISTAKES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
+
+
+@contextmanager
+def opened(paths: Sequence[str]) -> Iterator[list[int]]:
+    """Open every list, `-` for standard input, so that a missing one is noticed at once.
+
+    Raises:
+        ConfigError: one cannot be read; names it.
+    """
+    descriptors: list[int] = []
+    try:
+        for path in paths:
+            descriptors.append(_open(path))
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            if descriptor != 0:
+                os.close(descriptor)
+
+
+async def targets_in(descriptor: int) -> AsyncGenerator[str, None]:
+    """Yield what stands in the lines: not blanks around it, comments (#) and empty lines.
+
+    Bytes that are no text are written as `\\xNN`, and what is too long to be a target is cut.
+
+    Raises:
+        ConfigError: it cannot be read on.
+    """
+    start = b""
+    while chunk := await _read(descriptor):
+        *lines, start = (start + chunk).split(b"\n")
+        for line in lines:
+            if target := _target(line):
+                yield target
+        if len(start) > LINE_MAX_BYTES:
+            start = start.lstrip()[:LINE_MAX_BYTES]
+    if target := _target(start):
+        yield target
+
+
+def _target(line: bytes) -> str:
+    text = line.partition(b"#")[0].strip()
+    return text.decode("utf-8", "backslashreplace").strip()[: HOST_MAX + 1]
+
+
+def _open(path: str) -> int:
+    try:
+        # A FIFO is opened at once, not when somebody writes to it.
+        descriptor = 0 if path == STANDARD_INPUT else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            if descriptor != 0:
+                os.close(descriptor)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except ValueError as error:  # a NUL in it
+        raise ConfigError(f"target list {path!r} is not a file's name") from error
+    except OSError as error:
+        raise _unreadable(path, error) from (None if error.errno in _MISTAKES else error)
+    return descriptor
+
+
+async def _read(descriptor: int) -> bytes:
+    while True:
+        await _readable(descriptor)
+        try:
+            return os.read(descriptor, CHUNK_BYTES)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise _unreadable(f"at descriptor {descriptor}", error) from error
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait until a read will not block; of what cannot be waited for it never does for long."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    try:
+        loop.add_reader(descriptor, tell)
+    except PermissionError:  # epoll_ctl(2) of a file or of /dev/null
+        await asyncio.sleep(0)
+        return
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _unreadable(what: str, error: OSError) -> ConfigError:
+    return ConfigError(f"target list {what} cannot be read: {error.strerror or error}")
