@@ -35,7 +35,7 @@ ctypedef struct program_t:
     unsigned short count
 
 
-cdef inline void step(
+cdef inline void instruct(
     program_t *program, int code, uint32_t k, uint8_t if_true, uint8_t if_false,
 ) noexcept nogil:
     """Append an instruction; the jumps skip so many of those behind it."""
@@ -51,12 +51,12 @@ cdef inline void accept_ident(
     program_t *p, int load_mode, uint32_t offset, uint16_t ident_base, uint32_t idents,
 ) noexcept nogil:
     """End a program: accept if the 16 bits at an offset are one of our identifiers."""
-    step(p, BPF_LD | BPF_H | load_mode, offset, 0, 0)
-    step(p, BPF_ALU | BPF_SUB | BPF_K, ident_base, 0, 0)
-    step(p, BPF_ALU | BPF_AND | BPF_K, 0xFFFF, 0, 0)
-    step(p, BPF_JMP | BPF_JGE | BPF_K, idents, 0, 1)
-    step(p, BPF_RET | BPF_K, 0, 0, 0)
-    step(p, BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
+    instruct(p, BPF_LD | BPF_H | load_mode, offset, 0, 0)
+    instruct(p, BPF_ALU | BPF_SUB | BPF_K, ident_base, 0, 0)
+    instruct(p, BPF_ALU | BPF_AND | BPF_K, 0xFFFF, 0, 0)
+    instruct(p, BPF_JMP | BPF_JGE | BPF_K, idents, 0, 1)
+    instruct(p, BPF_RET | BPF_K, 0, 0, 0)
+    instruct(p, BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
 
 
 cdef inline int attach(int fd, program_t *program) noexcept nogil:

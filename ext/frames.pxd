@@ -11,7 +11,8 @@ from libc.string cimport memset
 
 from bpf cimport (
     BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX,
-    BPF_MSH, BPF_RET, BPF_W, NETSONDE_PKTTYPE, WHOLE_PACKET, accept_ident, attach, program_t, step,
+    BPF_MSH, BPF_RET, BPF_W, NETSONDE_PKTTYPE, WHOLE_PACKET, accept_ident, attach, instruct,
+    program_t,
 )
 from packet cimport (
     ICMP4_ECHO_REPLY, ICMP4_PARAMETER_PROBLEM, ICMP4_TIME_EXCEEDED, ICMP4_UNREACHABLE,
@@ -69,8 +70,8 @@ ctypedef struct frames_t:
 
 cdef inline void require(program_t *p, uint32_t value) noexcept nogil:
     """Go on only if what was loaded is this value; else drop the packet."""
-    step(p, BPF_JMP | BPF_JEQ | BPF_K, value, 1, 0)
-    step(p, BPF_RET | BPF_K, 0, 0, 0)
+    instruct(p, BPF_JMP | BPF_JEQ | BPF_K, value, 1, 0)
+    instruct(p, BPF_RET | BPF_K, 0, 0, 0)
 
 
 cdef inline void end_by_type(
@@ -79,11 +80,11 @@ cdef inline void end_by_type(
 ) noexcept nogil:
     """End a program, the ICMP type loaded: four kinds of error, replies with our identifiers."""
     cdef int i
-    step(p, BPF_JMP | BPF_JEQ | BPF_K, <uint32_t>reply, 6, 0)
+    instruct(p, BPF_JMP | BPF_JEQ | BPF_K, <uint32_t>reply, 6, 0)
     for i in range(4):
-        step(p, BPF_JMP | BPF_JEQ | BPF_K, errors[i], <uint8_t>(4 - i), 0)
-    step(p, BPF_RET | BPF_K, 0, 0, 0)
-    step(p, BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
+        instruct(p, BPF_JMP | BPF_JEQ | BPF_K, errors[i], <uint8_t>(4 - i), 0)
+    instruct(p, BPF_RET | BPF_K, 0, 0, 0)
+    instruct(p, BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
     accept_ident(p, load_mode, ident_at, ident_base, idents)
 
 
@@ -94,15 +95,15 @@ cdef inline int filter_ipv4(int fd, uint16_t ident_base, uint32_t idents) noexce
     errors[:] = [ICMP4_UNREACHABLE, ICMP4_TIME_EXCEEDED, ICMP4_PARAMETER_PROBLEM,
                  ICMP4_UNREACHABLE]
     memset(&p, 0, sizeof(p))
-    step(&p, BPF_LD | BPF_W | BPF_ABS, NETSONDE_PKTTYPE, 0, 0)
+    instruct(&p, BPF_LD | BPF_W | BPF_ABS, NETSONDE_PKTTYPE, 0, 0)
     require(&p, PACKET_FOR_US)
-    step(&p, BPF_LD | BPF_B | BPF_ABS, 9, 0, 0)
+    instruct(&p, BPF_LD | BPF_B | BPF_ABS, 9, 0, 0)
     require(&p, PROTOCOL_ICMP)
-    step(&p, BPF_LD | BPF_H | BPF_ABS, 6, 0, 0)
-    step(&p, BPF_ALU | BPF_AND | BPF_K, IPV4_FRAGMENT, 0, 0)
+    instruct(&p, BPF_LD | BPF_H | BPF_ABS, 6, 0, 0)
+    instruct(&p, BPF_ALU | BPF_AND | BPF_K, IPV4_FRAGMENT, 0, 0)
     require(&p, 0)
-    step(&p, BPF_LDX | BPF_B | BPF_MSH, 0, 0, 0)
-    step(&p, BPF_LD | BPF_B | BPF_IND, 0, 0, 0)
+    instruct(&p, BPF_LDX | BPF_B | BPF_MSH, 0, 0, 0)
+    instruct(&p, BPF_LD | BPF_B | BPF_IND, 0, 0, 0)
     end_by_type(&p, ICMP4_ECHO_REPLY, errors, BPF_IND, 4, ident_base, idents)
     return attach(fd, &p)
 
@@ -116,11 +117,11 @@ cdef inline int filter_ipv6(int fd, uint16_t ident_base, uint32_t idents) noexce
     cdef uint32_t errors[4]
     errors[:] = [ICMP6_UNREACHABLE, ICMP6_TOO_BIG, ICMP6_TIME_EXCEEDED, ICMP6_PARAMETER_PROBLEM]
     memset(&p, 0, sizeof(p))
-    step(&p, BPF_LD | BPF_W | BPF_ABS, NETSONDE_PKTTYPE, 0, 0)
+    instruct(&p, BPF_LD | BPF_W | BPF_ABS, NETSONDE_PKTTYPE, 0, 0)
     require(&p, PACKET_FOR_US)
-    step(&p, BPF_LD | BPF_B | BPF_ABS, 6, 0, 0)
+    instruct(&p, BPF_LD | BPF_B | BPF_ABS, 6, 0, 0)
     require(&p, PROTOCOL_ICMPV6)
-    step(&p, BPF_LD | BPF_B | BPF_ABS, 40, 0, 0)
+    instruct(&p, BPF_LD | BPF_B | BPF_ABS, 40, 0, 0)
     end_by_type(&p, ICMP6_ECHO_REPLY, errors, BPF_ABS, 44, ident_base, idents)
     return attach(fd, &p)
 

@@ -29,43 +29,28 @@ from echo cimport (
     NEVER_NS, TURN_PACKETS, echo_next_turn_ns, echo_take_steps, echo_transmit, echo_turn,
 )
 from echoreceive cimport echo_read_queue
-from echosend cimport echo_hear_errors
-from echostamp cimport echo_renumber_stamps, stamps_ask
+from echosockets cimport (
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, LARGE_SIZE, SMALL_SIZE, open_receiver, open_sender, open_watch,
+)
 from echostate cimport (
-    INTERFACES_MAX,
     BACKEND_DATAGRAM, BACKEND_HEADER, BACKEND_PACKET, BACKEND_RAW, BUDGETS_MAX, CLOCK_RX_KERNEL,
     CLOCK_TX_KERNEL, COOKIE_BYTES, DEFAULT_TTL, DONE_DUPLICATE, DONE_ERROR, DONE_LATE, DONE_REPLY,
-    DONE_RX_DROP, DONE_STOPPED, DONE_TIMEOUT, DONE_TX_ERROR, FLAG_DF, PATHS_MAX, SIZE_MAX,
-    completion_t, echo_allocate, echo_free, echo_publish, echo_t, path_t,
+    DONE_RX_DROP, DONE_STOPPED, DONE_TIMEOUT, DONE_TX_ERROR, FLAG_DF, INTERFACES_MAX, PATHS_MAX,
+    SIZE_MAX, completion_t, echo_allocate, echo_free, echo_publish, echo_t, path_t,
 )
-from frames cimport filter_ipv4, filter_ipv6, frames_bind, frames_open
 from inflight cimport slab_open
 from packet cimport (
-    ICMP4_ECHO_REPLY, ICMP4_PARAMETER_PROBLEM, ICMP4_TIME_EXCEEDED, ICMP4_UNREACHABLE,
-    ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG,
-    ICMP6_UNREACHABLE, PARSE_FOREIGN, PARSE_OK, PARSE_SHORT, icmp_t,
-    internet_checksum, ip_t, is_icmp_error, parse_icmp, parse_ipv4, parse_ipv6, parse_quote,
-    store_be16,
+    PARSE_FOREIGN, PARSE_OK, PARSE_SHORT, icmp_t, internet_checksum, ip_t, is_icmp_error,
+    parse_icmp, parse_ipv4, parse_ipv6, parse_quote, store_be16,
 )
 from pump cimport event_clear, event_set, loop_arm, pump_start, pump_stop
-from rc cimport check, raise_errno
+from rc cimport raise_errno
 from ring cimport (
     atomic_store, ring_count, ring_publish, ring_record, ring_release, ring_room,
 )
 from schedule cimport request_t, schedule_open
-from stamps cimport (
-    await_stamping, monotonic_ns, step_timer_arm, step_timer_open, wall_merge, wall_sample, wall_t,
-)
-from sysnet cimport (
-    AF_INET, AF_INET6, AF_PACKET, CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC,
-    EPOLL_CTL_ADD, EPOLLIN, IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_RECVERR, IP_RECVTTL, IP_TTL,
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_RAW, IPV6_RECVHOPLIMIT,
-    IPV6_UNICAST_HOPS, NETSONDE_ICMP6_FILTER, NETSONDE_ICMP_FILTER, PACKET_QDISC_BYPASS,
-    SO_RCVBUF, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SOCK_CLOEXEC, SOCK_DGRAM,
-    SOCK_NONBLOCK, SOCK_RAW, SOF_TIMESTAMPING_OPT_ID, SOL_PACKET, SOL_SOCKET, TFD_CLOEXEC,
-    TFD_NONBLOCK, bind, close, epoll_create1, epoll_ctl, epoll_event, eventfd, getsockname,
-    setsockopt, sockaddr, sockaddr_in6, socket, socklen_t, timerfd_create,
-)
+from stamps cimport monotonic_ns, wall_merge, wall_t
+from sysnet cimport AF_INET, AF_INET6, AF_PACKET, close
 
 REQUEST_FORMAT = "=QQQ16sIIHHBBBx"
 COMPLETION_FORMAT = "=Qqq16sBBBBHBB"
@@ -103,18 +88,7 @@ BACKENDS = {
 }
 
 cdef enum:
-    SOL_RAW = 255                # linux/socket.h
-    SMALL_FRAME = 512            # 2 MiB in all
-    SMALL_SIZE = 320             # of a payload whose reply, or error, fits it with every header
-    LARGE_FRAME = 2048           # 8 MiB
-    LARGE_SIZE = 1856
     TAKE_MAX = 16384             # completions of one poll: a millisecond or two of work
-    ETHERTYPE_IPV4 = 0x0800
-    ETHERTYPE_IPV6 = 0x86DD
-
-
-cdef int set_option(int fd, int level, int name, int value, str what) except -1:
-    return check(setsockopt(fd, level, name, &value, sizeof(value)), f"set {what}")
 
 
 @cython.final
@@ -222,9 +196,9 @@ cdef class EchoEngine:
             if echo_allocate(self._e) < 0 or slab_open(
                     &self._e.slab, <uint32_t>capacity, linger_ns) < 0:
                 raise MemoryError
-            self._open(receive_buffer_bytes)
-            self._open_sender()
-            self._watch()
+            open_receiver(self._e, receive_buffer_bytes, self._largest_size)
+            open_sender(self._e)
+            open_watch(self._e)
         except BaseException:
             self._release()
             raise
@@ -255,133 +229,6 @@ cdef class EchoEngine:
         if keyed_open(&self._e.prefixes, prefix_pps) < 0 or keyed_open(
                 &self._e.targets, target_pps) < 0:
             raise MemoryError
-        return 0
-
-    cdef int _open(self, int receive_buffer_bytes) except -1:
-        """Open the receiving socket and set every option a measurement relies on."""
-        if self._e.backend == BACKEND_PACKET:
-            self._open_frames()
-        else:
-            self._open_icmp(receive_buffer_bytes)
-        set_option(self._e.socket, SOL_SOCKET, SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS")
-        with nogil:
-            await_stamping()
-        return 0
-
-    cdef int _open_frames(self) except -1:
-        """Open an AF_PACKET socket that hands out frames."""
-        cdef bint v4 = self._family == 4
-        cdef uint32_t idents = ((self._e.slab.capacity - 1) >> 16) + 1
-        cdef size_t frame_bytes = SMALL_FRAME if self._largest_size <= SMALL_SIZE else LARGE_FRAME
-        cdef int fd = check(socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
-                            "open AF_PACKET socket")
-        self._e.socket = fd
-        check(filter_ipv4(fd, self._e.ident, idents) if v4
-              else filter_ipv6(fd, self._e.ident, idents), "set SO_ATTACH_FILTER")
-        check(frames_open(&self._e.frames, fd, frame_bytes), "set PACKET_RX_RING")
-        check(frames_bind(fd, ETHERTYPE_IPV4 if v4 else ETHERTYPE_IPV6), "bind AF_PACKET socket")
-        return 0
-
-    cdef int _open_icmp(self, int receive_buffer_bytes) except -1:
-        """Open an ICMP socket, filtered to what can be an answer."""
-        cdef bint v4 = self._family == 4
-        cdef bint datagram = self._e.backend == BACKEND_DATAGRAM
-        cdef int kind = SOCK_DGRAM if datagram else SOCK_RAW
-        cdef int fd = check(
-            socket(self._e.family, kind | SOCK_CLOEXEC | SOCK_NONBLOCK,
-                   IPPROTO_ICMP if v4 else IPPROTO_ICMPV6),
-            f"open ICMPv{self._family} {'datagram' if datagram else 'raw'} socket")
-        self._e.socket = fd
-        if datagram:
-            self._bind()
-        else:
-            self._filter()
-        if v4:
-            set_option(fd, IPPROTO_IP, IP_RECVTTL, 1, "IP_RECVTTL")
-            set_option(fd, IPPROTO_IP, IP_TTL, DEFAULT_TTL, "IP_TTL")
-            # A large request is fragmented on the way rather than answered with an error.
-            set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT, "IP_MTU_DISCOVER")
-        else:
-            set_option(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1, "IPV6_RECVHOPLIMIT")
-            set_option(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, DEFAULT_TTL, "IPV6_UNICAST_HOPS")
-        if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer_bytes, sizeof(int)) < 0:
-            # Beyond net.core.rmem_max needs CAP_NET_ADMIN, which an agent does not have.
-            set_option(fd, SOL_SOCKET, SO_RCVBUF, receive_buffer_bytes, "SO_RCVBUF")
-        return 0
-
-    cdef int _filter(self) except -1:
-        """Let the kernel drop all but echo replies and errors."""
-        cdef uint32_t block[8]
-        cdef int type_
-        if self._family == 4:
-            block[0] = ~(<uint32_t>1 << ICMP4_ECHO_REPLY | <uint32_t>1 << ICMP4_UNREACHABLE
-                         | <uint32_t>1 << ICMP4_TIME_EXCEEDED
-                         | <uint32_t>1 << ICMP4_PARAMETER_PROBLEM)
-            return check(setsockopt(self._e.socket, SOL_RAW, NETSONDE_ICMP_FILTER, block, 4),
-                         "set ICMP_FILTER")
-        memset(block, 0xFF, sizeof(block))
-        for type_ in (ICMP6_UNREACHABLE, ICMP6_TOO_BIG, ICMP6_TIME_EXCEEDED,
-                      ICMP6_PARAMETER_PROBLEM, ICMP6_ECHO_REPLY):
-            block[type_ >> 5] &= ~(<uint32_t>1 << (type_ & 31))
-        return check(
-            setsockopt(self._e.socket, IPPROTO_ICMPV6, NETSONDE_ICMP6_FILTER, block, sizeof(block)),
-            "set ICMP6_FILTER")
-
-    cdef int _bind(self) except -1:
-        """Let the kernel pick the identifier now, and learn it: checksums cover it."""
-        cdef sockaddr_in6 name
-        cdef socklen_t length = sizeof(name)
-        memset(&name, 0, sizeof(name))
-        name.sin6_family = <unsigned short>self._e.family
-        check(bind(self._e.socket, <const sockaddr *>&name, length), "bind ICMP datagram socket")
-        check(getsockname(self._e.socket, <sockaddr *>&name, &length), "read ICMP identifier")
-        # The port sits at the same place in both families' socket addresses.
-        self._e.ident = <uint16_t>((name.sin6_port & 0xFF) << 8 | name.sin6_port >> 8)
-        return 0
-
-    cdef int _open_sender(self) except -1:
-        """Open the socket that sends, where it is not the one that receives."""
-        cdef int fd
-        if self._e.backend == BACKEND_HEADER:
-            fd = check(socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW),
-                       "open IPPROTO_RAW socket")
-            self._e.tx_socket = fd
-            # Without it a full queue is hidden. ICMP errors are not about this socket's protocol.
-            set_option(fd, IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR")
-        elif self._e.backend == BACKEND_PACKET:
-            fd = check(socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
-                       "open AF_PACKET socket")
-            self._e.tx_socket = fd
-            set_option(fd, SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS")
-        else:
-            self._e.tx_socket = self._e.socket
-            echo_hear_errors(self._e)
-        if self._e.exact:
-            check(stamps_ask(self._e.tx_socket, SOF_TIMESTAMPING_OPT_ID), "set SO_TIMESTAMPING")
-            echo_renumber_stamps(self._e)
-        return 0
-
-    cdef int _watch(self) except -1:
-        """Open the descriptors that wake whoever turns the engine.
-
-        The socket itself will not do for an event loop: an ICMP error makes it POLLERR, on which
-        libuv stops watching for good.
-        """
-        cdef epoll_event event
-        cdef int fd
-        self._e.step_timer = check(step_timer_open(), "open clock step timer")
-        check(step_timer_arm(self._e.step_timer), "arm clock step timer")
-        self._e.turn_timer = check(
-            timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), "open turn timer")
-        self._e.wake = check(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "open eventfd")
-        self._e.ready = check(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "open eventfd")
-        self._e.epoll = check(epoll_create1(EPOLL_CLOEXEC), "open epoll")
-        for fd in (self._e.socket, self._e.step_timer, self._e.turn_timer):
-            memset(&event, 0, sizeof(event))
-            event.events = EPOLLIN
-            event.data.fd = fd
-            check(epoll_ctl(self._e.epoll, EPOLL_CTL_ADD, fd, &event), "watch ICMP socket")
-        wall_sample(&self._e.wall)
         return 0
 
     cdef void _release(self) noexcept:

@@ -7,18 +7,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from bpf cimport (
-    BPF_B, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MSH, BPF_RET, WHOLE_PACKET,
-    accept_ident, attach, program_t, step,
+    BPF_B, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MSH, BPF_RET,
+    WHOLE_PACKET, accept_ident, attach, instruct, program_t,
 )
-from packet cimport (
-    ICMP4_ECHO_REPLY, ICMP4_PARAMETER_PROBLEM, ICMP4_TIME_EXCEEDED, ICMP4_UNREACHABLE,
-    ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TIME_EXCEEDED, ICMP6_TOO_BIG,
-    ICMP6_UNREACHABLE,
-)
+from icmpfilter cimport filter_types
+from packet cimport ICMP4_ECHO_REPLY, ICMP6_ECHO_REPLY
 from sysnet cimport (
     AF_INET, AF_INET6, AF_UNSPEC, IP_RECVERR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP,
     IPPROTO_IPV6, IPPROTO_RAW, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_V6ONLY,
-    NETSONDE_ICMP6_FILTER, NETSONDE_ICMP_FILTER, SO_RXQ_OVFL, SO_TIMESTAMPNS, SOCK_CLOEXEC,
+    SO_RXQ_OVFL, SO_TIMESTAMPNS, SOCK_CLOEXEC,
     SOCK_DGRAM, SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET, close, connect, errno, getsockname,
     setsockopt, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
 )
@@ -26,7 +23,6 @@ from tracetable cimport table_t
 
 cdef enum:
     DISCARD_PORT = 9     # RFC 863; connecting a UDP socket sends nothing
-    SOL_RAW = 255        # linux/socket.h
 
 
 cdef inline int fail(int fd, const char **step, const char *name) noexcept nogil:
@@ -54,34 +50,15 @@ cdef inline int filter_echo_replies(
     cdef program_t p
     memset(&p, 0, sizeof(p))
     if version == 4:
-        step(&p, BPF_LDX | BPF_B | BPF_MSH, 0, 0, 0)
+        instruct(&p, BPF_LDX | BPF_B | BPF_MSH, 0, 0, 0)
     else:
-        step(&p, BPF_LDX | BPF_IMM, 0, 0, 0)
-    step(&p, BPF_LD | BPF_B | BPF_IND, 0, 0, 0)
-    step(&p, BPF_JMP | BPF_JEQ | BPF_K,
-         ICMP4_ECHO_REPLY if version == 4 else ICMP6_ECHO_REPLY, 1, 0)
-    step(&p, BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
+        instruct(&p, BPF_LDX | BPF_IMM, 0, 0, 0)
+    instruct(&p, BPF_LD | BPF_B | BPF_IND, 0, 0, 0)
+    instruct(&p, BPF_JMP | BPF_JEQ | BPF_K,
+             ICMP4_ECHO_REPLY if version == 4 else ICMP6_ECHO_REPLY, 1, 0)
+    instruct(&p, BPF_RET | BPF_K, WHOLE_PACKET, 0, 0)
     accept_ident(&p, BPF_IND, 4, ident_base, idents)
     return attach(fd, &p)
-
-
-cdef inline int filter_types(int fd, int version) noexcept nogil:
-    """Let in only what can be an answer."""
-    cdef uint32_t blocked[8]
-    cdef uint32_t types[5]
-    cdef int i
-    memset(blocked, 0xFF, sizeof(blocked))
-    if version == 4:
-        types[:] = [ICMP4_ECHO_REPLY, ICMP4_UNREACHABLE, ICMP4_TIME_EXCEEDED,
-                    ICMP4_PARAMETER_PROBLEM, ICMP4_ECHO_REPLY]
-    else:
-        types[:] = [ICMP6_ECHO_REPLY, ICMP6_UNREACHABLE, ICMP6_TIME_EXCEEDED,
-                    ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG]
-    for i in range(5):
-        blocked[types[i] >> 5] &= ~(<uint32_t>1 << (types[i] & 31))
-    if version == 4:
-        return setsockopt(fd, SOL_RAW, NETSONDE_ICMP_FILTER, blocked, sizeof(uint32_t))
-    return setsockopt(fd, IPPROTO_ICMPV6, NETSONDE_ICMP6_FILTER, blocked, sizeof(blocked))
 
 
 cdef inline int open_answers(

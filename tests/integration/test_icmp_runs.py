@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.raw, pytest.mark.netns]
 both_drivers = pytest.mark.parametrize("driver", DRIVERS)
 
 SUBMIT_RING = 8192
-DONE_RING = 65_536
+DONE_RING = 32_768
 HOUR_NS = 3600 * SECOND_NS
 
 

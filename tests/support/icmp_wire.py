@@ -124,6 +124,8 @@ class EchoNetwork:
             self.here.route_to(BEYOND[family], THERE[family])
         self.there.unlimit_icmp()
         self._know_each_other()
+        await_up(self.here, "h0")
+        await_up(self.there, "t0")
         allow_datagrams(self.here)
 
     def _know_each_other(self) -> None:
@@ -131,6 +133,7 @@ class EchoNetwork:
         for one, other, end, other_end, address in (
             (self.here, self.there, "h0", "t0", THERE),
             (self.there, self.here, "t0", "h0", HERE),
+            (self.there, self.here, "t0", "h0", ALIAS),
         ):
             for family in (4, 6):
                 one.route.neigh(
@@ -183,6 +186,16 @@ def allow_datagrams(namespace: Namespace) -> None:
     group = os.getgid()  # a user namespace may map no other
     with namespace.entered():
         Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{group} {group}")
+
+
+def await_up(namespace: Namespace, interface: str) -> None:
+    """Wait until an interface sends: the kernel drops what comes before, a moment after `up`."""
+    for _ in range(1000):
+        (link,) = namespace.route.get_links(namespace.index(interface))
+        if link.get_attr("IFLA_OPERSTATE") == "UP":
+            return
+        select.select([], [], [], 0.005)
+    raise AssertionError(f"{interface} stays down")
 
 
 def link_address(namespace: Namespace, interface: str) -> str:

@@ -1,0 +1,1 @@
+"""Fuzzing of the native cores: `scripts/dev.py fuzz`."""

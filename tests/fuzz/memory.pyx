@@ -1,0 +1,71 @@
+"""An engine for which there is no memory, sooner or later: it says so, and frees what it had."""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from budget cimport keyed_open
+from echostate cimport (
+    BACKEND_RAW, BUFFER_MAX_BYTES, batch_size_buffers, echo_free, echo_t,
+)
+from fuzz.feed cimport feed_byte, feed_t, must
+from inflight cimport slab_has_room, slab_open, slab_reserve
+from native.echo_door cimport door_open
+from schedule cimport RUN_NIL, RUNS_FIRST, schedule_reserve
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    /* Allocations that succeed before one fails; below 0: none does. */
+    static int netsonde_allocations = -1;
+    static int netsonde_has_memory(void) {
+        return netsonde_allocations < 0 || netsonde_allocations-- > 0;
+    }
+    #define malloc(n) (netsonde_has_memory() ? (malloc)(n) : NULL)
+    #define calloc(n, size) (netsonde_has_memory() ? (calloc)((n), (size)) : NULL)
+    #define realloc(p, n) (netsonde_has_memory() ? (realloc)((p), (n)) : NULL)
+    """
+    int allocations "netsonde_allocations"
+
+cdef echo_t engine
+
+
+cdef bint open_engine(bint exact) noexcept nogil:
+    """Open everything that an engine allocates."""
+    return (door_open(&engine, 4, BACKEND_RAW, exact, 7) == 0
+            and slab_open(&engine.slab, 2000, 0) == 0
+            and keyed_open(&engine.prefixes, 1) == 0 and keyed_open(&engine.targets, 1) == 0)
+
+
+cdef void grow() noexcept nogil:
+    """Use more than there is room for at first, with memory or without."""
+    cdef uint32_t reserved = 0, size
+    cdef size_t buffers = engine.received.buffer_bytes
+    cdef int grown = batch_size_buffers(&engine.received, BUFFER_MAX_BYTES)
+    must(engine.received.buffer_bytes == (buffers if grown < 0 else BUFFER_MAX_BYTES),
+         b"without memory the old buffers stay")
+    while slab_has_room(&engine.slab) and reserved < 1500:
+        slab_reserve(&engine.slab)
+        reserved += 1
+    size = engine.slab.size
+    must(reserved == 1500 or reserved == size, b"without memory the old slots stay")
+    reserved = 0
+    while reserved <= RUNS_FIRST and schedule_reserve(&engine.schedule) != RUN_NIL:
+        reserved += 1
+    must(reserved == engine.schedule.used and reserved <= engine.schedule.room,
+         b"without memory the old runs stay")
+
+
+cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) noexcept nogil:
+    """The first byte says which allocation fails; the second, whether it is an exact engine."""
+    global allocations
+    cdef feed_t feed
+    feed.data = data
+    feed.left = n
+    allocations = feed_byte(&feed) & 63
+    if open_engine(feed_byte(&feed) & 1):
+        grow()
+    else:
+        must(allocations < 0, b"only for want of memory")
+    allocations = -1
+    echo_free(&engine)
+    echo_free(&engine)
+    return 0
