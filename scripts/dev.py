@@ -6,6 +6,7 @@ check     ruff, mypy --strict, stubtest, cython-lint
 test      check, then pytest; as an ordinary user inside a user namespace
 cov       unit tests under coverage, Cython lines included
 asan      native unit tests under AddressSanitizer and UBSan
+fuzz      the packet and matcher cores under libFuzzer, with planted bugs and branch coverage
 annotate  Cython's annotated HTML, in build/cython/ext/
 bench     benches with their rivals and budgets
 wheel     build sdist and wheel, install the wheel on every Python here, measure with it
@@ -55,7 +56,11 @@ def check(_: Sequence[str]) -> None:
     run(PYTHON, "-m", "ruff", "format", "--check", ".")
     run(PYTHON, "-m", "mypy")
     run(PYTHON, "-m", "mypy.stubtest", "netsonde._native", MYPYPATH=str(ROOT / "engine"))
-    sources = sorted((ROOT / "ext").glob("*.p[yx][xd]"))
+    sources = [
+        source
+        for directory in ("ext", "tests/native", "tests/fuzz")
+        for source in sorted((ROOT / directory).glob("*.p[yx][xd]"))
+    ]
     run(Path(PYTHON).parent / "cython-lint", *sources)
 
 
@@ -140,11 +145,17 @@ def asan(arguments: Sequence[str]) -> None:
         cwd=tree,
         PYTHONPATH=str(tree / "engine"),
         PYTHONMALLOC="malloc",
+        NETSONDE_SANITIZE="1",  # of tests/native, which the tests compile themselves
         LD_PRELOAD=" ".join(libraries),
         # CPython itself leaks at exit; the modules' own leaks are looked for by their tests.
         ASAN_OPTIONS="detect_leaks=0:halt_on_error=1",
         UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1",
     )  # fmt: skip
+
+
+def fuzz(arguments: Sequence[str]) -> None:
+    """Fuzz the native cores; tests/fuzz/__main__.py takes the arguments."""
+    run(PYTHON, "-m", "fuzz", *arguments, PYTHONPATH=str(ROOT / "tests"))
 
 
 def annotate(_: Sequence[str]) -> None:
@@ -217,7 +228,8 @@ def clean(_: Sequence[str]) -> None:
 
 
 TASKS = {
-    task.__name__: task for task in (build, check, test, cov, asan, annotate, bench, wheel, clean)
+    task.__name__: task
+    for task in (build, check, test, cov, asan, fuzz, annotate, bench, wheel, clean)
 }
 
 

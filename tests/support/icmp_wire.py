@@ -13,9 +13,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsonde._native.icmp import EchoEngine, PacketBudget
+from netsonde._native.icmp import REPLY, EchoEngine, PacketBudget
 from support import packets
-from support.icmp_peer import PATIENCE_S, Family
+from support.icmp_peer import PATIENCE_S, Family, gather, request
 from support.namespaces import Namespace, connect
 
 Backend = Literal["raw", "header", "packet", "datagram"]
@@ -124,9 +124,18 @@ class EchoNetwork:
             self.here.route_to(BEYOND[family], THERE[family])
         self.there.unlimit_icmp()
         self._know_each_other()
-        await_up(self.here, "h0")
-        await_up(self.there, "t0")
+        for family in (4, 6):
+            self._await_answer(family)
         allow_datagrams(self.here)
+
+    def _await_answer(self, family: Family) -> None:
+        """Wait until packets get through: the kernel drops some a moment after `up`."""
+        with self.here.call(EchoEngine, family) as engine:
+            for n in range(200):
+                engine.submit(request(n, THERE[family], timeout_ns=50_000_000, count=4))
+                if all(each.kind == REPLY for each in gather(engine, 4)):
+                    return
+        raise AssertionError(f"{THERE[family]} does not answer")
 
     def _know_each_other(self) -> None:
         """Spare the tests the neighbour discovery, whose queue of packets is short."""
@@ -186,16 +195,6 @@ def allow_datagrams(namespace: Namespace) -> None:
     group = os.getgid()  # a user namespace may map no other
     with namespace.entered():
         Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{group} {group}")
-
-
-def await_up(namespace: Namespace, interface: str) -> None:
-    """Wait until an interface sends: the kernel drops what comes before, a moment after `up`."""
-    for _ in range(1000):
-        (link,) = namespace.route.get_links(namespace.index(interface))
-        if link.get_attr("IFLA_OPERSTATE") == "UP":
-            return
-        select.select([], [], [], 0.005)
-    raise AssertionError(f"{interface} stays down")
 
 
 def link_address(namespace: Namespace, interface: str) -> str:
