@@ -17,7 +17,7 @@ import statistics
 import struct
 import sys
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from typing import Any, cast
@@ -39,6 +39,7 @@ from netsonde.probe.base import Recorder, measure
 from netsonde.probe.ping import PingProber
 from netsonde.probe.ping.driver import EchoDriver
 from netsonde.probe.ping.driver import EchoEngine as DrivenEngine
+from netsonde.probe.ping.run import Completion
 from netsonde.probe.targets import TargetResolver
 from netsonde.wire import encode_report_item
 
@@ -46,7 +47,7 @@ REQUEST_BYTES = struct.calcsize(REQUEST_FORMAT)
 COMPLETION = struct.Struct(COMPLETION_FORMAT)
 KIND_OFFSET = struct.calcsize("=Qqq16s")
 SUBMIT_BATCH = 4096  # requests
-CHUNK = 2048  # futures made at once
+WINDOW = 8192  # futures waited for at once
 TIMEOUT_NS = 1_000_000_000
 DATA_BYTES = 56
 WAIT_MS = 2000
@@ -211,23 +212,17 @@ async def _futures(chosen: argparse.Namespace) -> dict[str, float]:
     with started(chosen) as (engine, path):
         driver = EchoDriver(SystemClock(), cast("DrivenEngine", engine))
         usage = Usage()
-        waiting: list[asyncio.Future[Any]] = []
+        waiting: deque[asyncio.Future[Completion]] = deque()
         answered = 0
-        for begin in range(0, len(targets), CHUNK):
-            asked: list[asyncio.Future[Any]] = [
-                driver.probe(target, timeout_ns=TIMEOUT_NS, size=DATA_BYTES, path=path)
-                for target in targets[begin : begin + CHUNK]
-            ]
-            answered += await _answered(waiting)
-            waiting = asked
-        answered += await _answered(waiting)
+        for target in targets:
+            if len(waiting) == WINDOW:
+                answered += (await waiting.popleft()).kind == REPLY
+            waiting.append(driver.probe(target, timeout_ns=TIMEOUT_NS, size=DATA_BYTES, path=path))
+        for future in waiting:
+            answered += (await future).kind == REPLY
         figures = usage.figures(len(targets), answered)
         driver.close()
     return figures
-
-
-async def _answered(waiting: Iterable["asyncio.Future[Any]"]) -> int:
-    return sum([(await future).kind == REPLY for future in waiting])
 
 
 def paced(chosen: argparse.Namespace) -> dict[str, float]:

@@ -225,7 +225,9 @@ class EchoDriver:
 
     def _offer(self, token: int, request: bytes) -> None:
         self._offered[token] = request
-        if not self._is_flushing:
+        if len(self._offered) == SUBMIT_BATCH:
+            self._flush()
+        elif not self._is_flushing:
             self._is_flushing = True
             self._loop.call_soon(self._flush)
 
