@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
 from typing import Any, cast
 
@@ -46,7 +46,8 @@ from netsonde.wire import encode_report_item
 REQUEST_BYTES = struct.calcsize(REQUEST_FORMAT)
 COMPLETION = struct.Struct(COMPLETION_FORMAT)
 KIND_OFFSET = struct.calcsize("=Qqq16s")
-SUBMIT_BATCH = 4096  # requests
+SUBMIT_BATCH = 2048  # requests made at once
+ADDRESS_BYTES = 4
 WINDOW = 8192  # futures waited for at once
 TIMEOUT_NS = 1_000_000_000
 DATA_BYTES = 56
@@ -78,11 +79,13 @@ class Usage:
 class Exchange:
     """Requests on their way into an engine and the completions that came out, so far."""
 
-    def __init__(self, engine: EchoEngine, requests: bytes) -> None:
+    def __init__(self, engine: EchoEngine, addresses: bytes, path: int) -> None:
         self._engine = engine
-        self._requests = requests
-        self._offered = 0
-        self.count = len(requests) // REQUEST_BYTES
+        self._addresses = addresses
+        self._path = path
+        self._made = b""  # requests that the engine had no room for
+        self._taken = 0
+        self.count = len(addresses) // ADDRESS_BYTES
         self.settled = 0
         self.answered = 0
         self.completions: list[bytes] | None = None  # a list keeps them
@@ -94,12 +97,23 @@ class Exchange:
 
     def offer(self) -> None:
         """Hand the engine as many requests as it has room for."""
-        while self._offered < len(self._requests):
-            batch = self._requests[self._offered : self._offered + SUBMIT_BATCH * REQUEST_BYTES]
-            taken = self._engine.submit(batch) * REQUEST_BYTES
-            self._offered += taken
-            if taken < len(batch):
+        while self._taken < self.count:
+            if not self._made:
+                self._made = self._make()
+            taken = self._engine.submit(self._made)
+            self._taken += taken
+            self._made = self._made[taken * REQUEST_BYTES :]
+            if self._made:
                 return
+
+    def _make(self) -> bytes:
+        """Make the next requests."""
+        begin = self._taken * ADDRESS_BYTES
+        addresses = self._addresses[begin : begin + SUBMIT_BATCH * ADDRESS_BYTES]
+        return pack_requests(
+            4, addresses, token=self._taken, timeout_ns=TIMEOUT_NS, size=DATA_BYTES,
+            path=self._path,
+        )  # fmt: skip
 
     def collect(self) -> None:
         """Take the completions there are. (None is late or double on this network.)"""
@@ -159,7 +173,7 @@ class Ticker:
 @contextlib.contextmanager
 def started(chosen: argparse.Namespace, **options: Any) -> Iterator[tuple[EchoEngine, int]]:
     """Open and start the engine; yield it with the path its packets take."""
-    with EchoEngine(4, backend=chosen.backend, **options) as engine:
+    with EchoEngine(4, backend=chosen.backend, capacity=8192, **options) as engine:
         path = 0
         if chosen.backend == "packet":
             path = engine.add_path(
@@ -182,22 +196,12 @@ def cycled(first: IPv4Address, targets: int, count: int) -> list[IPv4Address]:
     return [addresses[number % targets] for number in range(count)]
 
 
-def requests_to(addresses: Sequence[IPv4Address], path: int) -> bytes:
-    """Return a request for each address."""
-    return pack_requests(
-        4, packed(addresses), token=0, timeout_ns=TIMEOUT_NS, size=DATA_BYTES, path=path
-    )
-
-
 def sweep(chosen: argparse.Namespace) -> dict[str, float]:
     """Ping every target once by batches."""
     addresses = packed(cycled(chosen.first, chosen.targets, chosen.count))
     with started(chosen) as (engine, path):
         usage = Usage()
-        requests = pack_requests(
-            4, addresses, token=0, timeout_ns=TIMEOUT_NS, size=DATA_BYTES, path=path
-        )
-        exchange = Exchange(engine, requests)
+        exchange = Exchange(engine, addresses, path)
         exchange.run()
         return usage.figures(exchange.count, exchange.answered)
 
@@ -234,7 +238,7 @@ async def _paced(chosen: argparse.Namespace) -> dict[str, float]:
     loop = asyncio.get_running_loop()
     addresses = cycled(chosen.first, chosen.targets, chosen.count)
     with started(chosen, budgets=(PacketBudget(chosen.rate),)) as (engine, path):
-        exchange = Exchange(engine, requests_to(addresses, path))
+        exchange = Exchange(engine, packed(addresses), path)
         over = loop.create_future()
         ticker = Ticker(loop)
         usage = Usage()
@@ -265,7 +269,7 @@ def round_trips(chosen: argparse.Namespace) -> dict[str, list[int | None]]:
         engine,
         path,
     ):
-        exchange = Exchange(engine, requests_to(addresses, path))
+        exchange = Exchange(engine, packed(addresses), path)
         exchange.completions = []
         exchange.run()
     for token, rtt_ns, *_ in COMPLETION.iter_unpack(b"".join(exchange.completions)):

@@ -20,7 +20,7 @@ from budget cimport (
 )
 from cookie cimport siphash24
 from echoreceive cimport echo_receive, echo_receive_batch, echo_receive_errors
-from echosend cimport echo_prepare, echo_send_batch
+from echosend cimport echo_can_receive, echo_prepare, echo_send_batch
 from echostamp cimport echo_resume_stamps
 from echostate cimport (
     BATCH_ROOM, DONE_STOPPED, FLAG_CANCELLED, SEND_BATCH, echo_has_room, echo_note, echo_publish,
@@ -117,7 +117,8 @@ cdef inline int echo_step(
     while filled[0] < SEND_BATCH and due_ns[0] <= now_ns:
         if run.sent == run.request.count:
             return STEP_ENDED
-        if not slab_has_room(&e.slab):  # asked first: tokens are for packets that leave
+        # Asked first: tokens are for packets that leave.
+        if not slab_has_room(&e.slab) or not echo_can_receive(e, run.request.size):
             e.blocked_until_ns = now_ns + FULL_RETRY_NS
             return STEP_BLOCKED
         again_ns = echo_gate(e, &e.tx[filled[0]], &run.request, now_ns)
@@ -288,7 +289,7 @@ cdef inline size_t echo_turn(echo_t *e, int64_t now_ns, int limit) noexcept nogi
     if e.exact and e.tx_socket != e.socket:
         echo_receive_errors(e, e.tx_socket)
     if e.hears_errors:
-        echo_receive_errors(e, e.socket)
+        packets += <size_t>echo_receive_errors(e, e.socket)
     packets += <size_t>echo_receive(e, now_ns, limit)
     echo_publish(e)
     return packets

@@ -8,8 +8,8 @@ from echosend cimport echo_clear_error
 from echostamp cimport echo_take_stamp
 from echostate cimport (
     BACKEND_DATAGRAM, BATCH_ROOM, CONTROL_BYTES, DONE_RX_DROP, DONE_TIMEOUT, ERROR_BATCH,
-    ERROR_ROUNDS,
-    RECEIVE_BATCH, SEND_TRIES, arrival_t, batch_t, echo_complete, echo_has_room, echo_t,
+    ERROR_ROUNDS, RECEIVE_BATCH, SEND_TRIES, arrival_t, batch_t, echo_complete, echo_has_room,
+    echo_t, has_ip_header,
 )
 from frames cimport (
     frame_at, frame_interface, frame_stamp_ns, frames_dropped, frames_ready, frames_release,
@@ -36,8 +36,22 @@ from sysnet cimport (
 )
 
 
+cdef enum:
+    CLAIM_NS = 60000000000
+
+
 cdef inline void echo_note_overflow(echo_t *e, uint32_t more) noexcept nogil:
-    """Note packets that found the receive queue full: each excuses a missing reply."""
+    """Note packets that found the receive queue full: each excuses a missing reply.
+
+    What no probe has claimed in a minute, the longest timeout, was not the reply to any.
+    """
+    cdef int64_t now_ns
+    if more == 0:
+        return
+    now_ns = monotonic_ns()
+    if e.slab.in_flight == 0 or now_ns > e.overflowed_ns + <int64_t>CLAIM_NS:
+        e.drops_unclaimed = 0
+    e.overflowed_ns = now_ns
     e.overflows += more
     e.drops_unclaimed += more
     e.counters.rx_drops += more
@@ -46,8 +60,10 @@ cdef inline void echo_note_overflow(echo_t *e, uint32_t more) noexcept nogil:
 cdef inline void echo_read_queue(echo_t *e) noexcept nogil:
     """Ask the kernel how full the receive queue is, and what it has dropped since the last look.
 
-    Before anything is read: a queue that overflowed is still full then. Of one that is not, the
-    kernel drops damaged ICMPv6 packets only, and counts them alike; they excuse no missing reply.
+    At the beginning of a turn and before a batch that follows a full one: a queue that overflowed
+    holds more than a batch, so it is still more than half full then. Of a raw ICMPv6 socket's that
+    is not, the kernel drops damaged packets only, and counts them alike; they excuse no missing
+    reply.
     (SO_RXQ_OVFL tells the same number, but only with a later packet.)
     """
     cdef uint32_t info[16]
@@ -61,7 +77,8 @@ cdef inline void echo_read_queue(echo_t *e) noexcept nogil:
         return
     more = info[NETSONDE_MEMINFO_DROPS] - e.drops
     e.drops = info[NETSONDE_MEMINFO_DROPS]
-    if info[NETSONDE_MEMINFO_RMEM_ALLOC] >= info[NETSONDE_MEMINFO_RCVBUF] // 2:
+    if (e.family == AF_INET or e.backend == BACKEND_DATAGRAM
+            or info[NETSONDE_MEMINFO_RMEM_ALLOC] >= info[NETSONDE_MEMINFO_RCVBUF] // 2):
         echo_note_overflow(e, more)
     else:
         e.counters.malformed += more
@@ -140,13 +157,14 @@ cdef inline void echo_take(echo_t *e, int at, int64_t user_ns) noexcept nogil:
     if head.msg_flags & MSG_TRUNC:  # larger than anything we asked for
         e.counters.foreign += 1
         return
-    a.source = address_bytes(<const sockaddr *>head.msg_name)
-    a.icmp = data
-    a.icmp_bytes = n
-    # A raw IPv4 socket gets the IP header, and gets it before the kernel checks what follows.
-    if e.family == AF_INET and e.backend != BACKEND_DATAGRAM and not read_packet(
-            e.family, data, n, &a):
-        a.source = NULL
+    if has_ip_header(e):
+        # It comes before the kernel has checked what follows.
+        if not read_packet(e.family, data, n, &a):
+            a.source = NULL
+    else:
+        a.source = address_bytes(<const sockaddr *>head.msg_name)
+        a.icmp = data
+        a.icmp_bytes = n
     if a.source == NULL:
         e.counters.malformed += 1
         return
@@ -231,12 +249,14 @@ cdef inline int echo_read(int fd, batch_t *batch, int flags) noexcept nogil:
     """
     cdef unsigned int i
     cdef int count, _
-    for i in range(batch.count):
+    for i in range(batch.used):  # what the kernel has written over
         batch.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
         batch.messages[i].msg_hdr.msg_controllen = CONTROL_BYTES
+    batch.used = 0
     for _ in range(SEND_TRIES):
         count = recvmmsg(fd, batch.messages, batch.count, flags | MSG_DONTWAIT, NULL)
         if count >= 0:
+            batch.used = <unsigned int>count
             return count
         if errno == EAGAIN:
             return 0
@@ -245,12 +265,13 @@ cdef inline int echo_read(int fd, batch_t *batch, int flags) noexcept nogil:
     return -1
 
 
-cdef inline void echo_receive_errors(echo_t *e, int fd) noexcept nogil:
+cdef inline int echo_receive_errors(echo_t *e, int fd) noexcept nogil:
     """Empty an error queue; it shares the receive buffer and keeps the socket readable.
 
-    Leaves room for the completions of the batch of packets that its caller may hold.
+    Returns how many messages it held. Leaves room for the completions of the batch of packets that
+    its caller may hold.
     """
-    cdef int i, count, _
+    cdef int i, count, _, messages = 0
     cdef int64_t now
     for _ in range(ERROR_ROUNDS):
         if not echo_has_room(e, 2 * (ERROR_BATCH + RECEIVE_BATCH)):
@@ -262,7 +283,9 @@ cdef inline void echo_receive_errors(echo_t *e, int fd) noexcept nogil:
         wall_sample(&e.wall)
         for i in range(count):
             echo_take_error(e, i, now)
+        messages += count
     echo_clear_error(fd)
+    return messages
 
 
 cdef inline int echo_await_batch(echo_t *e) noexcept nogil:
@@ -283,8 +306,10 @@ cdef inline int echo_receive_batch(echo_t *e) noexcept nogil:
     cdef tpacket2_hdr *head
     if not echo_has_room(e, BATCH_ROOM):  # a late reply completes its probe twice
         return -1
-    echo_read_queue(e)
+    if e.is_behind:
+        echo_read_queue(e)
     count = echo_await_batch(e)
+    e.is_behind = count == RECEIVE_BATCH
     if count <= 0:
         return count
     now = monotonic_ns()
@@ -332,6 +357,7 @@ cdef inline int echo_receive(echo_t *e, int64_t now_ns, int limit) noexcept nogi
     """
     cdef int count = -1, packets = 0
     cdef int64_t read_ns
+    echo_read_queue(e)
     while packets < limit:
         count = echo_receive_batch(e)
         if count <= 0:

@@ -8,7 +8,7 @@ from cookie cimport siphash24
 from echostamp cimport echo_await_stamp, echo_lose_stamps
 from echostate cimport (
     BACKEND_DATAGRAM, BACKEND_HEADER, BACKEND_PACKET, BUFFER_BYTES, BUFFER_MAX_BYTES,
-    COOKIE_BYTES, DEFAULT_TTL, DONE_TX_ERROR, FLAG_DF, HEAD_BYTES, SEND_TRIES,
+    COOKIE_BYTES, DEFAULT_TTL, DONE_TX_ERROR, FLAG_DF, FLAT_BYTES, HEAD_BYTES, SEND_TRIES,
     batch_size_buffers, echo_complete, echo_t, path_t, tx_t,
 )
 from inflight cimport slab_file, slab_release, slab_reserve, slot_t
@@ -29,6 +29,7 @@ from sysnet cimport (
 
 cdef enum:
     HEADER_BYTES_MAX = 576       # a packet whose IP header is ours is never fragmented
+    REPLY_HEADERS = 68           # the longest IPv4 header and ICMP's
 
 
 cdef inline uint64_t echo_cookie(const echo_t *e, const uint8_t *named) noexcept nogil:
@@ -197,6 +198,28 @@ cdef inline void echo_hear_errors(echo_t *e) noexcept nogil:
         setsockopt(e.socket, IPPROTO_IPV6, IPV6_RECVERR, &on, sizeof(on))
 
 
+cdef inline bint echo_can_receive(echo_t *e, size_t size) noexcept nogil:
+    """Whether the reply to a payload of this size can be read whole; makes the buffers for it."""
+    return (size + REPLY_HEADERS <= BUFFER_BYTES
+            or batch_size_buffers(&e.received, BUFFER_MAX_BYTES) == 0)
+
+
+cdef inline void put_pieces(
+    echo_t *e, tx_t *tx, msghdr *head, size_t written, size_t rest,
+) noexcept nogil:
+    """Let a message be what is written in tx.head and `rest` bytes of filler."""
+    tx.parts[0].iov_base = tx.head
+    tx.parts[0].iov_len = written
+    tx.parts[1].iov_base = e.filler
+    tx.parts[1].iov_len = rest
+    head.msg_iov = tx.parts
+    head.msg_iovlen = 2
+    if written + rest <= FLAT_BYTES:
+        memcpy(tx.head + written, e.filler, rest)
+        tx.parts[0].iov_len = written + rest
+        head.msg_iovlen = 1
+
+
 cdef inline void echo_prepare(
     echo_t *e, size_t at, const request_t *r, uint32_t attempt,
 ) noexcept nogil:
@@ -207,8 +230,6 @@ cdef inline void echo_prepare(
     cdef slot_t *slot
     cdef size_t header = 0
     cdef bint ours = header_is_ours(e, r)
-    if r.size + 68 > BUFFER_BYTES:  # the longest IPv4 header and ICMP's
-        batch_size_buffers(&e.received, BUFFER_MAX_BYTES)  # or its reply is cut, and foreign
     slot = echo_fill_slot(e, index, r, attempt)
     tx.slot = index
     tx.socket = e.tx_socket if ours else e.socket
@@ -226,12 +247,7 @@ cdef inline void echo_prepare(
     if tx.asks:
         put_number(head, SOL_SOCKET, SO_TIMESTAMPING, SOF_TIMESTAMPING_TX_SOFTWARE)
     echo_write_icmp(e, tx.head + header, slot, index, r)
-    tx.parts[0].iov_base = tx.head
-    tx.parts[0].iov_len = header + HEAD_BYTES
-    tx.parts[1].iov_base = e.filler
-    tx.parts[1].iov_len = r.size - COOKIE_BYTES
-    head.msg_iov = tx.parts
-    head.msg_iovlen = 2
+    put_pieces(e, tx, head, header + HEAD_BYTES, r.size - COOKIE_BYTES)
 
 
 @cython.cdivision(True)
@@ -260,8 +276,6 @@ cdef inline void echo_refuse(echo_t *e, size_t at, int code, int64_t now_ns) noe
     echo_complete(e, slot, DONE_TX_ERROR).error = <uint8_t>(code if 0 < code < 256 else 255)
     slab_release(&e.slab, e.tx[at].slot)
     e.counters.tx_errors += 1
-    if e.tx[at].asks:
-        echo_lose_stamps(e, now_ns)
 
 
 cdef inline void echo_clear_error(int fd) noexcept nogil:
@@ -283,22 +297,28 @@ cdef inline void echo_send_batch(echo_t *e, size_t count) noexcept nogil:
     """Send the prepared messages; each ends up filed or refused.
 
     A failed send may report an old ICMP error (ip(7), IP_RECVERR) instead of its own, so
-    the same message is tried again: an error that is its own comes back.
+    the same message is tried again: an error that is its own comes back. A message that was tried
+    and not taken, which a short count tells too, may have used up a stamp's number.
     """
-    cdef size_t at = 0
+    cdef size_t at = 0, wanted
     cdef int fd, taken, tries = 0, code
     cdef int64_t before, after
     while at < count:
         fd = e.tx[at].socket
+        wanted = same_socket(e, at, count) - at
         before = monotonic_ns()
-        taken = sendmmsg(fd, e.tx_messages + at,
-                         <unsigned int>(same_socket(e, at, count) - at), MSG_DONTWAIT)
+        taken = sendmmsg(fd, e.tx_messages + at, <unsigned int>wanted, MSG_DONTWAIT)
         code = errno
         after = monotonic_ns()
         if taken > 0:
             echo_file(e, at, <size_t>taken, before, after)
             at += <size_t>taken
             tries = 0
+            if <size_t>taken == wanted:
+                continue
+        if e.tx[at].asks:
+            echo_lose_stamps(e, after)
+        if taken > 0:
             continue
         tries += 1
         if code != ENOBUFS and code != EAGAIN and tries < SEND_TRIES:

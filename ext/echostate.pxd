@@ -11,7 +11,7 @@ from inflight cimport slab_close, slab_t, slot_t
 from ring cimport ring_close, ring_open, ring_publish, ring_record, ring_room, ring_t
 from schedule cimport request_t, schedule_close, schedule_t
 from stamps cimport wall_t
-from sysnet cimport iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_ll
+from sysnet cimport AF_INET, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_ll
 
 cdef enum:
     SEND_BATCH = 16           # larger ones blur the interpolated send stamps and gain nothing
@@ -22,6 +22,7 @@ cdef enum:
     ERROR_ROUNDS = 64         # error queue batches per poll
     COOKIE_BYTES = 16         # slot, serial, cookie
     HEAD_BYTES = 24           # ICMP header and those
+    FLAT_BYTES = 256          # a packet that fits is sent as one piece, which is cheaper than two
     SIZE_MAX = 65507          # 65535 - 20 - 8
     CONTROL_BYTES = 256       # control messages of one received packet need about 150
     BUFFER_BYTES = 2048       # any reply to a request that fits an Ethernet frame, jumbo excepted
@@ -92,7 +93,7 @@ ctypedef struct tx_t:
     bucket_t *prefix         # that it took a token of, or NULL
     bucket_t *target
     bint asks                # the kernel for a transmit stamp
-    uint8_t head[64]         # IP header where it is ours, ICMP header, slot, serial, cookie
+    uint8_t head[FLAT_BYTES]  # IP header where it is ours, ICMP message or its beginning
 
 ctypedef struct batch_t:     # messages that are read in one call
     mmsghdr *messages
@@ -102,6 +103,7 @@ ctypedef struct batch_t:     # messages that are read in one call
     uint8_t *buffers
     size_t buffer_bytes      # of each
     unsigned int count
+    unsigned int used        # of them the last read filled
 
 ctypedef struct arrival_t:   # one received message, whatever the kind of socket
     const uint8_t *source    # who sent it: 4 or 16 bytes
@@ -161,9 +163,11 @@ ctypedef struct echo_t:
     wall_t wall
     uint32_t step_told       # how often somebody said that the wall clock was set
     uint32_t step_seen
+    bint is_behind           # the last batch read was full
     uint32_t drops           # the kernel's counter, as last read; it wraps
     uint32_t overflows       # of these what a full receive queue dropped
     uint32_t drops_unclaimed  # not yet blamed for a missing reply
+    int64_t overflowed_ns    # when the last of them was noticed
     counters_t counters
     awaited_t *awaited       # exact: by the kernel's number of the packet
     uint32_t stamp_number    # of the next packet
@@ -186,6 +190,7 @@ ctypedef struct echo_t:
     uint32_t starved         # a submission was refused for want of room in the ring
     int64_t told_ns          # when `ready` was last set
     uint64_t thread          # pthread_t
+    int owner                # the process that it belongs to
     bint threaded
     bint deaf                # the loop's descriptor does not watch the socket
 
@@ -212,7 +217,7 @@ cdef inline int batch_open(batch_t *batch, unsigned int count, size_t each) noex
     """Allocate and wire a batch of messages; -1 without memory. batch_close frees a partial one."""
     cdef unsigned int i
     cdef msghdr *head
-    batch.count = count
+    batch.count = batch.used = count
     batch.messages = <mmsghdr *>calloc(count, sizeof(mmsghdr))
     batch.parts = <iovec *>calloc(count, sizeof(iovec))
     batch.names = <sockaddr_in6 *>calloc(count, sizeof(sockaddr_in6))
@@ -236,6 +241,18 @@ cdef inline void batch_close(batch_t *batch) noexcept nogil:
     free(batch.names)
     free(batch.control)
     free(batch.buffers)
+
+
+cdef inline bint has_ip_header(const echo_t *e) noexcept nogil:
+    """Whether the receiving socket hands out the IP header."""
+    return e.family == AF_INET and e.backend != BACKEND_DATAGRAM
+
+
+cdef inline void batch_without_names(batch_t *batch) noexcept nogil:
+    """Spare the kernel from saying who sent each message: the header does."""
+    cdef unsigned int i
+    for i in range(batch.count):
+        batch.messages[i].msg_hdr.msg_name = NULL
 
 
 cdef inline int echo_open_rings(echo_t *e) noexcept nogil:
@@ -264,6 +281,8 @@ cdef inline int echo_allocate(echo_t *e) noexcept nogil:
     if (batch_open(&e.received, RECEIVE_BATCH, BUFFER_BYTES) < 0
             or batch_open(&e.errors, ERROR_BATCH, ERROR_BYTES) < 0):
         return -1
+    if has_ip_header(e):
+        batch_without_names(&e.received)
     return echo_open_rings(e)
 
 

@@ -50,7 +50,7 @@ cdef extern from *:
     size_t NETSONDE_LL_OFFSET
     uint32_t load_acquire "NETSONDE_ACQUIRE"(const uint32_t *p) nogil
     void store_release "NETSONDE_RELEASE"(uint32_t *p, uint32_t value) nogil
-    int PROT_READ, PROT_WRITE, MAP_SHARED
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_POPULATE
     void *MAP_FAILED
     void *mmap(void *at, size_t n, int protection, int flags, int fd, long offset) nogil
     int munmap(void *at, size_t n) nogil
@@ -58,7 +58,6 @@ cdef extern from *:
 cdef enum:
     BLOCK_BYTES = 65536
     FRAMES = 4096                # 40 ms at 100 000 packets a second
-    FRAME_OVERHEAD = 80          # the kernel's header and sockaddr_ll before the packet
     IPV4_FRAGMENT = 0x3FFF       # more fragments, or an offset
     PACKET_FOR_US = 0            # PACKET_HOST
 
@@ -141,7 +140,8 @@ cdef inline int frames_open(frames_t *frames, int fd, size_t frame_bytes) noexce
     if (setsockopt(fd, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) < 0
             or setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &req, sizeof(req)) < 0):
         return -1
-    memory = mmap(NULL, FRAMES * frame_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    memory = mmap(NULL, FRAMES * frame_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+                  fd, 0)
     if memory == MAP_FAILED:
         return -1
     frames.memory = <uint8_t *>memory

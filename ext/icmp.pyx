@@ -26,7 +26,8 @@ cimport cython
 from budget cimport budget_t, keyed_open, pace_gap, pace_slack
 from cookie cimport load_key, siphash24 as sip
 from echo cimport (
-    NEVER_NS, TURN_PACKETS, echo_next_turn_ns, echo_take_steps, echo_transmit, echo_turn,
+    NEVER_NS, TURN_PACKETS, echo_next_turn_ns, echo_take_cancellations, echo_take_steps,
+    echo_transmit, echo_turn,
 )
 from echoreceive cimport echo_read_queue
 from echosockets cimport (
@@ -117,6 +118,7 @@ cdef class PacketBudget:
         return self._rate_pps
 
 
+@cython.no_gc  # or the collector could free the budgets under the thread; they are in no cycle
 @cython.final
 cdef class EchoEngine:
     """Sends echo requests of one family and matches what comes back.
@@ -327,7 +329,8 @@ cdef class EchoEngine:
         if e.backend == BACKEND_PACKET and (
                 source is None or not interface or link_address is None):
             raise ValueError("a path of the packet back end has source, interface and link_address")
-        self._note_interface(interface)
+        if e.backend == BACKEND_PACKET:
+            self._note_interface(interface)
         path = &e.paths[self._paths]
         if source is not None:
             memcpy(path.source, <const char *>source, <size_t>width)
@@ -404,6 +407,7 @@ cdef class EchoEngine:
             event_set(e.wake)
             return
         begun_ns = monotonic_ns()
+        echo_take_cancellations(e)
         echo_take_steps(e)
         packets = echo_transmit(e)
         echo_publish(e)

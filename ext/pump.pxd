@@ -13,9 +13,9 @@ from ring cimport atomic_load, atomic_store, atomic_swap, ring_count, ring_room
 from stamps cimport monotonic_ns
 from sysnet cimport (
     CLOCK_MONOTONIC, EPOLL_CTL_MOD, EPOLLIN, POLLIN, PR_SET_NAME, PR_SET_TIMERSLACK, SIG_SETMASK,
-    TFD_TIMER_ABSTIME, TIMER_ABSTIME, clock_nanosleep, epoll_ctl, epoll_event, itimerspec, pollfd,
-    ppoll, prctl, pthread_create, pthread_join, pthread_sigmask, pthread_t, read, sigfillset,
-    sigset_t, timerfd_settime, timespec, write,
+    TFD_TIMER_ABSTIME, TIMER_ABSTIME, clock_nanosleep, epoll_ctl, epoll_event, getpid, itimerspec,
+    pollfd, ppoll, prctl, pthread_create, pthread_join, pthread_sigmask, pthread_t, read,
+    sigfillset, sigset_t, timerfd_settime, timespec, write,
 )
 
 cdef enum:
@@ -121,13 +121,14 @@ cdef inline int pump_start(echo_t *e) noexcept nogil:
     code = pthread_create(&thread, NULL, pump_main, e)
     pthread_sigmask(SIG_SETMASK, &old, NULL)
     e.thread = thread
+    e.owner = getpid()
     e.threaded = code == 0
     return code
 
 
 cdef inline void pump_stop(echo_t *e) noexcept nogil:
     """End the thread and wait for it. Idempotent."""
-    if e.threaded:
+    if e.threaded and e.owner == getpid():  # a forked child has no thread to wait for
         atomic_store(&e.stopping, 1)
         event_set(e.wake)
         pthread_join(e.thread, NULL)

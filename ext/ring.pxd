@@ -5,7 +5,7 @@ and written in place, and handed over by publishing or releasing a number of the
 """
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 cdef extern from *:
@@ -28,12 +28,19 @@ ctypedef struct ring_t:
 
 
 cdef inline int ring_open(ring_t *ring, uint32_t record_bytes, uint32_t capacity) noexcept nogil:
-    """Make an empty ring; capacity is a power of two. -1 without memory."""
+    """Make an empty ring; capacity is a power of two. -1 without memory.
+
+    Its pages are touched now: the first lap would pay a page fault for each.
+    """
+    cdef size_t size = <size_t>capacity * record_bytes
     memset(ring, 0, sizeof(ring_t))
     ring.record_bytes = record_bytes
     ring.capacity = capacity
-    ring.records = <uint8_t *>calloc(capacity, record_bytes)
-    return 0 if ring.records != NULL else -1
+    ring.records = <uint8_t *>malloc(size)
+    if ring.records == NULL:
+        return -1
+    memset(ring.records, 0xFF, size)
+    return 0
 
 
 cdef inline void ring_close(ring_t *ring) noexcept nogil:

@@ -129,6 +129,7 @@ cdef extern from *:
     int getsockopt(int fd, int level, int name, void *value, socklen_t *length) nogil
     int close(int fd) nogil
     ssize_t read(int fd, void *data, size_t length) nogil
+    int getpid() nogil
     ssize_t write(int fd, const void *data, size_t length) nogil
 
     # ── messages, one and in batches ──

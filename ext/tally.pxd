@@ -107,7 +107,7 @@ cdef inline void tally_settle(tally_t *tally, const completion_t *c, uint32_t at
     """Take the one final completion of an attempt."""
     tally.settled += 1
     tally.kinds[at] = c.kind
-    tally.rtts_ns[at] = c.rtt_ns
+    tally.rtts_ns[at] = c.rtt_ns if c.kind == DONE_REPLY else -1
     tally.ttls[at] = c.ttl
     tally.sizes[at] = c.size
     tally.types[at] = c.icmp_type
@@ -132,7 +132,7 @@ cdef inline void tally_take(tally_t *tally, const completion_t *c) noexcept nogi
     cdef uint32_t at = <uint32_t>c.token
     if c.kind == DONE_STOPPED:
         if c.rtt_ns >= 0:
-            tally.submitted = <uint32_t>c.rtt_ns
+            tally.submitted = <uint32_t>c.rtt_ns if c.rtt_ns < tally.count else tally.count
     elif at >= tally.count:
         pass  # nothing this run has asked for
     elif c.kind == DONE_DUPLICATE:

@@ -123,13 +123,15 @@ cdef inline size_t door_prepare(echo_t *e, const request_t *r, uint8_t *out) noe
     out: DOOR_HEADER_BYTES + 8 + r.size bytes. The caller files or refuses it (echosend.pxd).
     """
     cdef tx_t *tx = &e.tx[0]
-    cdef size_t header
+    cdef size_t header, own
     if not slab_has_room(&e.slab):
         return 0
     echo_prepare(e, 0, r, 0)
     header = door_write_ip(e, out, r)
-    memcpy(out + header, <uint8_t *>tx.parts[0].iov_base + tx.parts[0].iov_len - HEAD_BYTES,
-           HEAD_BYTES)
+    own = tx.parts[0].iov_len - HEAD_BYTES  # the engine's own IP header, where it writes one
+    if e.tx_messages[0].msg_hdr.msg_iovlen == 1:
+        own -= tx.parts[1].iov_len
+    memcpy(out + header, <uint8_t *>tx.parts[0].iov_base + own, HEAD_BYTES)
     memcpy(out + header + HEAD_BYTES, tx.parts[1].iov_base, r.size - COOKIE_BYTES)
     if e.family == AF_INET6:
         door_sign(e, out + header, r)
@@ -167,7 +169,8 @@ cdef inline msghdr *door_lay(echo_t *e, batch_t *batch, const delivery_t *d) noe
     cdef timespec stamps[3]      # SCM_TIMESTAMPING has three, SCM_TIMESTAMPNS only the first
     batch.messages[0].msg_len = <unsigned int>d.n
     batch.parts[0].iov_base = <void *>d.data
-    door_address(e.family, head.msg_name, d.source)
+    if head.msg_name != NULL:  # where the IP header says it
+        door_address(e.family, head.msg_name, d.source)
     head.msg_flags = d.flags
     head.msg_controllen = 0
     if d.stamp_ns:

@@ -124,8 +124,8 @@ class EchoNetwork:
             self.here.route_to(BEYOND[family], THERE[family])
         self.there.unlimit_icmp()
         self._know_each_other()
-        for family in (4, 6):
-            self._await_answer(family)
+        self._await_answer(4)
+        self._await_answer(6)
         allow_datagrams(self.here)
 
     def _await_answer(self, family: Family) -> None:

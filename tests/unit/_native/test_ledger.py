@@ -47,7 +47,7 @@ class Model:
     def take(self, each: Completion) -> None:
         if each.kind == icmp.STOPPED:
             if each.rtt_ns >= 0:
-                self.submitted = each.rtt_ns
+                self.submitted = min(each.rtt_ns, self.count)
         elif each.attempt >= self.count:
             pass
         elif each.kind == icmp.DUPLICATE:
@@ -95,7 +95,7 @@ class Model:
 def assert_equal(ledger: EchoLedger, number: int, model: Model) -> None:
     assert Counts(*ledger.counts(number)) == model.counts()
     assert list(memoryview(ledger.rtts_ns(number)).cast("q")) == model.column(
-        lambda each: each.rtt_ns, -1
+        lambda each: each.rtt_ns if each.kind == icmp.REPLY else -1, -1
     )
     assert list(memoryview(ledger.sizes(number)).cast("H")) == model.column(lambda each: each.size)
     for column, of in (
