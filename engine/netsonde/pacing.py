@@ -9,6 +9,8 @@ from fractions import Fraction
 
 from netsonde.clock import NS_PER_S
 
+RATE_MIN_PPS = 0.000_001  # one packet in 11 days
+RATE_MAX_PPS = 1_000_000_000  # more than any link carries: as good as no limit
 RATE_DENOMINATOR_MAX = 1_000_000  # a rate given as a float is read as the fraction it means
 EVICTION_LOOKS = 8  # how many of the least recently used keys are looked at for one that is full
 

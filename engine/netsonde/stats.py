@@ -37,6 +37,33 @@ class RttSummary:
         return cls(**dict(zip(cls.__slots__, numbers, strict=True)))
 
 
+def combine(parts: Sequence[RttSummary], histogram: "Histogram") -> RttSummary:
+    """Summarise series as one, percentiles within 3.2 %; the jitter is the greatest.
+
+    histogram: of all of them.
+    """
+    count = sum(part.count for part in parts)
+    least, greatest = min(part.min_ns for part in parts), max(part.max_ns for part in parts)
+    avg_ns = math.fsum(part.count * part.avg_ns for part in parts) / count
+    squares = (part.count * (part.stddev_ns**2 + (part.avg_ns - avg_ns) ** 2) for part in parts)
+
+    def percentile_ns(percent: float) -> int:
+        return max(least, min(greatest, histogram.percentile_ns(percent)))
+
+    return RttSummary(
+        count=count,
+        min_ns=least,
+        max_ns=greatest,
+        avg_ns=avg_ns,
+        stddev_ns=math.sqrt(math.fsum(squares) / count),
+        p50_ns=percentile_ns(50),
+        p90_ns=percentile_ns(90),
+        p95_ns=percentile_ns(95),
+        p99_ns=percentile_ns(99),
+        jitter_ns=max(part.jitter_ns for part in parts),
+    )
+
+
 def summarise(rtts_ns: Sequence[int]) -> RttSummary | None:
     """Summarise round-trip times given in the order of sending; None when there are none."""
     if not rtts_ns:

@@ -210,6 +210,25 @@ def test_a_source_and_an_interface_choose_the_way(network: Chain, family: int) -
 
 
 @pytest.mark.netns
+@families
+def test_longer_routes_addresses_and_rules_part_a_prefix(network: Chain, family: int) -> None:
+    host = network.host
+    bits, part = (24, 25) if family == 4 else (64, 65)
+    af = socket.AF_INET if family == 4 else socket.AF_INET6
+    first, second = "198.51.100.0", "203.0.113.0"
+    if family == 6:
+        first, second = "2001:db8:1::", "2001:db8:2::"
+    before = host.call(netinfo.parted_prefixes, family, bits)
+    host.route.route("add", dst=f"{first}/{part}", oif=host.index("right"), family=af)
+    host.route.route("add", dst=f"{second}/{bits}", oif=host.index("right"), family=af)
+    added = host.call(netinfo.parted_prefixes, family, bits) - before
+    assert added == {f"{first}/{bits}"}
+    host.route.rule("add", dst=second, dst_len=part, table=254, family=af)
+    added = host.call(netinfo.parted_prefixes, family, bits) - before
+    assert added == {f"{first}/{bits}", f"{second}/{bits}"}
+
+
+@pytest.mark.netns
 def test_a_zone_is_an_interface(host: Namespace) -> None:
     route = host.call(netinfo.route_to, "fe80::1%right")
 

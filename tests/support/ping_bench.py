@@ -26,14 +26,18 @@ class PingBench:
         self.script: Script = answers
         self.backend = "header"
         self.names: dict[str, list[str]] = {}
-        self.engines: dict[int, MemoryEchoEngine] = {}
+        self.engines: dict[int, MemoryEchoEngine] = {}  # by family, the last one
+        self.opened: list[MemoryEchoEngine] = []
+        self.paths_max = 4095
         resolver = TargetResolver(policy or TargetPolicy.person(), look_up=self._look_up)
         self.prober = PingProber(self.clock, resolver, engine=self.open)
 
     def open(self, family: int) -> MemoryEchoEngine:
         backend = "raw" if family == 6 and self.backend == "header" else self.backend
         engine = MemoryEchoEngine(self.clock, family, self._answer, backend=backend)
+        engine.paths_max = self.paths_max
         self.engines[family] = engine
+        self.opened.append(engine)
         return engine
 
     def lane(self, family: int = 4) -> Lane:

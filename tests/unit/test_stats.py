@@ -12,6 +12,7 @@ from netsonde.stats import (
     Histogram,
     bucket_bounds_ns,
     bucket_index,
+    combine,
     jitter,
     percentile,
     summarise,
@@ -120,3 +121,18 @@ def test_below_zero_counts_as_zero() -> None:
 def test_foreign_histograms_are_refused(value: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="histogram"):
         Histogram.from_value(value)
+
+
+@given(st.lists(rtts, min_size=1, max_size=5))
+def test_summaries_of_parts_combine(parts: list[list[int]]) -> None:
+    each = [summary for part in parts if (summary := summarise(part)) is not None]
+    everything = [rtt_ns for part in parts for rtt_ns in part]
+    exact, whole = summarise(everything), combine(each, Histogram(everything))
+    assert exact is not None
+    assert (whole.count, whole.min_ns, whole.max_ns) == (exact.count, exact.min_ns, exact.max_ns)
+    assert whole.avg_ns == pytest.approx(exact.avg_ns)
+    assert whole.stddev_ns == pytest.approx(exact.stddev_ns, rel=1e-6, abs=1)
+    for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns"):
+        least = getattr(exact, name)
+        assert least <= getattr(whole, name) <= least * 1.032 + HISTOGRAM_UNIT_NS
+    assert whole.jitter_ns == max(part.jitter_ns for part in each)

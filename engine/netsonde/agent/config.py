@@ -17,6 +17,7 @@ from msgspec import Struct, field
 
 from netsonde.errors import ConfigError
 from netsonde.model import ID_MAX, TaskKind
+from netsonde.pacing import RATE_MAX_PPS, RATE_MIN_PPS
 from netsonde.policy import TargetPolicy
 from netsonde.probe.ping.engines import BACKENDS, DEFAULT_BACKENDS, Backend
 
@@ -33,7 +34,6 @@ CAPACITY_MAX = 10_000  # ten claims' worth
 CLAIM_WAIT_MAX_S = 55.0  # proxies cut a silent answer at 60 s
 FILE_MAX_BYTES = 8 << 20  # a deny list of 100 000 prefixes has 2 MiB
 TOKEN_MAX_CHARS = 4096
-RATE_MAX_PPS = 1_000_000_000
 LABELS_MAX = 64  # as many as the control plane keeps
 LABEL_MAX_CHARS = 128
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -155,6 +155,16 @@ def _number_between(low: float, high: float) -> Check:
     return check
 
 
+def _rate(value: Any) -> float:
+    is_number = type(value) in (int, float)
+    if not is_number or not (value == 0 or RATE_MIN_PPS <= value <= RATE_MAX_PPS):
+        raise ValueError(
+            f"must be 0, for no limit, or a number from {RATE_MIN_PPS:f} to {RATE_MAX_PPS},"
+            f" not {value!r}"
+        )
+    return float(value)
+
+
 def _optional(check: Check) -> Check:
     return lambda value: None if value is None else check(value)
 
@@ -267,10 +277,10 @@ _CHECKS: Mapping[str, Check] = {
     "report_interval_ms": _between(1, 60_000),
     "drain_timeout_s": _number_between(0, 3600),
     "target_starts_per_s": _number_between(0.001, 1_000_000),
-    "packets_per_s": _number_between(0, RATE_MAX_PPS),
-    "ping_packets_per_s": _number_between(0, RATE_MAX_PPS),
-    "prefix_packets_per_s": _number_between(0, RATE_MAX_PPS),
-    "target_packets_per_s": _number_between(0, RATE_MAX_PPS),
+    "packets_per_s": _rate,
+    "ping_packets_per_s": _rate,
+    "prefix_packets_per_s": _rate,
+    "target_packets_per_s": _rate,
     "ping_backends": _backends,
     "spool_rows": _between(1, 100_000_000),
     "spool_bytes": _between(1 << 20, 1 << 40),  # below 1 MiB four large results fill it

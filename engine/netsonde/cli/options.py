@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import click
 
 from netsonde.errors import ConfigError
+from netsonde.pacing import RATE_MAX_PPS, RATE_MIN_PPS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 OTHER_OPTIONS = "Other"
 OPERATOR_URL = "http://127.0.0.1:8090"  # where `server run` and `up` listen for operators
-RATE_MAX_PPS = 1_000_000_000  # more than any link carries
 TOKEN_MAX_BYTES = 4096  # a token file that is longer is not one
 
 _UNIT_MS = {"ms": 1, "": 1000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -52,7 +52,7 @@ class Number(click.ParamType[Any]):
 
 
 class Rate(click.ParamType[float]):
-    """Packets per second, above 0."""
+    """Packets per second."""
 
     name = "pps"
 
@@ -64,9 +64,10 @@ class Rate(click.ParamType[float]):
             rate_pps = float(value)
         except ValueError:
             rate_pps = math.nan
-        if not 0 < rate_pps <= RATE_MAX_PPS:
+        if not RATE_MIN_PPS <= rate_pps <= RATE_MAX_PPS:
             self.fail(
-                f"{value!r} is not a number of packets a second above 0, at most {RATE_MAX_PPS}",
+                f"{value!r} is not a number of packets a second from {RATE_MIN_PPS:f} to"
+                f" {RATE_MAX_PPS}",
                 param,
                 ctx,
             )

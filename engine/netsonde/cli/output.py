@@ -9,6 +9,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 import click
@@ -54,13 +55,18 @@ def write_text(text: str) -> None:
 
 def warn(text: str) -> None:
     """Write one sentence on standard error."""
-    click.echo(f"netsonde: {' '.join(printable(line) for line in text.split())}", err=True)
+    _say(f"netsonde: {' '.join(printable(line) for line in text.split())}")
 
 
 def explain(text: str) -> None:
     """Write a sentence and the lines to paste below it on standard error."""
     first, *rest = text.splitlines() or [""]
-    click.echo("\n".join([f"netsonde: {printable(first)}", *map(printable, rest)]), err=True)
+    _say("\n".join([f"netsonde: {printable(first)}", *map(printable, rest)]))
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody reads it: that ends no measurement
+        click.echo(text, err=True)
 
 
 class Progress:
@@ -73,8 +79,11 @@ class Progress:
     def show(self, text: str) -> None:
         """Draw the line."""
         if self.is_wanted:
-            click.echo(f"{ERASE_LINE}{text}", err=True, nl=False, color=True)
             self._is_drawn = True
+            try:
+                click.echo(f"{ERASE_LINE}{text}", err=True, nl=False, color=True)
+            except OSError:
+                self.is_wanted = False  # the terminal has gone
 
     def clear(self) -> None:
         """Erase the line, before something else is written."""

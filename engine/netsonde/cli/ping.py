@@ -50,7 +50,7 @@ Examples:
 Exit codes:
   0  every target was reached and is as expected
   1  some target was not reached, not resolved, denied, or not as expected
-  2  what was asked for makes no sense; nothing was sent
+  2  what was asked for makes no sense
   3  could not measure: no privilege, for instance
   130 interrupted, 141 nobody reads standard output any more
 """

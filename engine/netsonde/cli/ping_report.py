@@ -4,6 +4,7 @@ import asyncio
 import csv
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 
 from netsonde.cli.exits import Exit
@@ -67,6 +68,7 @@ class PingReport:
         self._rows = csv.writer(self._outlet, lineterminator="\n")
         self._has_colour = has_colour(sys.stdout)
         self._is_explained = False
+        self._warned: set[str] = set()
         self._failure: PrivilegeError | None = None
         self._began_ns: int | None = None
 
@@ -117,7 +119,10 @@ class PingReport:
                 self._outlet.take(encoded() + b"\n")
 
     def warn(self, text: str) -> None:
-        """Write a sentence on standard error."""
+        """Write a sentence on standard error, once."""
+        if text in self._warned:
+            return
+        self._warned.add(text)
         self._progress.clear()
         warn(text)
 
@@ -143,8 +148,10 @@ class PingReport:
         text = "\n".join(summary_lines(self._totals, self._elapsed_ns()))
         if self._form in (Form.TEXT, Form.NOTHING):
             sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
         elif self._progress.is_wanted:  # a person watches while the results go elsewhere
-            sys.stderr.write(f"{text}\n")
+            with suppress(OSError):
+                sys.stderr.write(f"{text}\n")
 
     def _judge(self, target: str, failure: RunFailure) -> None:
         """Take the exit code; of what could not be measured the first is explained."""
@@ -172,7 +179,7 @@ class PingReport:
         done = f"{totals.targets} done"
         if self.total is not None:
             done = f"{totals.targets} of {self.total} done"
-        sent = sum(engine.counters.get("sent", 0) for engine in self.engines) or totals.sent
+        sent = max(sum(map(_sent, self.engines)), totals.sent)
         pps = sent * NS_PER_S // max(elapsed_ns, 1)
         return (
             f"{done}, {pps} packets/s, {totals.alive} alive, loss {_percent(totals.loss_pct)},"
@@ -197,11 +204,19 @@ def summary_lines(totals: Totals, elapsed_ns: int) -> list[str]:
     if (rtts_ms := totals.rtts_ms) is not None:
         numbers = "/".join(milliseconds(each).removesuffix(" ms") for each in rtts_ms)
         lines["rtt"] = f"min/avg/max/p95 {numbers} ms"
-    rate_pps = totals.rate_pps(elapsed_ns)
+    rate_pps = totals.rate_pps
     took = f"{elapsed_ns / NS_PER_S:.3f} s"
     lines["time"] = took if rate_pps is None else f"{took}, {rate_pps:.0f} packets/s"
     width = max(map(len, lines))
     return [f"{name:<{width}}  {text}" for name, text in lines.items()]
+
+
+def _sent(engine: EchoEngine) -> int:
+    """Return how many packets an engine has sent, 0 when another one has taken its place."""
+    try:
+        return engine.counters.get("sent", 0)
+    except ValueError:
+        return 0
 
 
 def _headline(brief: Brief) -> Headline:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from netsonde import netinfo, wire
 from netsonde.cli.loop import until
 from netsonde.cli.ping_report import PingReport
-from netsonde.cli.target_lists import opened, targets_in
+from netsonde.cli.target_lists import TargetList, opened, targets_in
 from netsonde.clock import Clock
 from netsonde.errors import ConfigError, NetsondeError, PrivilegeError, RequestError, RouteError
 from netsonde.model import PingSpec, TaskKind
@@ -18,8 +18,9 @@ from netsonde.probe.ping import EngineOptions, PingProber
 from netsonde.probe.ping.briefs import brief_of
 from netsonde.probe.ping.driver import EchoEngine
 from netsonde.probe.ping.engines import able, open_engine
-from netsonde.probe.ping.sockets import SOCKETS_MAX, pacer_of
-from netsonde.probe.ping.sweep import WINDOW, Pinged, Sweep, measurement_of
+from netsonde.probe.ping.sockets import pacer_of
+from netsonde.probe.ping.sweep import Pinged, Sweep, measurement_of, window_for
+from netsonde.probe.ping.ways import Wanted
 from netsonde.probe.prefixes import host_count, hosts_of, is_prefix, prefix_of
 from netsonde.probe.targets import TargetResolver, literal
 
@@ -60,9 +61,10 @@ async def ping_for_person(clock: Clock, plan: PingPlan, report: PingReport) -> N
         with opened(plan.lists) as lists:
             await _check_size(prober, plan, spec_of)
             report.begin()
-            window = WINDOW if any_spec.method == "icmp" else SOCKETS_MAX
             async with aclosing(_targets(plan.targets, lists)) as targets:
-                await _watched(_sweep(prober, targets, spec_of, report, window), report)
+                await _watched(
+                    _sweep(prober, targets, spec_of, report, window_for(any_spec)), report
+                )
     finally:
         await prober.close()
     report.check()
@@ -104,13 +106,15 @@ async def _sweep(
     await Sweep(prober, spec_of, take, window=window).run(targets)
 
 
-async def _targets(targets: Sequence[str], lists: Sequence[int]) -> AsyncGenerator[str, None]:
+async def _targets(
+    targets: Sequence[str], lists: Sequence[TargetList]
+) -> AsyncGenerator[str, None]:
     """Yield every target, prefixes as their hosts."""
     for target in targets:
         for host in _expanded(target):
             yield host
-    for descriptor in lists:
-        async with aclosing(targets_in(descriptor)) as lines:
+    for each in lists:
+        async with aclosing(targets_in(each)) as lines:
             async for line in lines:
                 for host in _expanded(line):
                     yield host
@@ -184,7 +188,10 @@ async def _check_size(prober: PingProber, plan: PingPlan, spec_of: SpecOf) -> No
         return
     try:
         for address in literal(spec.host, spec.family):
-            await prober.prepare(spec, address)
+            prober.resolver.policy.check(address)
+            lane = prober.lane(6 if ":" in address else 4)
+            wanted = Wanted(spec.source, spec.interface, spec.mark)
+            await lane.check_unfragmented(address, wanted, spec.size)
     except (RequestError, ConfigError, PrivilegeError):
         raise
     except NetsondeError:

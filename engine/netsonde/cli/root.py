@@ -5,7 +5,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from contextlib import suppress
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 import click
 
@@ -114,7 +115,8 @@ def _explain(error: Exception, debug: bool) -> int:
     if isinstance(leaf, BrokenPipeError):
         return Exit.BROKEN_PIPE
     if isinstance(leaf, PrivilegeError):
-        click.echo(f"netsonde: {leaf}", err=True)  # with the lines to paste
+        with suppress(OSError):
+            click.echo(f"netsonde: {leaf}", err=True)  # with the lines to paste
         return exit_for(leaf)
     if isinstance(leaf, (NetsondeError, OSError)):
         _say(str(leaf))
@@ -126,20 +128,34 @@ def _explain(error: Exception, debug: bool) -> int:
 def _say(sentence: str) -> None:
     """Write one line on standard error, whatever the sentence holds."""
     text = " ".join(sentence.split())
-    click.echo(f"netsonde: {text}", err=True)
+    with suppress(OSError):  # nobody reads standard error: the exit code is left
+        click.echo(f"netsonde: {text}", err=True)
 
 
 def _flushed(code: int) -> int:
-    """Flush standard output while a reader that has gone can still be noticed quietly."""
+    """Flush standard output while what is wrong with it can still be put in a sentence."""
+    is_broken = code == Exit.BROKEN_PIPE
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        code = Exit.BROKEN_PIPE
-    if code == Exit.BROKEN_PIPE:
-        # Python flushes once more at exit and would complain.
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
+        code, is_broken = Exit.BROKEN_PIPE, True
+    except OSError as error:
+        if code != Exit.CANNOT:  # else the sentence has been said
+            _say(f"standard output: {error.strerror or error}")
+        code, is_broken = Exit.CANNOT, True
+    if is_broken:
+        _silence(sys.stdout)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _silence(sys.stderr)
     return code
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is left in stream go nowhere: Python flushes it at exit and would complain."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
 
 
 def _wants_debug(args: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from netsonde.errors import ConfigError
 from netsonde.model import HOST_MAX
@@ -17,25 +18,32 @@ LINE_MAX_BYTES = 4096  # of a line's start; what is longer is no target, whateve
 _MISTAKES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
 
 
+class TargetList(NamedTuple):
+    """A list that has been opened."""
+
+    path: str
+    descriptor: int
+
+
 @contextmanager
-def opened(paths: Sequence[str]) -> Iterator[list[int]]:
+def opened(paths: Sequence[str]) -> Iterator[list[TargetList]]:
     """Open every list, `-` for standard input, so that a missing one is noticed at once.
 
     Raises:
         ConfigError: one cannot be read; names it.
     """
-    descriptors: list[int] = []
+    lists: list[TargetList] = []
     try:
         for path in paths:
-            descriptors.append(_open(path))
-        yield descriptors
+            lists.append(TargetList(path, _open(path)))
+        yield lists
     finally:
-        for descriptor in descriptors:
-            if descriptor != 0:
-                os.close(descriptor)
+        for each in lists:
+            if each.descriptor != 0:
+                os.close(each.descriptor)
 
 
-async def targets_in(descriptor: int) -> AsyncGenerator[str, None]:
+async def targets_in(source: TargetList) -> AsyncGenerator[str, None]:
     """Yield what stands in the lines: not blanks around it, comments (#) and empty lines.
 
     Bytes that are no text are written as `\\xNN`, and what is too long to be a target is cut.
@@ -44,7 +52,7 @@ async def targets_in(descriptor: int) -> AsyncGenerator[str, None]:
         ConfigError: it cannot be read on.
     """
     start = b""
-    while chunk := await _read(descriptor):
+    while chunk := await _read(source):
         *lines, start = (start + chunk).split(b"\n")
         for line in lines:
             if target := _target(line):
@@ -75,15 +83,15 @@ def _open(path: str) -> int:
     return descriptor
 
 
-async def _read(descriptor: int) -> bytes:
+async def _read(source: TargetList) -> bytes:
     while True:
-        await _readable(descriptor)
+        await _readable(source.descriptor)
         try:
-            return os.read(descriptor, CHUNK_BYTES)
+            return os.read(source.descriptor, CHUNK_BYTES)
         except BlockingIOError:
             continue
         except OSError as error:
-            raise _unreadable(f"at descriptor {descriptor}", error) from error
+            raise _unreadable(source.path, error) from error
 
 
 async def _readable(descriptor: int) -> None:

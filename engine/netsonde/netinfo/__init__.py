@@ -7,7 +7,7 @@ for microseconds; `link_address` alone may have to wait for a neighbour's answer
 from netsonde.netinfo.links import interface_index, interfaces, local_addresses
 from netsonde.netinfo.monitor import Change, LinkChange, LinkMonitor
 from netsonde.netinfo.neighbours import link_address
-from netsonde.netinfo.routes import Route, route_to
+from netsonde.netinfo.routes import Route, parted_prefixes, route_to
 
 __all__ = [
     "Change",
@@ -18,5 +18,6 @@ __all__ = [
     "interfaces",
     "link_address",
     "local_addresses",
+    "parted_prefixes",
     "route_to",
 ]

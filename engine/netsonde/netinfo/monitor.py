@@ -40,6 +40,10 @@ GROUPS = (
     | RTMGRP_IPV4_ROUTE
     | RTMGRP_IPV6_ROUTE
 )
+STARTS_ANEW = (
+    errno.ENOBUFS,  # announcements were lost
+    errno.EBUSY,  # the links were asked for while the last list of them was still coming
+)
 DATAGRAMS_MAX = 64  # read at once; the descriptor stays readable while there are more
 FAMILIES = (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6)  # a bridge's are of its ports
 RTM_F_CLONED = 0x200  # linux/rtnetlink.h: an entry of the route cache, not a route
@@ -203,16 +207,16 @@ class LinkMonitor:
     def _read(self) -> Iterator[LinkChange]:
         for _ in range(DATAGRAMS_MAX):
             try:
-                datagram = self._events.recv(netlink.DATAGRAM_BYTES_MAX)
+                messages = list(netlink.parse(self._events.recv(netlink.DATAGRAM_BYTES_MAX)))
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
+                if error.errno not in STARTS_ANEW:
                     raise NetsondeError(f"cannot hear network changes: {error}") from error
                 self._start_anew()
                 yield LOST
                 continue
-            changes = map(self._announcements.change, netlink.parse(datagram))
+            changes = map(self._announcements.change, messages)
             yield from (change for change in changes if change is not None)
 
     def _start_anew(self) -> None:
@@ -221,7 +225,10 @@ class LinkMonitor:
         It is asked for on this socket, whose namespace the calling thread may have left.
         """
         self._announcements = Announcements()
-        self._events.send(netlink.pack(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, {}, ()))
+        try:
+            self._events.send(netlink.pack(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, {}, ()))
+        except OSError as error:
+            raise NetsondeError(f"cannot list this host's interfaces: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,17 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from pyroute2.netlink import NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR
-from pyroute2.netlink.rtnl import RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE
+from pyroute2.netlink.rtnl import (
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    RTM_NEWRULE,
+)
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -20,6 +26,9 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port
 STATUS = struct.Struct("=i")  # of NLMSG_ERROR and NLMSG_DONE: a negated errno, or 0
+WAY = struct.Struct("=BB10x")  # rtmsg and fib_rule_hdr begin so: family, length of the destination
+ATTRIBUTE = struct.Struct("=HH")  # rtattr: length with this header, type
+DESTINATION = 1  # RTA_DST and FRA_DST
 DATAGRAM_BYTES_MAX = 1 << 16  # the kernel fills at most 32 KiB of it
 DUMPS_MAX = 8  # a list that changed while it was read is asked for again
 
@@ -29,6 +38,8 @@ CLASSES = {
     RTM_NEWROUTE: rtmsg,
     RTM_NEWNEIGH: ndmsg,
 }
+
+T = TypeVar("T")
 
 Attributes = Sequence[tuple[str, Any]]
 
@@ -60,14 +71,18 @@ def ask_for_all(kind: int, fields: Mapping[str, Any]) -> list[Message]:
     Raises:
         OSError: the kernel refused, or it changed whenever it was read (EAGAIN).
     """
-    request = pack(kind, NLM_F_REQUEST | NLM_F_DUMP, fields, ())
-    for _ in range(DUMPS_MAX):
-        with _open() as channel:
-            channel.send(request)
-            messages = list(_dump(channel))
-        if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages):
-            return messages
-    raise OSError(errno.EAGAIN, "the kernel's list changes faster than it can be read")
+    return _dump(pack(kind, NLM_F_REQUEST | NLM_F_DUMP, fields, ()), parse)
+
+
+def ask_for_destinations(kind: int, family: int, longer_than: int) -> list[bytes]:
+    """Return the `destinations` of all routes (RTM_GETROUTE) or rules (RTM_GETRULE).
+
+    Raises:
+        OSError: as `ask_for_all`.
+    """
+    size = HEADER.size + WAY.size
+    request = HEADER.pack(size, kind, NLM_F_REQUEST | NLM_F_DUMP, 0, 0) + WAY.pack(family, 0)
+    return _dump(request, lambda datagram: destinations(datagram, longer_than))
 
 
 def subscribe(groups: int) -> socket.socket:
@@ -93,15 +108,42 @@ def parse(datagram: bytes) -> Iterator[Message]:
     Raises:
         OSError: one of them is an error; its errno.
     """
+    for kind, piece in _checked(datagram):
+        if (message_class := _class_of(kind)) is not None:
+            message = message_class(piece)
+            message.decode()
+            yield message
+
+
+def destinations(datagram: bytes, longer_than: int) -> Iterator[bytes]:
+    """Yield the addresses of the prefixes with more than so many bits that ways lead to.
+
+    Without pyroute2, for which a full table of a million routes would take minutes.
+
+    Raises:
+        OSError: as `parse`.
+    """
+    for kind, piece in _checked(datagram):
+        if kind not in (RTM_NEWROUTE, RTM_NEWRULE):
+            continue
+        _, bits = WAY.unpack_from(piece, HEADER.size)
+        offset = HEADER.size + WAY.size
+        while bits > longer_than and offset + ATTRIBUTE.size <= len(piece):
+            length, name = ATTRIBUTE.unpack_from(piece, offset)
+            if name == DESTINATION:
+                yield piece[offset + ATTRIBUTE.size : offset + length]
+            offset += max(length + 3 & ~3, ATTRIBUTE.size)
+
+
+def _checked(datagram: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield a datagram's messages, and raise the errors among them."""
     for kind, piece in _split(datagram):
         if kind in (NLMSG_ERROR, NLMSG_DONE):
             (status,) = STATUS.unpack_from(piece, HEADER.size)
             if status < 0:
                 raise OSError(-status, os.strerror(-status))
-        elif (message_class := _class_of(kind)) is not None:
-            message = message_class(piece)
-            message.decode()
-            yield message
+        else:
+            yield kind, piece
 
 
 def _class_of(kind: int) -> Any:
@@ -120,12 +162,23 @@ def _open(groups: int = 0, flags: int = 0) -> socket.socket:
     return opened
 
 
-def _dump(channel: socket.socket) -> Iterator[Message]:
-    is_done = False
-    while not is_done:
-        datagram = channel.recv(DATAGRAM_BYTES_MAX)
-        yield from parse(datagram)
-        is_done = any(kind == NLMSG_DONE for kind, _ in _split(datagram))
+def _dump(request: bytes, read: Callable[[bytes], Iterable[T]]) -> list[T]:
+    """Return what read makes of the datagrams that answer a request for a list."""
+    for _ in range(DUMPS_MAX):
+        found: list[T] = []
+        is_done = has_changed = False
+        with _open() as channel:
+            channel.send(request)
+            while not is_done:
+                datagram = channel.recv(DATAGRAM_BYTES_MAX)
+                found += read(datagram)
+                pieces = list(_split(datagram))
+                is_done = any(kind == NLMSG_DONE for kind, _ in pieces)
+                flags = (HEADER.unpack_from(piece)[2] for _, piece in pieces)
+                has_changed |= any(each & NLM_F_DUMP_INTR for each in flags)
+        if not has_changed:
+            return found
+    raise OSError(errno.EAGAIN, "the kernel's list changes faster than it can be read")
 
 
 def _split(datagram: bytes) -> Iterator[tuple[int, bytes]]:

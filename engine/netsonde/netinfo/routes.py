@@ -3,12 +3,12 @@
 import errno
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
-from pyroute2.netlink.rtnl import RTM_GETROUTE
+from pyroute2.netlink.rtnl import RTM_GETROUTE, RTM_GETRULE
 
-from netsonde.errors import ConfigError, RouteError
+from netsonde.errors import ConfigError, NetsondeError, RouteError
 from netsonde.netinfo import netlink
 from netsonde.netinfo.links import IFF_UP, Link, interface_index, link, local_addresses
 
@@ -90,6 +90,34 @@ def route_to(
     if answer["type"] != RTN_UNICAST and answer["type"] not in OWN_TYPES:
         raise RouteError(f"cannot send to {question}: it is not the address of one host")
     return _route(question, answer, out)
+
+
+def parted_prefixes(version: int, bits: int) -> frozenset[str]:
+    """Return those IPv4 or IPv6 prefixes of so many bits that a longer route or rule lies in.
+
+    Of any table, this host's own addresses included: what any other prefix holds goes one way.
+
+    Raises:
+        NetsondeError: the kernel does not tell.
+    """
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    try:
+        found = netlink.ask_for_destinations(RTM_GETROUTE, family, bits)
+        found += _rules(family, bits)
+    except OSError as error:
+        raise NetsondeError(f"cannot list this host's routes: {error}") from error
+    starts = {address[: bits // 8] for address in found}  # whole bytes
+    width = 4 if version == 4 else 16
+    return frozenset(str(ip_network((start.ljust(width, b"\0"), bits))) for start in starts)
+
+
+def _rules(family: int, longer_than: int) -> list[bytes]:
+    try:
+        return netlink.ask_for_destinations(RTM_GETRULE, family, longer_than)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # a kernel without policy routing
+            return []
+        raise
 
 
 def _address(text: str) -> IPAddress:

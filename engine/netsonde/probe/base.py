@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from netsonde import __version__
-from netsonde.clock import Clock
+from netsonde.clock import Clock, ClockQuality
 from netsonde.errors import (
     ConfigError,
     NetsondeError,
@@ -53,15 +53,16 @@ class Prober(Protocol[SpecT_contra]):
 
 
 class Moment(NamedTuple):
-    """An instant, on the wall clock and on the one that durations are measured on."""
+    """An instant, on the wall clock, with its quality, and on the clock for durations."""
 
     realtime_ns: int
     monotonic_ns: int
+    quality: ClockQuality
 
     @classmethod
-    def now(cls, clock: Clock) -> Self:
-        """Read both clocks."""
-        return cls(clock.realtime_ns(), clock.monotonic_ns())
+    def now(cls, clock: Clock, quality: ClockQuality | None = None) -> Self:
+        """Read both clocks; quality: of the wall clock, where somebody has asked for it."""
+        return cls(clock.realtime_ns(), clock.monotonic_ns(), quality or clock.quality())
 
 
 class RunFailure(NamedTuple):
@@ -74,7 +75,7 @@ class RunFailure(NamedTuple):
 
 
 INTERRUPTED = RunFailure(
-    Outcome.CANCELLED, Reason.CANCELLED, FailureSource.SELF, "interrupted by a person"
+    Outcome.CANCELLED, Reason.CANCELLED, FailureSource.SELF, "interrupted before it had ended"
 )
 
 
@@ -100,7 +101,7 @@ class Recorder:
         self._error: Failure | None = None
         self.env: dict[str, Any] = {
             "version": __version__,
-            "clock": clock.quality().as_env(),
+            "clock": self._began.quality.as_env(),
             **(env or {}),
         }
 

@@ -80,8 +80,10 @@ class DatagramSocket:
             if prepare is not None:
                 prepare(sock)
             sock.connect(target)
-        except OSError as error:
+        except BaseException as error:
             sock.close()
+            if not isinstance(error, OSError):
+                raise
             return explain(error.errno or errno.EIO, local=True)
         return cls(clock, sock)
 

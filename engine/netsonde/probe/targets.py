@@ -18,7 +18,7 @@ from netsonde.probe.lookup import Entry, SystemLookUp
 
 RESOLVE_TIMEOUT_NS = 5 * NS_PER_S  # the C library's own first try with one name server
 ADDRESSES_MAX = 32  # more than any real name has; bounds the work one answer can cause
-HOST_MAX = 254  # RFC 1035 2.3.4: 253 characters, and a dot at the end
+NAME_MAX = 254  # RFC 1035 2.3.4: 253 characters, and a dot at the end
 HOST_SHOWN_MAX = 64
 SCOPE_MAX = 2**32 - 1  # RFC 3493 3.3: sin6_scope_id has 32 bits
 DENIED_SHOWN_MAX = 8  # refusals that a result lists
@@ -155,7 +155,7 @@ def ascii_host(host: str) -> str:
     Raises:
         ResolveError: no DNS name looks like this.
     """
-    if len(host) > HOST_MAX:
+    if len(host) > NAME_MAX:
         shown = host[:HOST_SHOWN_MAX]
         raise ResolveError(f"{shown!r}… is not a host name: it is longer than 253 characters")
     try:
@@ -165,7 +165,7 @@ def ascii_host(host: str) -> str:
     if not name or any(character <= " " or character == "\x7f" for character in name):
         raise ResolveError(f"{host!r} is not a host name: it is empty or has blanks in it")
     labels = name.removesuffix(".").split(".")
-    if len(name) > HOST_MAX or not all(0 < len(label) <= 63 for label in labels):
+    if len(name) > NAME_MAX or not all(0 < len(label) <= 63 for label in labels):
         raise ResolveError(f"{host!r} is not a host name: every label has 1 to 63 characters")
     return name
 

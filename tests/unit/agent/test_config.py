@@ -178,10 +178,17 @@ def test_later_sources_win_and_tables_add_up(tmp_path: Path) -> None:
         ("spool_rows = true", "spool_rows must be a whole number"),
         ("drain_timeout_s = -1", "drain_timeout_s must be a number from 0 to 3600, not -1"),
         ("drain_timeout_s = nan", "drain_timeout_s must be a number"),
-        ("packets_per_s = -1", "packets_per_s must be a number from 0 to 1e.09, not -1"),
-        ('ping_packets_per_s = "x"', "ping_packets_per_s must be a number from 0 to"),
-        ("prefix_packets_per_s = inf", "prefix_packets_per_s must be a number from 0 to"),
-        ("target_packets_per_s = true", "target_packets_per_s must be a number from 0 to"),
+        (
+            "packets_per_s = -1",
+            "packets_per_s must be 0, for no limit, or a number from 0.000001 to 1000000000, not",
+        ),
+        (
+            "packets_per_s = 4e-7",
+            "packets_per_s must be 0, for no limit, or a number from 0.000001 to 1000000000",
+        ),
+        ('ping_packets_per_s = "x"', "ping_packets_per_s must be 0, for no limit, or"),
+        ("prefix_packets_per_s = inf", "prefix_packets_per_s must be 0, for no limit, or"),
+        ("target_packets_per_s = true", "target_packets_per_s must be 0, for no limit, or"),
         (
             'ping_backends = ["smoke"]',
             "line 2: ping_backends must list some of header, raw, packet, datagram, each once",

@@ -14,8 +14,10 @@ from netsonde.cli.output import (
     Outlet,
     Progress,
     columns,
+    explain,
     has_colour,
     printable,
+    warn,
 )
 
 
@@ -136,3 +138,19 @@ async def test_a_reader_that_left_is_noticed_once(monkeypatch: pytest.MonkeyPatc
     outlet.write("never written\n")
     outlet.flush()
     assert reader.writes == []
+
+
+class Broken(Terminal):
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_nobody_who_reads_standard_error_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", Broken())
+    warn("a sentence")
+    explain("a sentence\nand a line")
+    progress = Progress()
+    progress.show("measuring")
+    progress.clear()
+    assert not progress.is_wanted

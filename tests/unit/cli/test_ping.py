@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from netsonde import wire
+from netsonde import netinfo, wire
 from netsonde._native import icmp
 from netsonde.cli import ping as command
 from netsonde.cli import pinging
@@ -23,7 +24,9 @@ from netsonde.cli.root import main
 from netsonde.clock import NS_PER_MS, ManualClock
 from netsonde.errors import PrivilegeError
 from netsonde.model import PingExpect, PingSpec, TaskKind
+from netsonde.policy import TargetPolicy
 from netsonde.probe.lookup import Entry
+from netsonde.probe.ping import PingProber
 from netsonde.probe.ping.engines import DEFAULT_BACKENDS, EngineOptions, able
 from netsonde.probe.ping.totals import Totals
 from netsonde.probe.privilege import GRANT_HINT
@@ -95,11 +98,14 @@ def only_to(*alive: str) -> Script:
 # ── what was typed ──
 
 
+def options_of(*args: str) -> dict[str, Any]:
+    context = command.ping.make_context("ping", [*args], help_option_names=["-h", "--help"])
+    del context.params["targets"]
+    return context.params
+
+
 def planned(*args: str) -> tuple[PingSpec, EngineOptions]:
-    context = command.ping.make_context(
-        "ping", ["192.0.2.1", *args], help_option_names=["-h", "--help"]
-    )
-    plan, _ = read_plan(context.params.pop("targets"), context.params)
+    plan, _ = read_plan(["192.0.2.1"], options_of("192.0.2.1", *args))
     spec = wire.host_specs(TaskKind.PING, plan.spec)("192.0.2.1")
     assert isinstance(spec, PingSpec)
     return spec, plan.engine
@@ -150,9 +156,10 @@ def test_rates_and_back_ends_become_the_engine() -> None:
         (["h", "--size", "8"], ["size", "16 to 65507"]),
         (["h", "--timeout", "2h"], ["timeout_ms", "1 to 60000"]),
         (["h", "--timeout", "soon"], ["--timeout", "500ms"]),
-        (["h", "--rate", "0"], ["--rate", "above 0"]),
-        (["h", "--rate", "nan"], ["--rate", "above 0"]),
-        (["h", "--rate-per-prefix", "-1"], ["--rate-per-prefix", "above 0"]),
+        (["h", "--rate", "0"], ["--rate", "0.000001 to 1000000000"]),
+        (["h", "--rate", "4e-7", "--method", "tcp"], ["--rate", "0.000001"]),
+        (["h", "--rate", "nan"], ["--rate", "0.000001"]),
+        (["h", "--rate-per-prefix", "-1"], ["--rate-per-prefix", "0.000001"]),
         (["h", "--rate-per-target", "2e9"], ["--rate-per-target", "1000000000"]),
         (["h", "--backend", "raw,pigeon"], ["--backend", "pigeon", "datagram"]),
         (["h", "--method", "gre"], ["method", "icmp, tcp, udp"]),
@@ -274,7 +281,7 @@ def test_several_targets_end_with_a_summary(stage: Stage) -> None:
         "packets    6 sent, 4 received, loss 33.3333 %, 0 duplicates, 0 late",
         "this host  0 not sent (tx errors), 0 replies dropped (rx drops)",
         "rtt        min/avg/max/p95 1.000/1.000/1.000/1.000 ms",
-        "time       1.100 s, 60 packets/s",
+        "time       1.100 s, 50 packets/s",
     ]
 
 
@@ -392,6 +399,78 @@ def test_without_privilege_it_ends_with_the_lines_that_grant_it(stage: Stage) ->
         assert done.exit_code == Exit.CANNOT
         assert done.stdout == ""
         assert done.stderr == f"netsonde: this process may not send ICMPv4.\n{GRANT_HINT}\n"
+
+
+def test_a_summary_that_cannot_be_written_is_one_sentence(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    plan, report = read_plan(["192.0.2.1"], options_of("192.0.2.1", "-q"))
+    stage.run(pinging.ping_for_person(stage.clock, plan, report))
+    monkeypatch.setattr("sys.stdout", Full())
+    with pytest.raises(OSError, match="No space left"):
+        report.end()
+
+
+def test_a_list_that_breaks_midway_ends_it(
+    stage: Stage, listed: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = listed(b"192.0.2.1\n")
+    stage.script = silence
+    pieces: list[bytes | None] = [b"192.0.2.1\n", None]
+
+    def read(descriptor: int, size: int) -> bytes:
+        piece = pieces.pop(0)
+        if piece is None:
+            raise OSError(5, "Input/output error")
+        return piece
+
+    monkeypatch.setattr(os, "read", read)
+    done = ping("-f", path, "--csv")
+    assert done.exit_code == Exit.CANNOT
+    assert done.stderr == f"netsonde: target list {path} cannot be read: Input/output error\n"
+    assert "person" not in done.stdout
+
+
+def test_a_denied_address_is_not_asked_for_its_way(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwanted(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(netinfo, "route_to", unwanted)
+    done = ping("224.0.0.1", "--df", "--backend", "packet")
+    assert done.exit_code == Exit.TARGET_FAILED, done.stderr
+    assert stage.engines == []
+
+
+def test_no_way_is_looked_for_before_all_is_checked(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = netinfo.Route("192.0.2.5", 1, "lo", 100)
+
+    def unwanted(*_: object) -> bytes:
+        raise AssertionError
+
+    monkeypatch.setattr(netinfo, "route_to", lambda *_, **__: route)
+    monkeypatch.setattr(netinfo, "link_address", unwanted)
+    done = ping("192.0.2.1", "--df", "-s", "73")
+    assert (done.exit_code, stage.sent) == (Exit.USAGE, [])
+    assert "size may be 72 at the most" in done.stderr
+    prober = PingProber(stage.clock, TargetResolver(TargetPolicy.person()))
+    prober._open_engine = lambda family: stage.open_engine(
+        family, EngineOptions(backends=("packet",))
+    )
+    plan, _ = read_plan(["192.0.2.1"], options_of("192.0.2.1", "--df"))
+
+    async def check() -> None:
+        await pinging._check_size(prober, plan, lambda host: PingSpec(host=host, df=True, size=72))
+        await prober.close()
+
+    stage.run(check())
 
 
 def test_a_back_end_that_was_not_the_first_choice_is_named(stage: Stage) -> None:

@@ -1,6 +1,7 @@
 """The root command: lazy, one sentence per failure, the documented exit codes."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -150,3 +151,42 @@ def test_a_reader_that_left_is_not_talked_about() -> None:
     with process.stderr as stderr:
         assert stderr.read() == b""
     assert process.wait(timeout=60) == Exit.BROKEN_PIPE
+
+
+@pytest.mark.parametrize("args", [["version"], ["--help"]])
+def test_output_that_cannot_be_written_is_one_sentence(args: list[str]) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "netsonde", *args],
+            check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == Exit.CANNOT
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("netsonde: ")
+    assert "No space left on device" in done.stderr
+
+
+def test_what_was_gathered_and_cannot_be_written_is_one_sentence() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    code = (
+        "import sys\n"
+        "from netsonde.cli import root\n"
+        "sys.stdout.write('x')\n"
+        "sys.exit(root._flushed(0))\n"
+    )
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == Exit.CANNOT
+    assert done.stderr == "netsonde: standard output: No space left on device\n"
+
+
+def test_where_nothing_can_be_written_the_exit_code_is_left() -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "netsonde", "pong"],
+            check=False, stdout=full, stderr=full, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == Exit.USAGE

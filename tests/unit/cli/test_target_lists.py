@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.cli.exits import Exit, exit_for
-from netsonde.cli.target_lists import CHUNK_BYTES, LINE_MAX_BYTES, opened, targets_in
+from netsonde.cli.target_lists import CHUNK_BYTES, LINE_MAX_BYTES, TargetList, opened, targets_in
 from netsonde.errors import ConfigError
 from netsonde.model import HOST_MAX
 
 
 async def read(path: Path) -> list[str]:
-    with opened([str(path)]) as (descriptor,):
-        return [target async for target in targets_in(descriptor)]
+    with opened([str(path)]) as (source,):
+        return [target async for target in targets_in(source)]
 
 
 async def test_blanks_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_lines_are_the_same_however_they_arrive(lines: list[bytes]) -> None:
             found: list[str] = []
 
             async def collect() -> None:
-                found.extend([target async for target in targets_in(reader)])
+                found.extend([target async for target in targets_in(TargetList("-", reader))])
 
             async with asyncio.TaskGroup() as group:
                 group.create_task(collect())
@@ -76,7 +76,7 @@ def test_lines_are_the_same_however_they_arrive(lines: list[bytes]) -> None:
 
 async def test_a_pipe_is_followed_as_it_delivers() -> None:
     reader, writer = os.pipe()
-    targets = targets_in(reader)
+    targets = targets_in(TargetList("-", reader))
     for number in range(3):
         os.write(writer, b"host%d\npart" % number)
         expected = f"host{number}" if number == 0 else f"parthost{number}"
@@ -90,7 +90,7 @@ async def test_waiting_for_a_pipe_can_be_cancelled() -> None:
     reader, writer = os.pipe()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await anext(targets_in(reader))
+            await anext(targets_in(TargetList("-", reader)))
     os.close(reader)
     os.close(writer)
 
@@ -117,6 +117,19 @@ def test_a_list_that_may_not_be_read_could_be_right(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ConfigError, match="Permission denied") as caught, opened(["secret"]):
         pass
+    assert exit_for(caught.value) == Exit.CANNOT
+
+
+async def test_a_list_that_breaks_midway_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, size: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "hosts").write_bytes(b"a\n")
+    monkeypatch.setattr(os, "read", refuse)
+    with pytest.raises(ConfigError, match="hosts cannot be read: Input/output") as caught:
+        await read(tmp_path / "hosts")
     assert exit_for(caught.value) == Exit.CANNOT
 
 

@@ -1,8 +1,13 @@
 """Which announcements are changes."""
 
+import errno
+import os
+import struct
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from pyroute2.netlink import NLMSG_ERROR
 from pyroute2.netlink.rtnl import (
     RTM_DELLINK,
     RTM_DELNEIGH,
@@ -14,8 +19,17 @@ from pyroute2.netlink.rtnl import (
 )
 from pyroute2.netlink.rtnl.ndmsg import NUD_FAILED, NUD_REACHABLE, NUD_STALE
 
+from netsonde.errors import NetsondeError
+from netsonde.netinfo import netlink
 from netsonde.netinfo.links import IFF_RUNNING, IFF_UP
-from netsonde.netinfo.monitor import RTM_F_CLONED, Announcements, Change, LinkChange
+from netsonde.netinfo.monitor import (
+    LOST,
+    RTM_F_CLONED,
+    Announcements,
+    Change,
+    LinkChange,
+    LinkMonitor,
+)
 from netsonde.netinfo.netlink import Message, pack, parse
 
 AF_INET, AF_BRIDGE = 2, 7
@@ -133,3 +147,64 @@ def test_a_neighbour_that_was_never_heard_of_may_be_known_to_somebody(
     lost = neighbour(NUD_FAILED, None, kind)
 
     assert announcements.change(lost) == about(Change.NEIGHBOUR, THERE)
+
+
+# ── what goes wrong with the socket ──────────────────────────────────────────────────────────────
+
+
+class Events:
+    """A netlink socket that hands out datagrams and raises errors, in order."""
+
+    def __init__(self, *heard: bytes | int, deaf_to: int = 0) -> None:
+        self.heard = list(heard)
+        self.questions = 0
+        self.deaf_to = deaf_to
+
+    def recv(self, _size: int) -> bytes:
+        if not self.heard:
+            raise BlockingIOError
+        event = self.heard.pop(0)
+        if isinstance(event, int):
+            raise OSError(event, os.strerror(event))
+        return event
+
+    def send(self, _question: bytes) -> None:
+        self.questions += 1
+        if self.deaf_to:
+            raise OSError(self.deaf_to, os.strerror(self.deaf_to))
+
+
+def refused(code: int) -> bytes:
+    return struct.pack("=IHHIIi", 20, NLMSG_ERROR, 0, 0, 0, -code)
+
+
+def heard_of(
+    monkeypatch: pytest.MonkeyPatch, events: Events, links: Sequence[Message] = ()
+) -> list[LinkChange]:
+    monkeypatch.setattr(netlink, "subscribe", lambda _groups: events)
+    monkeypatch.setattr(netlink, "ask_for_all", lambda *_: links)
+    return LinkMonitor().changes()
+
+
+def test_more_is_lost_while_the_links_are_still_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    down = pack(
+        RTM_NEWLINK, 0, {"index": ETH0, "flags": 0}, (("IFLA_IFNAME", "eth0"), ("IFLA_MTU", 1500))
+    )
+    events = Events(errno.ENOBUFS, errno.ENOBUFS, refused(errno.EBUSY), down)
+    assert heard_of(monkeypatch, events) == [LOST, about(Change.DOWN)]
+    assert events.questions == 3  # the one that was refused is asked again
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        Events(errno.ENETDOWN),
+        Events(refused(errno.EPERM)),
+        Events(errno.ENOBUFS, deaf_to=errno.ENOBUFS),
+    ],
+)
+def test_what_cannot_be_heard_any_more_is_said(
+    monkeypatch: pytest.MonkeyPatch, events: Events
+) -> None:
+    with pytest.raises(NetsondeError, match="cannot"):
+        heard_of(monkeypatch, events)

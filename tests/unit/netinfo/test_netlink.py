@@ -5,9 +5,9 @@ import struct
 
 import pytest
 from pyroute2.netlink import NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP
-from pyroute2.netlink.rtnl import RTM_GETROUTE, RTM_NEWADDR, RTM_NEWROUTE
+from pyroute2.netlink.rtnl import RTM_GETROUTE, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWRULE
 
-from netsonde.netinfo.netlink import pack, parse
+from netsonde.netinfo.netlink import destinations, pack, parse
 
 
 def bare(kind: int, payload: bytes = b"") -> bytes:
@@ -58,3 +58,27 @@ def test_a_datagram_that_lies_about_its_length_is_the_end(length: int) -> None:
 
     assert len(list(parse(address("192.0.2.1") + broken))) == 1
     assert list(parse(broken[:7])) == []
+
+
+def test_destinations_of_longer_routes_and_rules_are_read() -> None:
+    def way(kind: int, bits: int, *attributes: tuple[int, bytes]) -> bytes:
+        packed = b"".join(
+            struct.pack("=HH", 4 + len(value), name) + value.ljust(-(-len(value) // 4) * 4, b"\0")
+            for name, value in attributes
+        )
+        return bare(kind, struct.pack("=8BI", 2, bits, 0, 0, 0, 0, 0, 0, 0) + packed)
+
+    to = (1, bytes([10, 0, 0, 128]))
+    datagram = (
+        way(RTM_NEWROUTE, 25, (15, b"\0\0\0\0\0"), to)
+        + way(RTM_NEWRULE, 32, (1, bytes([10, 0, 1, 1])))
+        + way(RTM_NEWROUTE, 24, (1, bytes([10, 0, 2, 0])))
+        + way(RTM_NEWROUTE, 32)
+        + way(RTM_NEWROUTE, 32, (15, b""))
+        + address("192.0.2.1")
+        + bare(NLMSG_DONE, struct.pack("=i", 0))
+    )
+
+    assert list(destinations(datagram, 24)) == [bytes([10, 0, 0, 128]), bytes([10, 0, 1, 1])]
+    with pytest.raises(OSError, match="not supported"):
+        list(destinations(bare(NLMSG_ERROR, struct.pack("=i", -errno.EOPNOTSUPP)), 24))

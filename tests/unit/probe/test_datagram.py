@@ -1,11 +1,14 @@
+import socket
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsonde.clock import NS_PER_MS, NS_PER_S
+from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
+from netsonde.errors import ResolveError
 from netsonde.probe.connect import kernel_stamp_ns
-from netsonde.probe.datagram import _round_trip
+from netsonde.probe.datagram import DatagramSocket, _round_trip
 
 WALL = 1_700_000_000 * NS_PER_S
 
@@ -51,3 +54,15 @@ def test_the_stamp_is_found_among_other_messages() -> None:
     assert kernel_stamp_ns([(0, 2, b"\0\0\0\0"), (1, 35, stamp)]) == 17 * NS_PER_S + 23
     assert kernel_stamp_ns([(1, 35, b"short")]) is None
     assert kernel_stamp_ns([]) is None
+
+
+def test_a_socket_that_cannot_be_prepared_is_closed() -> None:
+    prepared: list[socket.socket] = []
+
+    def prepare(sock: socket.socket) -> None:
+        prepared.append(sock)
+        raise ResolveError("no interface")
+
+    with pytest.raises(ResolveError):
+        DatagramSocket.open(ManualClock(), "127.0.0.1", 9, prepare)
+    assert prepared[0].fileno() == -1

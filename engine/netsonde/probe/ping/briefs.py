@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from netsonde.errors import ResolveError, RouteError, TargetDeniedError
-from netsonde.model import Outcome, Reason
+from netsonde.model import Outcome
 from netsonde.probe.base import INTERRUPTED, RunFailure, failure_of
 from netsonde.probe.ping import observations, verdicts
 from netsonde.probe.ping.run import Counts, PingRun
@@ -47,11 +47,12 @@ def brief_of(pinged: Pinged) -> Brief:
     if not runs:
         return Brief(pinged.target, address, INTERRUPTED, NO_PACKETS, None, None, None)
     counts, rtts, histogram = _numbers(runs)
-    why: set[Reason] = set()
-    if not (counts.received or counts.lost):
-        why.update(reason for run in runs for reason in verdicts.reasons(run))
+    tallies: list[verdicts.Tally] = []
+    if not counts.received:
+        tallies = [verdicts.tally(run) for run in runs]
+    why = () if counts.received else verdicts.reasons(runs, tallies)
     loss_pct = observations.loss_pct(counts, why, cancelled=pinged.is_cancelled)
-    failure = _failure(pinged, counts, loss_pct, rtts)
+    failure = _failure(pinged, tallies, counts, loss_pct, rtts)
     return Brief(pinged.target, address, failure, counts, loss_pct, rtts, histogram)
 
 
@@ -64,16 +65,24 @@ def _numbers(runs: list[PingRun]) -> tuple[Counts, RttSummary | None, Histogram 
     histogram = Histogram()
     for run in runs:
         histogram.merge(Histogram.of(run.histogram))
-    return Counts.total(run.counts for run in runs), observations.rtts_of(runs), histogram
+    return (
+        Counts.total(run.counts for run in runs),
+        observations.rtts_of(runs, histogram),
+        histogram,
+    )
 
 
 def _failure(
-    pinged: Pinged, counts: Counts, loss_pct: float | None, rtts: RttSummary | None
+    pinged: Pinged,
+    tallies: list[verdicts.Tally],
+    counts: Counts,
+    loss_pct: float | None,
+    rtts: RttSummary | None,
 ) -> RunFailure | None:
     if pinged.is_cancelled:
         return INTERRUPTED
     if not counts.received:
-        return verdicts.failure_of_runs(pinged.runs)
+        return verdicts.failure_of_runs(pinged.runs, tallies)
     expect = pinged.spec.expect
     if expect is None:
         return None

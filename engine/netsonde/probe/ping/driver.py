@@ -7,8 +7,8 @@ completions are folded natively. The loop is woken in batches.
 import asyncio
 import itertools
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol, TypeVar
 
 from netsonde._native import icmp
 from netsonde._native.ledger import EchoLedger
@@ -23,6 +23,8 @@ from netsonde.probe.ping.run import (
     packed_address,
 )
 from netsonde.probe.privilege import IcmpAccess
+
+T = TypeVar("T")
 
 REQUEST = struct.Struct(icmp.REQUEST_FORMAT)
 
@@ -87,7 +89,9 @@ class EchoDriver:
         self._numbers = itertools.count(1)  # of single probes
         self._offered: dict[int, bytes] = {}  # by token: requests that the engine has not got yet
         self._is_flushing = False
-        self._is_closed = False
+        self.is_closed = False
+        self._reserved: set[PingRun] = set()  # that are going to be started
+        self._on_idle: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(engine.fileno(), self._collect)
 
@@ -104,18 +108,13 @@ class EchoDriver:
     @property
     def clock_steps(self) -> int | None:
         """How often the engine has seen the wall clock step; None once it is closed."""
-        return None if self._is_closed else self._engine.counters["clock_steps"]
-
-    @property
-    def strays(self) -> int:
-        """Late replies to runs that have ended."""
-        return self._ledger.strays
+        return None if self.is_closed else self._engine.counters["clock_steps"]
 
     def close(self) -> None:
         """Close the engine; what has not ended fails. Idempotent."""
-        if self._is_closed:
+        if self.is_closed:
             return
-        self._is_closed = True
+        self.is_closed = True
         self._loop.remove_reader(self._engine.fileno())
         self._engine.close()
         self._offered.clear()
@@ -123,19 +122,32 @@ class EchoDriver:
             if not run.is_settled:
                 self._fail(run, NetsondeError("the ICMP engine was closed before the run ended"))
         for future in self._probes.values():
-            future.cancel()
+            if not future.done():
+                future.set_exception(NetsondeError("the ICMP engine was closed before the reply"))
+
+    def reserve(self, run: PingRun) -> None:
+        """Count on a run that will be started or forgotten."""
+        self._reserved.add(run)
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call this as soon as there are no runs; none may be added any more."""
+        self._on_idle = call
+        self._look_idle()
 
     def start(self, run: PingRun) -> None:
         """Begin a run; its `on_end` is called when it has ended. `forget` it then."""
+        self._reserved.discard(run)
         run.enter(self._ledger)
         self._runs[run.number] = run
         self._offer(run.token, request_of(run))
 
     def forget(self, run: PingRun) -> None:
         """Drop what is known of a run; replies to it are strays from now on."""
+        self._reserved.discard(run)
         if self._runs.get(run.number) is run:
             del self._runs[run.number]
             self._ledger.close(run.number)
+        self._look_idle()
 
     async def run(self, run: PingRun) -> None:
         """Send a run's requests and return when every one has ended. `forget` it then.
@@ -201,13 +213,17 @@ class EchoDriver:
                 if not run.stopped.is_set():
                     self._ledger.fold(run.stop_record(len(run.kinds.rstrip(b"\0"))))
 
+    def _look_idle(self) -> None:
+        if self._on_idle is not None and not (self._runs or self._reserved):
+            self._loop.call_soon(self._on_idle)
+
     def _known(self, runs: Iterable[PingRun]) -> Iterator[PingRun]:
         """Yield those of runs that have not been forgotten by the time they are asked for."""
         return (run for run in runs if run.number in self._runs)
 
     def _cancel(self, run: PingRun) -> bool:
         """Ask the engine to end a run; whether it had room for the order."""
-        if self._is_closed:
+        if self.is_closed:
             return True
         try:
             self._engine.cancel(run.token)
@@ -270,24 +286,32 @@ class EchoDriver:
         run.failure = error
         run.stopped.set()
         if run.on_end is not None:
-            run.on_end(run)
+            self._tell(run.on_end, run)
 
     def _collect(self) -> None:
         """Fold what the engine has, and tell whom it concerns."""
-        if self._is_closed:
+        if self.is_closed:
             return
         finished, stopped, records = self._ledger.fold(self._engine.poll())
         for record in COMPLETION.iter_unpack(records):
-            self._dispatch(Completion(*record))
+            self._tell(self._dispatch, Completion(*record))
         for number in stopped:
             if (run := self._runs.get(number)) is not None:
                 run.stopped.set()
         for number in finished:
             run = self._runs.get(number)
             if run is not None and run.on_end is not None:
-                run.on_end(run)
+                self._tell(run.on_end, run)
         if self._offered:
             self._flush()
+
+    def _tell(self, whom: Callable[[T], None], what: T) -> None:
+        """Call somebody whose failure must not cost the others their turn."""
+        try:
+            whom(what)
+        except Exception as error:
+            context = {"message": "what came of a ping was not taken", "exception": error}
+            self._loop.call_exception_handler(context)
 
     def _dispatch(self, completion: Completion) -> None:
         """Hand a completion to the probe or the watched run it belongs to."""

@@ -1,6 +1,7 @@
 """An echo engine at work: its driver, the ways its packets take, and what keeps those true."""
 
 import asyncio
+import contextlib
 import select
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -52,11 +53,22 @@ class Lane:
         monitor: OpenMonitor = netinfo.LinkMonitor,
     ) -> None:
         self.ways = Ways(engine)
+        self.is_retired = False
         self._family = family
         self._listener = None
         if engine.backend == "packet":
             self._listener = _Listener(monitor(), self._look_again)
-        self.driver = EchoDriver(clock, engine)
+        try:
+            self.driver = EchoDriver(clock, engine)
+        except BaseException:
+            if self._listener is not None:
+                self._listener.close()
+            raise
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been closed."""
+        return self.driver.is_closed
 
     def close(self) -> None:
         """Close the engine and the monitor. Idempotent."""
@@ -65,11 +77,16 @@ class Lane:
             self._listener.close()
             self._listener = None
 
+    def retire(self) -> None:
+        """Take no more runs, and close when those there are have ended."""
+        self.is_retired = True
+        self.driver.when_idle(self.close)
+
     async def path(self, address: str, wanted: Wanted) -> int:
         """Return the number of the path that packets to address take.
 
         Raises:
-            ConfigError, RouteError, SendError: as `Ways.find`.
+            ConfigError, NetsondeError, RouteError, WaysFullError: as `Ways.find`.
         """
         path = self.ways.known(address, wanted)
         return await self.ways.find(address, wanted) if path is None else path
@@ -104,7 +121,7 @@ class Lane:
         try:
             if monitor.changes():
                 self.ways.forget()
-        except NetsondeError:  # deaf from now on: remember nothing
+        except (NetsondeError, OSError):  # deaf from now on: remember nothing
             self.ways.is_forgetful = True
             self.ways.forget()
         return not self.ways.is_forgetful
@@ -120,10 +137,13 @@ class _Listener:
     def __init__(self, monitor: Monitor, heed: Callable[[Monitor], bool]) -> None:
         self._monitor = monitor
         self._heed = heed
-        self._epoll = select.epoll()
-        self._epoll.register(monitor.fileno(), select.EPOLLIN)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._epoll.fileno(), self._hear)
+        with contextlib.ExitStack() as opened:
+            opened.callback(monitor.close)
+            self._epoll = opened.enter_context(select.epoll())
+            self._epoll.register(monitor.fileno(), select.EPOLLIN)
+            self._loop.add_reader(self._epoll.fileno(), self._hear)
+            opened.pop_all()
 
     def close(self) -> None:
         """Stop listening and close the monitor."""

@@ -23,11 +23,11 @@ from netsonde.probe.ping.engines import EngineOptions, open_engine
 from netsonde.probe.ping.prober import PingProber
 from netsonde.probe.ping.run import Completion, PingRun
 from netsonde.probe.ping.sockets import pacer_of
-from netsonde.probe.ping.sweep import Pinged, Sweep
+from netsonde.probe.ping.sweep import Pinged, Sweep, window_for
 from netsonde.probe.ping.verdicts import Fate, verdict
 from netsonde.probe.targets import TargetResolver
 
-REPLIES_MAX = 16_384  # not taken yet, above which no further target is begun
+REPLIES_MAX = 16_384  # not taken yet, above which no further target is begun (see `ping_many`)
 
 
 class PingReply(NamedTuple):
@@ -79,8 +79,10 @@ async def ping_many(
     targets: addresses and names, taken as there is room; any number. options: the fields of
     `netsonde.model.PingSpec` (count 1 here), such as count, interval_ms, timeout_ms, size. policy:
     by default a person's, who may ping anything but multicast, broadcast and unspecified
-    addresses. A target that cannot be pinged yields one reply of kind `refused`. Leaving the loop
-    early ends the rest; use `contextlib.aclosing` to have that done at once.
+    addresses. A target that cannot be pinged yields one reply of kind `refused`. Who takes replies
+    more slowly than they come holds back further targets, not the packets of those under way, some
+    four million at the most. Leaving the loop early ends the rest; use `contextlib.aclosing` to
+    have that done at once.
 
     Raises:
         RequestError: an option is wrong; names the field and what is allowed.
@@ -100,6 +102,7 @@ async def ping_many(
         lambda target: cast("PingSpec", spec_of(target)),
         inbox.take_end,
         on_packet=inbox.take_packet,
+        window=window_for(cast("PingSpec", spec_of(wire.ANY_HOST))),
     )
     try:
         async with aclosing(_swept(sweep, inbox, targets)) as replies:

@@ -12,14 +12,15 @@ from typing import Any
 
 from netsonde import wire
 from netsonde._native import icmp
-from netsonde.clock import NS_PER_MS, NS_PER_S
+from netsonde.clock import NS_PER_MS
 from netsonde.model import Reason
-from netsonde.probe.ping.run import Completion, Counts, PingRun
-from netsonde.probe.ping.verdicts import Fate, fates, reasons, verdict
-from netsonde.stats import Histogram, RttSummary, summarise
+from netsonde.probe.ping.run import Completion, Counts, PingRun, rate_pps
+from netsonde.probe.ping.verdicts import Fate, Tally, fates, reasons, verdict
+from netsonde.stats import Histogram, RttSummary, combine, summarise
 
 ATTEMPTS_MAX = 256  # observations of one item: half of what a report may carry
-COLUMNS_MAX = 8_000  # packets whose columns stay well below an item's 256 KiB
+# Their columns, 42 bytes each at the worst, with the exceptions stay below an item's 256 KiB.
+COLUMNS_MAX = 5_000
 EXCEPTIONS_MAX = 256  # told one by one beside the columns
 HEADER_BYTES = 8  # of ICMP, which the original counts in `bytes`, and of UDP
 
@@ -120,7 +121,7 @@ def attempts(run: PingRun) -> list[dict[str, Any]]:
         value |= _reply(*reply) if fate is None else _failure(run, fate, who)
         if attempt in late:
             value["late_rtt_ms"] = late[attempt] / NS_PER_MS
-        if who is not None:
+        if who is not None and responders[attempt] != run.destination:
             value["responder"] = who
         if attempt in duplicates:
             value["duplicates"] = duplicates[attempt]
@@ -146,7 +147,7 @@ def answers(run: PingRun) -> Iterator[str | None]:
 def _told_apart(
     exceptions: Iterable[Completion],
 ) -> tuple[dict[int, int], dict[int, bytes], dict[int, int]]:
-    """Return late round-trip times, responders that are not the target, numbers of duplicates."""
+    """Return late round-trip times, who answered otherwise, numbers of duplicates."""
     late: dict[int, int] = {}
     responders: dict[int, bytes] = {}
     duplicates: dict[int, int] = {}
@@ -216,22 +217,22 @@ def _in_rows(values: Iterable[Any]) -> list[list[Any]]:
 # ── the summary ──────────────────────────────────────────────────────────────────────────────────
 
 
-def summary(runs: Sequence[PingRun], *, cancelled: bool) -> dict[str, Any]:
+def summary(
+    runs: Sequence[PingRun], tallies: Sequence[Tally], *, cancelled: bool
+) -> dict[str, Any]:
     """Return the value of `ping_summary`: of one run, or of several addresses' as one."""
     counts = Counts.total(run.counts for run in runs)
-    why: Counter[Reason] = Counter()
-    for run in runs:
-        if counts.received < counts.submitted:
-            why.update(reasons(run))
+    why = reasons(runs, tallies)
     histogram = Histogram()
     for run in runs:
         histogram.merge(Histogram.of(run.histogram))
+    rate = rate_pps(counts.sent, counts.first_sent_ns, counts.last_sent_ns)
     return EMPTY_SUMMARY | {
         "success": counts.received > 0,
         "sent": counts.sent,
         "received": counts.received,
         "loss_pct": loss_pct(counts, why, cancelled=cancelled),
-        **rtt_fields(rtts_of(runs)),
+        **rtt_fields(rtts_of(runs, histogram)),
         "protocol": runs[0].method,
         "reasons": {reason.value: times for reason, times in why.items()},
         "cancelled": cancelled,
@@ -243,7 +244,7 @@ def summary(runs: Sequence[PingRun], *, cancelled: bool) -> dict[str, Any]:
         "late": counts.late,
         "tx_errors": counts.tx_errors,
         "rx_drops": counts.rx_drops,
-        "rate_pps": rate_pps(counts),
+        "rate_pps": None if rate is None else round(rate, 3),
         "tx_clock": _clock(counts.received, counts.user_tx),
         "rx_clock": _clock(counts.received, counts.user_rx),
         "histogram": histogram.value(),
@@ -251,17 +252,25 @@ def summary(runs: Sequence[PingRun], *, cancelled: bool) -> dict[str, Any]:
     }
 
 
-def per_address(runs: Sequence[PingRun], *, cancelled: bool) -> list[dict[str, Any]]:
+def per_address(
+    runs: Sequence[PingRun], tallies: Sequence[Tally], *, cancelled: bool
+) -> list[dict[str, Any]]:
     """Return what the summary says of each address, in short."""
-    each = (summary([run], cancelled=cancelled) for run in runs)
+    pairs = zip(runs, tallies, strict=True)
+    each = (summary([run], [tally], cancelled=cancelled) for run, tally in pairs)
     return [{name: value[name] for name in PER_ADDRESS} for value in each]
 
 
-def rtts_of(runs: Sequence[PingRun]) -> RttSummary | None:
-    """Summarise round-trip times; the jitter of several addresses is that of the worst."""
+def rtts_of(runs: Sequence[PingRun], histogram: Histogram) -> RttSummary | None:
+    """Summarise round-trip times; the jitter of several addresses is that of the worst.
+
+    histogram: of all; many packets of several addresses have their percentiles from it.
+    """
     each = [rtts for run in runs if (rtts := run.rtts) is not None]
     if len(each) < 2:
         return each[0] if each else None
+    if histogram.count > COLUMNS_MAX:
+        return combine(each, histogram)
     whole = summarise([rtt_ns for run in runs for rtt_ns in _replied(run)])
     return whole and replace(whole, jitter_ns=max(rtts.jitter_ns for rtts in each))
 
@@ -304,14 +313,6 @@ def loss_pct(counts: Counts, why: Iterable[Reason], *, cancelled: bool) -> float
     if cancelled or counts.rx_drops:
         return None
     return 100.0 if set(why) == {Reason.NO_ROUTE} else None
-
-
-def rate_pps(counts: Counts) -> float | None:
-    """Return the rate that was really sent."""
-    took_ns = counts.last_sent_ns - counts.first_sent_ns
-    if counts.sent < 2 or took_ns <= 0:
-        return None
-    return round((counts.sent - 1) * NS_PER_S / took_ns, 3)
 
 
 def _clock(received: int, by_user: int) -> str | None:

@@ -17,7 +17,7 @@ from netsonde.probe.ping.engines import OpenEngine, open_engine
 from netsonde.probe.ping.lane import Lane, OpenMonitor
 from netsonde.probe.ping.run import Carrier, PingRun
 from netsonde.probe.ping.sockets import SocketDriver, SocketOptions
-from netsonde.probe.ping.ways import Wanted
+from netsonde.probe.ping.ways import Wanted, WaysFullError
 from netsonde.probe.targets import TargetResolver
 
 SOCKET_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -54,6 +54,7 @@ class PingProber:
         self._open_engine = engine
         self._open_monitor = monitor
         self._lanes: dict[int, Lane] = {}
+        self._retired: set[Lane] = set()  # that know too many ways, and still have runs
         self._sockets = {
             "tcp": SocketDriver(clock, tcp.TcpAttempt(clock), tcp.ACCESS, pacer),
             "udp": SocketDriver(clock, udp.UdpAttempt(clock), udp.ACCESS, pacer),
@@ -81,16 +82,19 @@ class PingProber:
             self.observe(spec, prepared, record, cancelled=cancelled)
             raise
         else:
-            self.observe(spec, prepared, record, cancelled=False)
-            self.judge(spec, runs, record)
+            tallies = self.observe(spec, prepared, record, cancelled=False)
+            self.judge(spec, runs, tallies, record)
         finally:
             for run in runs:
                 run.carrier.forget(run)
 
     async def close(self) -> None:
         """Close the sockets; what is running fails. Idempotent."""
-        while self._lanes:
-            self._lanes.popitem()[1].close()
+        lanes = [*self._lanes.values(), *self._retired]
+        self._lanes.clear()
+        self._retired.clear()
+        for lane in lanes:
+            lane.close()
 
     def lane(self, family: int) -> Lane:
         """Return the engine of a family, opened when it is first asked for.
@@ -126,12 +130,16 @@ class PingProber:
                 prepared.runs.append(await self.prepare(spec, address))
             except NetsondeError as error:
                 prepared.unable.append((address, error))
+            except BaseException:
+                for run in prepared.runs:
+                    run.carrier.forget(run)
+                raise
         if not prepared.runs:
             raise prepared.unable[0][1]
         return prepared
 
     async def prepare(self, spec: PingSpec, address: str) -> PingRun:
-        """Make the run of one vetted address.
+        """Make the run of one vetted address; start it or forget it.
 
         Raises:
             ConfigError, PrivilegeError, RequestError, RouteError, SendError: it cannot leave as
@@ -145,31 +153,52 @@ class PingProber:
             run = new_run(spec, address, self._sockets[spec.method])
             run.prepare = options.apply
             return run
-        lane = self.lane(family)
         if spec.df:
-            await lane.check_unfragmented(address, wanted, spec.size)
-        path = await lane.path(address, wanted)
-        return new_run(spec, address, lane.driver, path)
+            await self.lane(family).check_unfragmented(address, wanted, spec.size)
+        lane, path = await self._way(family, address, wanted)
+        run = new_run(spec, address, lane.driver, path)
+        lane.driver.reserve(run)
+        return run
+
+    async def _way(self, family: int, address: str, wanted: Wanted) -> tuple[Lane, int]:
+        """Find a way, on a new engine when the one there is can name no more of them."""
+        while True:
+            lane = self.lane(family)
+            try:
+                path = await lane.path(address, wanted)
+            except WaysFullError:
+                self._retire(family, lane)
+                continue
+            if not lane.is_retired:  # by somebody else meanwhile
+                return lane, path
+
+    def _retire(self, family: int, lane: Lane) -> None:
+        """Let another engine take the place of a lane."""
+        if self._lanes.get(family) is lane:
+            del self._lanes[family]
+            self._retired = {each for each in self._retired if not each.is_closed} | {lane}
+            lane.retire()
 
     async def stop(self, runs: Iterable[PingRun]) -> None:
         """Send no more echo requests of these runs, and learn how many of each were sent."""
         runs = list(runs)
-        for lane in tuple(self._lanes.values()):
+        for lane in (*self._lanes.values(), *self._retired):
             await lane.driver.stop(run for run in runs if run.carrier is lane.driver)
 
     def observe(
         self, spec: PingSpec, prepared: Prepared, record: Recorder, *, cancelled: bool
-    ) -> None:
-        """Tell what runs saw: packets, then the summary."""
+    ) -> list[verdicts.Tally]:
+        """Tell what runs saw: packets, then the summary; return how packets ended, for `judge`."""
         runs = [run for run in prepared.runs if run.ledger is not None]
         if not runs:  # cancelled before the first packet
             summarise_nothing(spec, asyncio.CancelledError(), record)
-            return
+            return []
         for name, value in observations.packets(runs, columnar=record.columnar):
             record.observe(name, value)
-        whole = observations.summary(runs, cancelled=cancelled)
+        tallies = [verdicts.tally(run) for run in runs]
+        whole = observations.summary(runs, tallies, cancelled=cancelled)
         if len(runs) + len(prepared.unable) > 1:
-            whole["addresses"] = observations.per_address(runs, cancelled=cancelled)
+            whole["addresses"] = observations.per_address(runs, tallies, cancelled=cancelled)
             whole["addresses"] += [
                 {"address": address, "error": str(error)} for address, error in prepared.unable
             ]
@@ -183,10 +212,17 @@ class PingProber:
         steps = [run.clock_steps for run in runs if run.clock_steps is not None]
         if steps:
             record.env["clock"] = record.env["clock"] | {"steps": max(steps)}
+        return tallies
 
-    def judge(self, spec: PingSpec, runs: Sequence[PingRun], record: Recorder) -> None:
-        """Put the verdict into record, after `observe`."""
-        verdicts.judge(runs, record)
+    def judge(
+        self,
+        spec: PingSpec,
+        runs: Sequence[PingRun],
+        tallies: Sequence[verdicts.Tally],
+        record: Recorder,
+    ) -> None:
+        """Put the verdict into record, with what `observe` returned."""
+        verdicts.judge(runs, tallies, record)
         unmet = record.observed("ping_summary").get("unmet")
         if unmet and record.is_ok:
             record.fail(*verdicts.mismatch(spec.host, unmet))
@@ -241,7 +277,7 @@ async def run_all(runs: Sequence[PingRun]) -> None:
         error: Exception = failures
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
-        raise error from None
+        raise error from error.__cause__
 
 
 def summarise_nothing(spec: PingSpec, error: BaseException, record: Recorder) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from netsonde._native import icmp
 from netsonde._native.ledger import EchoLedger
+from netsonde.clock import NS_PER_S
 from netsonde.probe.targets import endpoint, socket_address
 from netsonde.stats import RttSummary
 
@@ -268,6 +269,12 @@ class PingRun:
         if self.ledger is None:
             raise ValueError(f"the run to {self.target} has not begun")
         return self.ledger
+
+
+def rate_pps(sent: int, first_sent_ns: int, last_sent_ns: int) -> float | None:
+    """Return the rate that packets were really sent at, from the first to the last."""
+    took_ns = last_sent_ns - first_sent_ns
+    return (sent - 1) * NS_PER_S / took_ns if sent > 1 and took_ns > 0 else None
 
 
 def packed_address(address: str) -> tuple[bytes, int]:

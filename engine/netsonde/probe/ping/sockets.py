@@ -13,10 +13,10 @@ from netsonde._native.ledger import EchoLedger
 from netsonde.clock import NS_PER_MS, Clock
 from netsonde.errors import ConfigError, NetsondeError, PrivilegeError, ResolveError, SendError
 from netsonde.model import FailureSource, Reason
-from netsonde.pacing import KeyedBuckets, Pacer, TokenBucket
+from netsonde.pacing import RATE_MAX_PPS, KeyedBuckets, Pacer, TokenBucket
 from netsonde.probe.connect import IcmpError, SocketFailure
 from netsonde.probe.ping.engines import EngineOptions
-from netsonde.probe.ping.run import COMPLETION, NOBODY, Completion, PingRun
+from netsonde.probe.ping.run import COMPLETION, NOBODY, Completion, PingRun, packed_address
 from netsonde.probe.ping.ways import Wanted
 from netsonde.probe.targets import socket_address
 
@@ -24,8 +24,6 @@ SOCKETS_MAX = 256  # of a method at once: a quarter of the descriptors a process
 CATCH_UP_NS = 2 * NS_PER_MS  # a late loop may shorten a gap by this much, as the echo engine does
 KEYS_MAX = 65_536  # prefixes and targets paced at once; those beyond share one bucket
 PREFIX_BITS = {4: 24, 6: 48}  # of one site, as the echo engine paces
-
-RATE_MAX_PPS = 1_000_000_000  # as good as none
 
 KERNEL_CLOCKS = icmp.RX_KERNEL | icmp.TX_KERNEL
 
@@ -217,7 +215,7 @@ def failed(
         return nothing
     if failure.source is not FailureSource.SELF:
         if error is not None and error.is_failure:
-            who = NOBODY if error.offender is None else packed(error.offender)
+            who = NOBODY if error.offender is None else packed_address(error.offender)[0]
             return nothing._replace(
                 kind=icmp.ERROR, icmp_type=error.type, code=error.code, responder=who
             )
@@ -225,9 +223,3 @@ def failed(
             icmp_type, code = _UNREACHABLES[failure.reason][run.family]
             return nothing._replace(kind=icmp.ERROR, icmp_type=icmp_type, code=code)
     return nothing._replace(kind=icmp.TX_ERROR, errno=failure.errno or errno.EIO)
-
-
-def packed(address: str) -> bytes:
-    """Return an address without a zone as 16 bytes, IPv4 in the first 4."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return socket.inet_pton(family, address).ljust(16, b"\0")

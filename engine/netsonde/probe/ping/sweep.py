@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from netsonde import wire
-from netsonde.clock import Clock
+from netsonde.clock import NS_PER_S
 from netsonde.errors import NetsondeError, RequestError, ResolveError
 from netsonde.model import HOST_MAX, Measurement, PingSpec
 from netsonde.probe.base import INTERRUPTED, Moment, Recorder, failure_of
@@ -24,11 +26,14 @@ from netsonde.probe.ping.prober import (
     summarise_nothing,
 )
 from netsonde.probe.ping.run import Completion, PingRun
+from netsonde.probe.ping.sockets import SOCKETS_MAX
 from netsonde.probe.ping.ways import Wanted
 from netsonde.probe.targets import literal
 
 WINDOW = 6144  # targets at once: 8 MB, and 6000 a second when nobody answers
+PACKETS_HELD_MAX = 1 << 22  # of all targets at once: what becomes of each takes some 20 bytes
 LOOK_UPS_MAX = 64  # names being resolved at once
+QUALITY_NS = NS_PER_S  # for so long the wall clock is taken to be as good as it was
 TURN = 256  # targets after which the loop gets its turn, however fast they come and end
 
 
@@ -48,11 +53,6 @@ class Pinged:
         """One run per address."""
         return self.prepared.runs
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is anything to tell: it was not cancelled before its turn came."""
-        return bool(self.runs) or self.error is not None
-
 
 MakeSpec = Callable[[str], PingSpec]
 OnEnd = Callable[[Pinged], None]
@@ -65,7 +65,7 @@ class Sweep:
     spec_of makes the spec of a target, or raises RequestError for one that is no host, which then
     cannot be resolved. on_end is called with each target in the order in which they end; what it
     wants to know of the runs it must read then. on_packet, where given, is called for every
-    completion. Neither may raise.
+    completion. What either raises, `run` raises.
     """
 
     def __init__(
@@ -86,6 +86,9 @@ class Sweep:
         self._ended = asyncio.Event()
         self._look_ups = asyncio.Semaphore(LOOK_UPS_MAX)
         self._running: set[Pinged] = set()
+        self._failure: Exception | None = None  # of who is told
+        self._is_abandoned = False
+        self._asked: Moment | None = None  # how good the wall clock is
 
     @property
     def is_idle(self) -> bool:
@@ -103,6 +106,7 @@ class Sweep:
                 async for target in targets:
                     while not self.free:
                         await self.end()
+                    self._check()
                     offered += 1
                     if offered % TURN == 0:
                         await asyncio.sleep(0)
@@ -110,15 +114,22 @@ class Sweep:
                         group.create_task(beginning)
             while not self.is_idle:
                 await self.end()
+            self._check()
         except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            error = failures.exceptions[0]
+            raise error from error.__cause__
         finally:
             await self.abandon()
 
     async def end(self) -> None:
-        """Wait until some target ends."""
+        """Wait until some target ends.
+
+        Raises:
+            Exception: what `on_end` or `on_packet` has raised.
+        """
         self._ended.clear()
         await self._ended.wait()
+        self._check()
 
     def offer(self, target: str) -> Coroutine[Any, Any, None] | None:
         """Begin a target, for which there must be room; what has to wait is returned."""
@@ -130,21 +141,31 @@ class Sweep:
 
     async def abandon(self) -> None:
         """End what is still running, and tell what was seen of it."""
-        for pinged in self._running:
-            pinged.is_cancelled = True
+        self._is_abandoned = True
         try:
             await self._prober.stop([run for pinged in self._running for run in pinged.runs])
         finally:
             while self._running:
-                self._end(self._running.pop())
+                pinged = self._running.pop()
+                pinged.is_cancelled = is_cut_short(pinged)
+                self._end(pinged)
 
     def _accept(self, target: str) -> Pinged | None:
         """Make a target's spec; None: it is no host, and has ended with that."""
+        began = self._now()
         try:
-            return Pinged(target, self._spec_of(target), Moment.now(self._prober.clock))
+            return Pinged(target, self._spec_of(target), began)
         except RequestError as error:
-            self._end(no_host(target, error, self._prober.clock))
+            self._end(no_host(target, self._spec_of(wire.ANY_HOST), began, error))
             return None
+
+    def _now(self) -> Moment:
+        """Read the clocks, and ask how good they are now and then."""
+        clock, asked = self._prober.clock, self._asked
+        if asked is not None and clock.monotonic_ns() - asked.monotonic_ns < QUALITY_NS:
+            return Moment.now(clock, asked.quality)
+        self._asked = Moment.now(clock)
+        return self._asked
 
     def _begin_at_once(self, pinged: Pinged) -> bool:
         """Begin what needs no waiting: an address, the usual way out, no question of its size."""
@@ -177,7 +198,7 @@ class Sweep:
             self._enter(pinged, prepared)
             await run_all(prepared.runs)
         except asyncio.CancelledError:
-            pinged.is_cancelled = True
+            pinged.is_cancelled = is_cut_short(pinged)
             raise
         except Exception as error:  # a bug must still give the target a result
             pinged.error = error
@@ -190,11 +211,12 @@ class Sweep:
         self._running.add(pinged)
         if self._on_packet is not None:
             for run in prepared.runs:
-                run.on_packet = partial(self._on_packet, pinged)
+                run.on_packet = partial(self._packet_ended, pinged)
 
     def _run_ended(self, pinged: Pinged, run: PingRun) -> None:
         """Take the end of the only run of a target that was begun at once."""
         pinged.error = run.failure
+        pinged.is_cancelled = self._is_abandoned and is_cut_short(pinged)
         self._running.discard(pinged)
         self._end(pinged)
 
@@ -203,16 +225,42 @@ class Sweep:
         self._ended.set()
         try:
             self._on_end(pinged)
-        finally:
-            for run in pinged.runs:
-                run.carrier.forget(run)
-                run.on_end = run.on_packet = None  # they hold pinged: nobody need look for cycles
+        except Exception as error:
+            self._failure = self._failure or error
+        for run in pinged.runs:
+            run.carrier.forget(run)
+            run.on_end = run.on_packet = None  # they hold pinged: nobody need look for cycles
+
+    def _packet_ended(self, pinged: Pinged, run: PingRun, packet: Completion) -> None:
+        try:
+            if self._on_packet is not None:
+                self._on_packet(pinged, run, packet)
+        except Exception as error:
+            self._failure = self._failure or error
+            self._ended.set()
+
+    def _check(self) -> None:
+        """Raise what somebody who was told has raised."""
+        if self._failure is not None:
+            raise self._failure
 
 
-def no_host(target: str, error: RequestError, clock: Clock) -> Pinged:
-    """Make of a target that is no host, as error says, one that was not resolved."""
-    spec = PingSpec(host=target[:HOST_MAX])
-    return Pinged(target, spec, Moment.now(clock), error=ResolveError(str(error)))
+def window_for(spec: PingSpec) -> int:
+    """Return how many targets like this may be pinged at once."""
+    usual = WINDOW if spec.method == "icmp" else SOCKETS_MAX
+    return max(1, min(usual, PACKETS_HELD_MAX // spec.count))
+
+
+def no_host(target: str, like: PingSpec, began: Moment, error: RequestError) -> Pinged:
+    """Make of a target that is no host, as error says, one like others that was not resolved."""
+    spec = structs.replace(like, host=target[:HOST_MAX])
+    return Pinged(target, spec, began, error=ResolveError(str(error)))
+
+
+def is_cut_short(pinged: Pinged) -> bool:
+    """Whether packets are missing that were asked for."""
+    runs = pinged.runs
+    return not runs or any(run.ledger is None or run.counts.settled < run.count for run in runs)
 
 
 def measurement_of(prober: PingProber, pinged: Pinged, env: dict[str, Any]) -> Measurement:
@@ -229,6 +277,6 @@ def measurement_of(prober: PingProber, pinged: Pinged, env: dict[str, Any]) -> M
         prober.observe(spec, prepared, record, cancelled=True)
         record.fail(*INTERRUPTED)
     else:
-        prober.observe(spec, prepared, record, cancelled=False)
-        prober.judge(spec, prepared.runs, record)
+        tallies = prober.observe(spec, prepared, record, cancelled=False)
+        prober.judge(spec, prepared.runs, tallies, record)
     return record.measurement()

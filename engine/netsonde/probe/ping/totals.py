@@ -3,9 +3,10 @@
 from collections import Counter
 from enum import StrEnum
 
-from netsonde.clock import NS_PER_MS, NS_PER_S
+from netsonde.clock import NS_PER_MS
 from netsonde.model import Outcome, Reason
 from netsonde.probe.ping.briefs import Brief
+from netsonde.probe.ping.run import rate_pps
 from netsonde.stats import Histogram
 
 PERCENTILE = 95
@@ -108,10 +109,7 @@ class Totals:
         least, mean, greatest, p95 = (number_ns / NS_PER_MS for number_ns in numbers_ns)
         return least, mean, greatest, p95
 
-    def rate_pps(self, elapsed_ns: int) -> float | None:
-        """Return the rate really sent, from the first packet to the last.
-
-        elapsed_ns stands in where nobody knows when the packets were sent.
-        """
-        took_ns = self._last_sent_ns - self._first_sent_ns or elapsed_ns
-        return self.sent * NS_PER_S / took_ns if self.sent and took_ns > 0 else None
+    @property
+    def rate_pps(self) -> float | None:
+        """The rate really sent, from the first packet to the last."""
+        return rate_pps(self.sent, self._first_sent_ns, self._last_sent_ns)

@@ -8,8 +8,8 @@ from netsonde.model import Reason
 from netsonde.probe.connect import IcmpError, SocketFailure
 from netsonde.probe.datagram import Answer, DatagramSocket
 from netsonde.probe.icmp_errors import explain_icmp
-from netsonde.probe.ping.run import Completion, PingRun
-from netsonde.probe.ping.sockets import failed, packed, timed_out
+from netsonde.probe.ping.run import Completion, PingRun, packed_address
+from netsonde.probe.ping.sockets import failed, timed_out
 
 ACCESS = "datagram"
 COOKIE_BYTES = 16
@@ -60,4 +60,6 @@ def is_from_target(run: PingRun, error: IcmpError) -> bool:
     if error.offender is None:
         return False
     reason, _ = explain_icmp(run.family, error.type, error.code)
-    return reason is Reason.UNREACHABLE_PORT and packed(error.offender) == run.destination
+    return (
+        reason is Reason.UNREACHABLE_PORT and packed_address(error.offender)[0] == run.destination
+    )

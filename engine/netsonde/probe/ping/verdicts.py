@@ -1,7 +1,8 @@
 """Why a packet was not answered, and what a run as a whole amounts to."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from netsonde._native import icmp
@@ -35,12 +36,26 @@ class Fate(NamedTuple):
     code: int
 
 
+Tally = dict[Fate, int]  # how often attempts without a reply ended how, the first one first
+
+
+def ends(run: PingRun) -> Iterator[tuple[int, int, int]]:
+    """Yield how each submitted attempt ended, replies included, with the fields of a `Fate`."""
+    whole = zip(run.kinds, run.icmp_types, run.codes, strict=True)
+    return itertools.islice(whole, run.counts.submitted)
+
+
 def fates(run: PingRun) -> Iterator[Fate | None]:
     """Yield how each submitted attempt ended, None for a reply in time."""
-    submitted = run.counts.submitted
-    ends = zip(run.kinds[:submitted], run.icmp_types, run.codes, strict=False)
-    for kind, icmp_type, code in ends:
-        yield None if kind == icmp.REPLY else Fate(kind, icmp_type, code)
+    return (None if end[0] == icmp.REPLY else Fate(*end) for end in ends(run))
+
+
+def tally(run: PingRun) -> Tally:
+    """Count how attempts without a reply ended; once per run, for it may have many packets."""
+    if run.counts.received == run.counts.submitted:
+        return {}
+    found = Counter(ends(run))
+    return {Fate(*end): times for end, times in found.items() if end[0] != icmp.REPLY}
 
 
 def verdict(run: PingRun, fate: Fate, responder: str | None = None) -> Verdict:
@@ -59,35 +74,32 @@ def verdict(run: PingRun, fate: Fate, responder: str | None = None) -> Verdict:
     return Verdict(Reason.TIMEOUT, None, f"no reply within {run.timeout_ns // NS_PER_MS} ms")
 
 
-def reasons(run: PingRun) -> dict[Reason, int]:
+def reasons(runs: Iterable[PingRun], tallies: Iterable[Tally]) -> dict[Reason, int]:
     """Return how many attempts failed for which reason, in the order they first occurred."""
     found: Counter[Reason] = Counter()
-    for fate, times in Counter(fates(run)).items():
-        if fate is not None:
+    for run, counted in zip(runs, tallies, strict=True):
+        for fate, times in counted.items():
             found[verdict(run, fate).reason] += times
     return dict(found)
 
 
-def judge(runs: Sequence[PingRun], record: Recorder) -> None:
+def judge(runs: Sequence[PingRun], tallies: Sequence[Tally], record: Recorder) -> None:
     """Put into record what runs amount to."""
-    failure = failure_of_runs(runs)
+    failure = failure_of_runs(runs, tallies)
     if failure is None:
         record.ok()
     else:
         record.fail(*failure)
 
 
-def failure_of_runs(runs: Sequence[PingRun]) -> RunFailure | None:
+def failure_of_runs(runs: Sequence[PingRun], tallies: Sequence[Tally]) -> RunFailure | None:
     """Reached once is ok; else the most frequent reason decides, the earliest among equals."""
     if any(run.counts.received for run in runs):
         return None
-    found: Counter[Reason] = Counter()
-    for run in runs:
-        found.update(reasons(run))
-    reason, times = found.most_common(1)[0]
+    reason, times = Counter(reasons(runs, tallies)).most_common(1)[0]
     ours = reason is Reason.TX_ERROR
     total = sum(run.counts.submitted for run in runs)
-    target, message = next(_messages(runs, reason))
+    target, message = next(_messages(runs, tallies, reason))
     return RunFailure(
         Outcome.AGENT_ERROR if ours else Outcome.TARGET_ERROR,
         reason,
@@ -96,20 +108,23 @@ def failure_of_runs(runs: Sequence[PingRun]) -> RunFailure | None:
     )
 
 
-def _messages(runs: Sequence[PingRun], reason: Reason) -> Iterator[tuple[str, str]]:
-    """Yield who failed for this reason, and how that is said."""
-    for run in runs:
-        responders = {
-            each.attempt: run.responder(each.responder)
-            for each in run.exceptions
-            if each.kind == icmp.ERROR
-        }
-        for attempt, fate in enumerate(fates(run)):
-            if fate is None:
-                continue
-            said = verdict(run, fate, responders.get(attempt))
-            if said.reason is reason:
-                yield run.target, said.message
+def _messages(
+    runs: Sequence[PingRun], tallies: Sequence[Tally], reason: Reason
+) -> Iterator[tuple[str, str]]:
+    """Yield who failed for this reason, and how that is said of the first packet."""
+    for run, counted in zip(runs, tallies, strict=True):
+        fitting = {fate for fate in counted if verdict(run, fate).reason is reason}
+        for attempt, end in enumerate(ends(run) if fitting else ()):
+            if end in fitting:
+                fate = Fate(*end)
+                yield run.target, verdict(run, fate, _responder(run, attempt)).message
+                break
+
+
+def _responder(run: PingRun, attempt: int) -> str | None:
+    """Return who sent the ICMP error that an attempt ended with."""
+    errors = (each for each in run.exceptions if each.kind == icmp.ERROR)
+    return next((run.responder(each.responder) for each in errors if each.attempt == attempt), None)
 
 
 def unmet(expect: PingExpect, summary: dict[str, Any]) -> list[dict[str, Any]]:

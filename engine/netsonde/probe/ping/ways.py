@@ -2,16 +2,24 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address, ip_network
+from typing import TypeVar
 
 from netsonde import netinfo
-from netsonde.errors import RouteError, SendError
+from netsonde.errors import NetsondeError, RouteError, SendError
+from netsonde.probe.asides import Asides
 from netsonde.probe.ping.driver import EchoEngine
+
+T = TypeVar("T")
 
 WAYS_MAX = 65_536  # destinations whose way is remembered
 
-_PREFIX_BITS = {4: 24, 6: 64}  # the routing table is not expected to part what these hold
+QUESTIONS_MAX = 64  # at once; a neighbour that is not there takes 4 s
+
+_PREFIX_BITS = {4: 24, 6: 64}  # what these hold has one way, unless the routing table parts it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,10 @@ ANY = Wanted()
 _Key = tuple[str, Wanted]  # a destination or a prefix of them
 
 
+class WaysFullError(SendError):
+    """The engine can name no more ways."""
+
+
 class Ways:
     """The paths of one engine, found once and used by every packet that goes the same way.
 
@@ -50,19 +62,22 @@ class Ways:
         self._mtus: dict[_Key, int] = {}
         self._sources: set[str] = set()
         self._epoch = 0
+        self._parted: frozenset[str] | None = None  # prefixes, once they have been asked for
+        self._parting = asyncio.Lock()
+        self._asides = Asides("netsonde-ways", QUESTIONS_MAX)
 
     def forget(self) -> None:
         """Forget what the routing table said: it has changed."""
         self._epoch += 1
         self._known.clear()
         self._mtus.clear()
+        self._parted = None
 
     def known(self, address: str, wanted: Wanted) -> int | None:
         """Return the path of a packet where that takes no question that could wait.
 
         Raises:
             ConfigError: no such interface.
-            SendError: as `find`.
         """
         if self._has_frames:
             path = self._known.get((address, wanted))
@@ -71,7 +86,9 @@ class Ways:
             return 0
         if wanted.source is not None and wanted.source not in self._sources:
             return None
-        return self._add(wanted, wanted.source, _index(wanted), None)
+        with contextlib.suppress(WaysFullError):
+            return self._add(wanted, wanted.source, _index(wanted), None)
+        return None
 
     async def find(self, address: str, wanted: Wanted) -> int:
         """Return the path of a packet to address.
@@ -80,13 +97,14 @@ class Ways:
             ConfigError: no such interface, or the source is not this host's.
             RouteError: frames are ours and there is no way there, or nobody answers for the next
                 hop.
-            SendError: too many different ways.
+            WaysFullError: there are too many different ways.
+            NetsondeError: the question cannot be asked.
         """
         if self._has_frames:
             return await self._find_for_frames(address, wanted)
-        with contextlib.suppress(RouteError):  # the packets will tell
-            await asyncio.to_thread(_ask, address, wanted)
-        if wanted.source is not None:
+        if wanted.source is not None and wanted.source not in self._sources:
+            with contextlib.suppress(RouteError):  # the packets will tell
+                await self._call(partial(_ask, address, wanted))
             self._sources.add(wanted.source)
         return self._add(wanted, wanted.source, _index(wanted), None)
 
@@ -96,23 +114,48 @@ class Ways:
         Raises:
             ConfigError: no such interface, or the source is not this host's.
             RouteError: there is no way there.
+            NetsondeError: the question cannot be asked.
         """
         key = (address, wanted)
         mtu = self._mtus.get(key) if self._has_frames else None
         if mtu is None:
             epoch = self._epoch
-            mtu = (await asyncio.to_thread(_ask, address, wanted)).mtu
+            mtu = (await self._call(partial(_ask, address, wanted))).mtu
             self._remember(self._mtus, key, mtu, epoch)
         return mtu
 
     async def _find_for_frames(self, address: str, wanted: Wanted) -> int:
         epoch = self._epoch
-        route, link_address = await asyncio.to_thread(_ask_for_frames, address, wanted)
+        route, link_address = await self._call(partial(_ask_for_frames, address, wanted))
         path = self._add(wanted, route.source, route.interface_index, link_address)
         # Neighbours have a link address each; only what lies behind a gateway shares one.
-        key = address if route.gateway is None else _prefix(address)
+        is_shared = route.gateway is not None and not await self._is_parted(_prefix(address))
+        key = _prefix(address) if is_shared else address
         self._remember(self._known, (key, wanted), path, epoch)
         return path
+
+    async def _is_parted(self, prefix: str) -> bool:
+        """Whether the routing table may send what a prefix holds different ways."""
+        async with self._parting:
+            epoch, parted = self._epoch, self._parted
+            if parted is None:
+                version = ip_network(prefix).version
+                ask = partial(netinfo.parted_prefixes, version, _PREFIX_BITS[version])
+                try:
+                    parted = await self._call(ask)
+                except NetsondeError:
+                    return True
+                if epoch == self._epoch:
+                    self._parted = parted
+        return prefix in parted
+
+    async def _call(self, ask: Callable[[], T]) -> T:
+        try:
+            return await self._asides.call(ask)
+        except NetsondeError:  # some are OSErrors, too
+            raise
+        except OSError as error:
+            raise NetsondeError(f"cannot ask for the way: {error}") from error
 
     def _remember(self, known: dict[_Key, int], key: _Key, value: int, epoch: int) -> None:
         if epoch != self._epoch or self.is_forgetful:
@@ -131,7 +174,8 @@ class Ways:
                     source=packed, interface=interface, mark=wanted.mark or 0, link_address=link
                 )
             except ValueError as error:
-                raise SendError("choose a way", 0, str(error)) from error
+                kind = WaysFullError if self._paths else SendError
+                raise kind("choose a way", 0, str(error)) from error
             self._paths[key] = path
         return path
 

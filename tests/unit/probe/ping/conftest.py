@@ -12,4 +12,4 @@ async def bench() -> AsyncIterator[PingBench]:
     bench = PingBench()
     yield bench
     await bench.prober.close()
-    assert all(engine.closed for engine in bench.engines.values())
+    assert all(engine.closed for engine in bench.opened)

@@ -89,7 +89,7 @@ async def test_a_run_that_is_forgotten_leaves_nothing_behind(bench: Bench) -> No
     bench.driver.forget(run)  # twice is once
     assert len(bench.driver._ledger) == 0
     await bench.clock.advance(NS_PER_S)
-    assert bench.driver.strays == 2
+    assert bench.driver._ledger.strays == 2
 
 
 async def test_forgetting_what_never_began_is_nothing(bench: Bench) -> None:
@@ -212,7 +212,8 @@ async def test_what_runs_when_it_is_closed_fails(bench: Bench) -> None:
     await bench.clock.settle()
     assert failed == [running, offered]
     assert ended.failure is None
-    assert probe.cancelled()
+    with pytest.raises(NetsondeError, match="closed before the reply"):
+        await probe
     assert bench.driver.clock_steps is None
     await bench.driver.stop([running])
     for run in (running, ended, offered):
@@ -239,3 +240,23 @@ async def test_a_zone_that_is_not_there_is_refused_at_once(bench: Bench) -> None
         bench.driver.probe("fe80::1%nosuch0", timeout_ns=NS_PER_S)
     with pytest.raises(ResolveError, match="no interface"):
         bench.run("fe80::1%nosuch0")
+
+
+async def test_who_fails_when_told_costs_nobody_else(bench: Bench) -> None:
+    noted: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: noted.append(context))
+    ended: list[PingRun] = []
+
+    def fail(_run: PingRun, *_: object) -> None:
+        raise ZeroDivisionError
+
+    runs = [bench.run(f"192.0.2.{n}") for n in range(4)]
+    for run in runs:
+        run.on_end = ended.append
+    runs[0].on_end = fail
+    runs[1].on_packet = fail
+    for run in runs:
+        bench.driver.start(run)
+    await bench.clock.advance(NS_PER_MS)
+    assert ended == runs[1:]
+    assert [type(each["exception"]) for each in noted] == [ZeroDivisionError] * 2

@@ -1,5 +1,6 @@
 """A lane: what is asked of the way out, and who hears of its changes."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -177,3 +178,44 @@ async def test_where_there_is_no_way_the_packets_tell(
 ) -> None:
     carries(monkeypatch, RouteError("no route"))
     await bench.lane.check_unfragmented("203.0.113.1", ANY, 9000)
+
+
+# ── what cannot be opened ────────────────────────────────────────────────────────────────────────
+
+
+class DeafLoop:
+    """Cannot watch anything."""
+
+    def __init__(self) -> None:
+        self.watched: list[int] = []
+
+    def add_reader(self, descriptor: int, _call: object) -> None:
+        self.watched.append(descriptor)
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+async def test_a_lane_that_cannot_be_opened_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    clock, monitor, loop = ManualClock(), FakeMonitor(), DeafLoop()
+    engine = MemoryEchoEngine(clock, 4, backend="packet")
+    if is_closed:  # so that the driver cannot watch it
+        engine.close()
+    else:
+        monkeypatch.setattr(asyncio, "get_running_loop", lambda: loop)
+    with pytest.raises((ValueError, OSError)):
+        Lane(clock, 4, engine, lambda: monitor)
+    assert monitor.is_closed
+    for descriptor in loop.watched:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+    if not is_closed:
+        engine.close()
+
+
+async def test_a_monitor_that_breaks_in_any_way_leaves_nothing_to_be_trusted(bench: Bench) -> None:
+    bench.monitor.problem = OSError(16, "Device or resource busy")
+    bench.monitor.tell("lost")
+    await bench.clock.settle()
+    assert bench.lane.ways.is_forgetful

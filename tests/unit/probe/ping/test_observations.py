@@ -2,6 +2,7 @@
 
 import errno
 import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from netsonde._native import icmp
 from netsonde._native.ledger import EchoLedger
 from netsonde.clock import NS_PER_MS
 from netsonde.model import Outcome, PingSpec
-from netsonde.probe.ping import observations
+from netsonde.probe.ping import observations, verdicts
 from netsonde.probe.ping.run import COMPLETION, NOBODY, Counts, Method, PingRun
 from netsonde.probe.ping.sockets import SocketDriver
 from netsonde.stats import Histogram
@@ -146,17 +147,19 @@ async def test_a_cancelled_run_has_columns_of_what_was_sent(bench: PingBench) ->
     assert value["reasons"] == [["cancelled", 3]]
 
 
-async def test_above_8000_packets_only_the_histogram_is_left(bench: PingBench) -> None:
-    measurement = await bench.ping(host="192.0.2.1", count=8_001, interval_ms=0, columnar=True)
+async def test_of_too_many_packets_only_the_histogram_is_left(bench: PingBench) -> None:
+    count = observations.COLUMNS_MAX + 1
+    measurement = await bench.ping(host="192.0.2.1", count=count, interval_ms=0, columnar=True)
     assert [each.name for each in measurement.observations] == ["ping_summary"]
     found = summary(measurement)
-    assert (found["sent"], found["received"]) == (8_001, 8_001)
-    assert Histogram.from_value(found["histogram"]).count == 8_001
+    assert (found["sent"], found["received"]) == (count, count)
+    assert Histogram.from_value(found["histogram"]).count == count
 
 
-async def test_above_8000_packets_exceptions_are_still_told(bench: PingBench) -> None:
+async def test_of_too_many_packets_exceptions_are_still_told(bench: PingBench) -> None:
     bench.script = lambda _: [Event(responder="198.51.100.5")]
-    measurement = await bench.ping(host="192.0.2.1", count=8_001, interval_ms=0, columnar=True)
+    count = observations.COLUMNS_MAX + 1
+    measurement = await bench.ping(host="192.0.2.1", count=count, interval_ms=0, columnar=True)
     (value,) = values(measurement, "ping_attempts")
     assert set(value) == {"count", "protocol", "address", "exceptions"}
     assert len(value["exceptions"]) == observations.EXCEPTIONS_MAX
@@ -169,18 +172,32 @@ async def test_the_largest_result_fits_an_item(bench: PingBench, hosts: int) -> 
     def worst(_request: Request) -> list[Event]:
         kind = icmp.ERROR if next(turns) % 2 else icmp.REPLY
         return [
-            Event(kind=kind, after_ns=999_999_999, icmp_type=3, code=1, responder="198.51.100.255")
+            Event(
+                kind=kind,
+                after_ns=59_999_999_900,
+                icmp_type=3,
+                code=1,
+                ttl=255,
+                responder="198.51.100.255",
+            )
         ]
 
     turns = iter(range(1 << 30))
     bench.script = worst
     count = observations.COLUMNS_MAX // hosts
     measurement = await bench.ping(
-        host="many.example", count=count, interval_ms=0, addresses="all", columnar=True
+        host="many.example",
+        count=count,
+        interval_ms=0,
+        timeout_ms=60_000,
+        size=icmp.SIZE_MAX_BYTES,
+        addresses="all",
+        columnar=True,
     )
     value = values(measurement, "ping_attempts")
     assert len(value) == hosts
-    assert len(wire.encode_report_item(2**63, measurement)) < wire.ITEM_MAX_BYTES
+    item = wire.parse(wire.encode_report_item(2**63, measurement))
+    assert "observations_dropped" not in item["env"]
 
 
 # ── the summary ──────────────────────────────────────────────────────────────────────────────────
@@ -337,7 +354,7 @@ async def test_a_reset_is_an_answer_and_noted(bench: PingBench) -> None:
     assert (value["protocol"], value["address"]) == ("tcp", "192.0.2.1:443")
     assert value["answers"] == [["connected", 1], ["refused", 1], ["reset", 1], [None, 1]]
     assert value["bytes"] == value["ttl"] == [[None, 4]]
-    whole = observations.summary([run], cancelled=False)
+    whole = observations.summary([run], [verdicts.tally(run)], cancelled=False)
     assert whole["answers"] == {"connected": 1, "refused": 1, "reset": 1}
     assert (whole["protocol"], whole["port"], whole["received"]) == ("tcp", 443, 3)
     assert (whole["socket"], whole["backend"]) == ("stream", None)
@@ -353,3 +370,30 @@ async def test_a_closed_port_is_an_answer_to_udp(bench: PingBench) -> None:
     assert value["bytes"] == [[20, 1], [8, 1], [None, 2]]
     assert json.loads(run.rtt_us_json) == [1000.0, 1000.0, 1000.0, None]
     assert observations.attempts(run)[2]["bytes"] is None
+
+
+async def test_many_packets_of_several_addresses_are_summed_up_from_their_parts(
+    bench: PingBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.names = {"many.example": ["192.0.2.1", "192.0.2.2"]}
+    bench.script = lambda request: [Event(after_ns=(request.attempt + 1) * 10_000)]
+    spec: dict[str, Any] = {
+        "host": "many.example",
+        "count": 100,
+        "interval_ms": 0,
+        "addresses": "all",
+    }
+    exact = summary(await bench.ping(**spec))
+    monkeypatch.setattr(observations, "COLUMNS_MAX", 100)
+    monkeypatch.delattr(observations, "summarise")
+    close = summary(await bench.ping(**spec))
+    for name in RTTS:
+        tolerance = 0.033 if name.startswith("p") else 1e-6
+        assert close[name] == pytest.approx(exact[name], rel=tolerance), name
+
+
+async def test_an_error_that_the_target_sent_has_no_responder(bench: PingBench) -> None:
+    bench.script = lambda _: [Event(kind=icmp.ERROR, icmp_type=3, code=3, responder="192.0.2.1")]
+    attempt = values(await bench.ping(host="192.0.2.1", count=1), "ping_attempt")[0]
+    assert "responder" not in attempt
+    assert attempt["message"].endswith("says 192.0.2.1")

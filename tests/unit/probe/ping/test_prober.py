@@ -1,7 +1,7 @@
 """The ping prober over the engine's twin: what a spec becomes, and how a run ends."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,13 +9,21 @@ import pytest
 from netsonde import wire
 from netsonde._native import icmp
 from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
-from netsonde.errors import ConfigError, PrivilegeError, RequestError, RouteError, SendError
+from netsonde.errors import (
+    ConfigError,
+    PrivilegeError,
+    RequestError,
+    RouteError,
+    SendError,
+)
 from netsonde.model import FailureSource, Outcome, PingExpect, PingSpec, Reason
 from netsonde.policy import TargetPolicy
 from netsonde.probe.base import Recorder, measure
 from netsonde.probe.ping import PingProber
 from netsonde.probe.ping.lane import Lane
+from netsonde.probe.ping.prober import run_all
 from netsonde.probe.ping.run import Completion, PingRun
+from netsonde.probe.ping.sweep import Pinged, Sweep
 from netsonde.probe.privilege import GRANT_HINT
 from netsonde.probe.targets import TargetResolver
 from support.echo import Event, MemoryEchoEngine, Request, silence
@@ -289,7 +297,7 @@ async def test_replies_to_a_run_that_has_ended_go_nowhere(bench: PingBench) -> N
     measurement = await bench.ping(host="192.0.2.2", count=3)
     assert summary(measurement)["received"] == 3
     assert summary(record.measurement())["received"] == 0
-    assert bench.lane().driver.strays == 2
+    assert bench.lane().driver._ledger.strays == 2
 
 
 # ── what cannot be measured ──────────────────────────────────────────────────────────────────────
@@ -474,3 +482,86 @@ async def test_close_is_idempotent_and_not_for_ever(bench: PingBench) -> None:
 def test_the_grant_hint_has_lines_to_paste() -> None:
     for line in ("AmbientCapabilities=CAP_NET_RAW", "net.ipv4.ping_group_range", "sudo"):
         assert line in GRANT_HINT
+
+
+# ── an engine that can name no more ways ─────────────────────────────────────────────────────────
+
+
+async def test_an_engine_that_is_full_makes_way_for_another(bench: PingBench) -> None:
+    bench.paths_max = 2
+    specs = [PingSpec(host="192.0.2.1", count=3, mark=mark) for mark in range(1, 8)]
+    results = await bench.ping_all(specs)
+    assert {result.outcome for result in results} == {Outcome.OK}
+    assert len(bench.opened) == 4
+    assert [engine.closed for engine in bench.opened] == [True, True, True, False]
+    assert [path.mark for engine in bench.opened for path in engine.paths] == list(range(1, 8))
+
+
+async def test_what_runs_on_a_full_engine_goes_on(bench: PingBench) -> None:
+    bench.paths_max = 1
+    old = await bench.prober.prepare(PingSpec(host="192.0.2.1", mark=1), "192.0.2.1")
+    new = await bench.prober.prepare(PingSpec(host="192.0.2.1", mark=2), "192.0.2.1")
+    await bench.clock.settle()
+    assert [engine.closed for engine in bench.opened] == [False, False]
+    await bench.finish([asyncio.get_running_loop().create_task(old.carrier.run(old))])
+    assert old.counts.received == 4
+    old.carrier.forget(old)
+    await bench.clock.settle()
+    assert [engine.closed for engine in bench.opened] == [True, False]
+    await bench.prober.stop([old, new])
+
+
+async def test_a_sweep_goes_on_past_a_full_engine(bench: PingBench) -> None:
+    bench.paths_max = 1
+    marks = iter(range(1, 6))
+    ended: list[Pinged] = []
+    sweep = Sweep(
+        bench.prober,
+        lambda target: PingSpec(host=target, count=1, mark=next(marks)),
+        ended.append,
+    )
+
+    async def source() -> AsyncIterator[str]:
+        for n in range(1, 6):
+            yield f"192.0.2.{n}"
+
+    await bench.finish([asyncio.get_running_loop().create_task(sweep.run(source()))])
+    assert [each.error for each in ended] == [None] * 5
+    await bench.clock.settle()
+    assert [engine.closed for engine in bench.opened] == [True] * 4 + [False]
+
+
+async def test_a_cancelled_preparation_keeps_no_engine_open(bench: PingBench) -> None:
+    bench.paths_max = 1
+    bench.names = {"many.example": ["192.0.2.1", "192.0.2.2"]}
+    prepare = bench.prober.prepare
+
+    async def hang(spec: PingSpec, address: str) -> PingRun:
+        if address == "192.0.2.2":
+            await asyncio.get_running_loop().create_future()
+        return await prepare(spec, address)
+
+    bench.prober.prepare = hang  # type: ignore[method-assign]
+    task = asyncio.get_running_loop().create_task(
+        bench.prober.prepare_all(PingSpec(host="many.example", addresses="all", mark=1))
+    )
+    await bench.clock.settle()
+    task.cancel()
+    await bench.clock.settle()
+    await bench.ping(host="192.0.2.1", mark=2)
+    assert [engine.closed for engine in bench.opened] == [True, False]
+
+
+async def test_the_cause_of_a_failure_is_kept(bench: PingBench) -> None:
+    def fail(run: PingRun) -> None:
+        raise ConfigError("it cannot be") from OSError(5, "Input/output error")
+
+    async def carry(run: PingRun) -> None:
+        fail(run)
+
+    runs = [await bench.prober.prepare(PingSpec(host="x"), f"192.0.2.{n}") for n in (1, 2)]
+    for run in runs:
+        run.carrier.run = carry  # type: ignore[method-assign]
+    with pytest.raises(ConfigError) as caught:
+        await run_all(runs)
+    assert isinstance(caught.value.__cause__, OSError)

@@ -6,12 +6,19 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 
 from netsonde._native import icmp
-from netsonde.clock import NS_PER_MS, NS_PER_S
-from netsonde.errors import ErrorCode, PrivilegeError, RequestError
+from netsonde.clock import NS_PER_MS, NS_PER_S, ClockQuality
+from netsonde.errors import ConfigError, ErrorCode, PrivilegeError, RequestError
 from netsonde.model import Outcome, PingSpec
 from netsonde.probe.ping.run import Completion, PingRun
-from netsonde.probe.ping.sockets import timed_out
-from netsonde.probe.ping.sweep import Pinged, Sweep, measurement_of
+from netsonde.probe.ping.sockets import SOCKETS_MAX, timed_out
+from netsonde.probe.ping.sweep import (
+    PACKETS_HELD_MAX,
+    WINDOW,
+    Pinged,
+    Sweep,
+    measurement_of,
+    window_for,
+)
 from support.echo import Event, MemoryEchoEngine, silence
 from support.ping_bench import PingBench, summary
 
@@ -78,6 +85,14 @@ async def test_thousands_are_pinged_a_window_at_a_time(bench: PingBench) -> None
     assert set(swept.told) == set(hosts)
     assert set(swept.received.values()) == {1}
     assert swept.most <= 100
+
+
+@pytest.mark.parametrize("count", [1, 4, 1000, 100_000])
+def test_the_window_is_bounded_by_its_packets(count: int) -> None:
+    window = window_for(PingSpec(host="192.0.2.1", count=count))
+    assert 1 <= window <= WINDOW
+    assert window * count <= PACKETS_HELD_MAX
+    assert window_for(PingSpec(host="192.0.2.1", count=count, method="tcp", port=1)) <= SOCKETS_MAX
 
 
 async def test_names_are_resolved_side_by_side(bench: PingBench) -> None:
@@ -152,6 +167,60 @@ async def test_what_is_under_way_is_told_when_it_is_cancelled(bench: PingBench) 
     assert len(bench.requests) == 6
 
 
+async def test_what_had_all_its_packets_by_then_was_not_cancelled(bench: PingBench) -> None:
+    swept = Swept(bench, count=2, interval_ms=10)
+    stop = bench.prober.stop
+
+    async def stop_slowly(runs: Iterable[PingRun]) -> None:
+        await bench.clock.sleep(20 * NS_PER_MS)
+        await stop(runs)
+
+    bench.prober.stop = stop_slowly  # type: ignore[method-assign]
+
+    async def source() -> AsyncIterator[str]:
+        yield "192.0.2.1"
+        await bench.clock.sleep(10 * NS_PER_MS)
+        yield "192.0.2.2"
+        yield "192.0.2.3"
+        await asyncio.get_running_loop().create_future()
+
+    bench.script = lambda request: [] if request.address == "192.0.2.3" else [Event()]
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(swept.sweep.run(source()))
+        await bench.clock.advance(10 * NS_PER_MS)
+        task.cancel()
+        await bench.clock.advance(30 * NS_PER_MS)
+    assert swept.told == {"192.0.2.1": "ok", "192.0.2.2": "ok", "192.0.2.3": "cancelled"}
+
+
+async def test_what_is_no_host_has_the_options_of_the_others(bench: PingBench) -> None:
+    ended: list[Pinged] = []
+    swept = Swept(bench, count=7, ttl=9)
+    swept.sweep._on_end = ended.append
+    await swept.over(["!x"])
+    assert ended[0].spec == PingSpec(host="!x", count=7, ttl=9)
+
+
+async def test_the_clock_is_told_as_it_was_in_the_beginning(bench: PingBench) -> None:
+    told: dict[str, object] = {}
+    swept = Swept(bench, count=1, timeout_ms=5000)
+    swept.sweep._on_end = lambda pinged: told.update(
+        {pinged.target: measurement_of(bench.prober, pinged, {}).env["clock"]["synchronised"]}
+    )
+    bench.script = silence
+
+    async def source() -> AsyncIterator[str]:
+        yield "192.0.2.1"
+        bench.clock.set_quality(ClockQuality(synchronised=False))
+        yield "192.0.2.2"
+        await bench.clock.sleep(NS_PER_S)
+        yield "192.0.2.3"
+
+    async with asyncio.TaskGroup() as group:
+        await bench.finish([group.create_task(swept.sweep.run(source()))])
+    assert told == {"192.0.2.1": True, "192.0.2.2": True, "192.0.2.3": False}
+
+
 async def test_what_is_cancelled_before_its_turn_has_not_begun(bench: PingBench) -> None:
     waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     ended: list[Pinged] = []
@@ -170,7 +239,7 @@ async def test_what_is_cancelled_before_its_turn_has_not_begun(bench: PingBench)
         task = group.create_task(sweep.run(source()))
         await bench.clock.settle()
         task.cancel()
-    assert [(each.is_cancelled, each.has_begun) for each in ended] == [(True, False)]
+    assert [(each.is_cancelled, each.runs, each.error) for each in ended] == [(True, [], None)]
     measurement = measurement_of(bench.prober, ended[0], {})
     assert measurement.outcome is Outcome.CANCELLED
     assert summary(measurement)["cancelled"] is True
@@ -235,3 +304,48 @@ async def test_an_engine_that_is_closed_ends_the_sweep(bench: PingBench) -> None
         await bench.clock.advance(NS_PER_MS)
         await bench.prober.close()
     assert swept.told == {"192.0.2.1": "agent_error", "name.example": "agent_error"}
+
+
+@pytest.mark.parametrize("window", [1, 8])
+async def test_what_the_one_who_is_told_raises_ends_the_sweep(
+    bench: PingBench, window: int
+) -> None:
+    def take(pinged: Pinged) -> None:
+        raise ZeroDivisionError(pinged.target)
+
+    sweep = Sweep(bench.prober, lambda target: PingSpec(host=target, count=1), take, window=window)
+
+    async def source() -> AsyncIterator[str]:
+        for n in range(1, 5):
+            yield f"192.0.2.{n}"
+
+    task = asyncio.get_running_loop().create_task(sweep.run(source()))
+    await bench.finish([task])
+    with pytest.raises(ZeroDivisionError, match=r"192\.0\.2\.1"):
+        task.result()
+    assert sweep.is_idle
+    assert nothing_is_left(bench)
+
+
+async def test_what_the_one_who_watches_raises_ends_the_sweep(bench: PingBench) -> None:
+    def watch(pinged: Pinged, run: PingRun, packet: Completion) -> None:
+        raise ZeroDivisionError
+
+    swept = Swept(bench, count=100, interval_ms=1000)
+    swept.sweep._on_packet = watch
+    with pytest.raises(ExceptionGroup) as caught:
+        await swept.over(["192.0.2.1"])
+    assert isinstance(caught.value.exceptions[0], ZeroDivisionError)
+    assert swept.told == {"192.0.2.1": "cancelled"}
+
+
+async def test_the_cause_of_a_broken_source_is_kept(bench: PingBench) -> None:
+    swept = Swept(bench, count=1)
+
+    async def source() -> AsyncIterator[str]:
+        yield "192.0.2.1"
+        raise ConfigError("the list cannot be read") from OSError(5, "Input/output error")
+
+    with pytest.raises(ConfigError) as caught:
+        await swept.sweep.run(source())
+    assert isinstance(caught.value.__cause__, OSError)

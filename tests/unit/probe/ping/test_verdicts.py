@@ -1,15 +1,18 @@
 """Why a packet was not answered, and what a run as a whole amounts to."""
 
 import errno
+from collections.abc import Iterator
 
 import pytest
 
 from netsonde._native import icmp
 from netsonde.clock import NS_PER_MS
 from netsonde.model import FailureSource, Outcome, PingExpect, Reason
+from netsonde.probe.ping import verdicts
 from netsonde.probe.ping.observations import EMPTY_SUMMARY
+from netsonde.probe.ping.run import PingRun
 from netsonde.probe.ping.verdicts import EXPECTATIONS, mismatch, unmet
-from support.echo import Event
+from support.echo import Event, silence
 from support.ping_bench import PingBench, summary, values
 
 
@@ -126,3 +129,35 @@ def test_what_was_not_seen_is_not_met() -> None:
     found = unmet(PingExpect(loss_pct_max=0, avg_ms_max=1), EMPTY_SUMMARY)
     assert [each["seen"] for each in found] == [None, None]
     assert mismatch("h", found).message == "h: expected loss_pct_max 0, saw None"
+
+
+async def test_packets_are_counted_once_a_run(
+    bench: PingBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[PingRun] = []
+    ends = verdicts.ends
+
+    def count(run: PingRun) -> Iterator[tuple[int, int, int]]:
+        counted.append(run)
+        return ends(run)
+
+    monkeypatch.setattr(verdicts, "ends", count)
+    bench.names = {"many.example": ["192.0.2.1", "192.0.2.2"]}
+    bench.script = lambda request: [] if request.attempt else [Event()]
+    await bench.ping(host="many.example", count=6000, interval_ms=0, addresses="all", columnar=True)
+    assert len(counted) == 2
+    bench.script = silence
+    await bench.ping(host="192.0.2.1", count=6000, interval_ms=0, columnar=True)
+    assert len(counted) == 4  # and once up to the first that fits the message
+
+
+async def test_the_message_is_of_the_first_packet_that_fits(bench: PingBench) -> None:
+    fates = [
+        [],
+        [Event(kind=icmp.ERROR, icmp_type=3, code=1, responder="192.0.2.254")],
+        [Event(kind=icmp.ERROR, icmp_type=3, code=1, responder="192.0.2.253")],
+    ]
+    bench.script = lambda request: fates[request.attempt]
+    measurement = await bench.ping(host="192.0.2.1", count=3)
+    assert measurement.error is not None
+    assert measurement.error.message.endswith("says 192.0.2.254 (2 of 3 packets)")

@@ -1,6 +1,7 @@
 """Ways: which path a packet takes, without a kernel."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -8,9 +9,9 @@ import pytest
 
 from netsonde import netinfo
 from netsonde.clock import ManualClock
-from netsonde.errors import ConfigError, RouteError, SendError
+from netsonde.errors import ConfigError, NetsondeError, PrivilegeError, RouteError, SendError
 from netsonde.probe.ping import ways as ways_module
-from netsonde.probe.ping.ways import ANY, Wanted, Ways
+from netsonde.probe.ping.ways import ANY, Wanted, Ways, WaysFullError
 from support.echo import MemoryEchoEngine, Path
 
 
@@ -25,6 +26,9 @@ class FakeNetwork:
         self.is_local = False
         self.on_ask: Callable[[], None] = lambda: None
         monkeypatch.setattr(netinfo, "route_to", self.route_to)
+        self.parted: frozenset[str] | None = frozenset()
+        self.listed = 0
+        monkeypatch.setattr(netinfo, "parted_prefixes", self.parted_prefixes)
         monkeypatch.setattr(netinfo, "link_address", self.link_address)
         monkeypatch.setattr(netinfo, "interface_index", self.interface_index)
 
@@ -43,6 +47,13 @@ class FakeNetwork:
             gateway=self.gateway,
             is_local=self.is_local,
         )
+
+    def parted_prefixes(self, version: int, bits: int) -> frozenset[str]:
+        assert (version, bits) == (4, 24)
+        self.listed += 1
+        if self.parted is None:
+            raise NetsondeError("cannot list this host's routes")
+        return self.parted
 
     def link_address(self, route: netinfo.Route, destination: str) -> bytes:
         last = ip_address(route.gateway or destination).packed[-1]
@@ -115,8 +126,53 @@ async def test_ways_come_to_an_end(network: FakeNetwork) -> None:
     ways, engine = made("raw")
     engine.paths_max = 1
     assert ways.known("192.0.2.1", Wanted(mark=1)) == 1
-    with pytest.raises(SendError, match="at most 1 paths"):
-        ways.known("192.0.2.1", Wanted(mark=2))
+    assert ways.known("192.0.2.1", Wanted(mark=1)) == 1
+    assert ways.known("192.0.2.1", Wanted(mark=2)) is None
+    with pytest.raises(WaysFullError, match="at most 1 paths"):
+        await ways.find("192.0.2.1", Wanted(mark=2))
+
+
+async def test_an_engine_that_names_no_way_at_all_is_not_full(network: FakeNetwork) -> None:
+    ways, engine = made("raw")
+    engine.paths_max = 0
+    with pytest.raises(SendError) as caught:
+        await ways.find("192.0.2.1", Wanted(mark=1))
+    assert not isinstance(caught.value, WaysFullError)
+
+
+async def test_without_a_thread_the_question_is_not_asked(
+    network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    ways, _ = made("packet")
+    with pytest.raises(NetsondeError, match="can't start new thread"):
+        await ways.find("192.0.2.1", ANY)
+
+
+async def test_a_privilege_that_is_missing_is_said(network: FakeNetwork) -> None:
+    ways, _ = made("packet")
+    network.refusal = PrivilegeError("raw sockets need CAP_NET_RAW")
+    with pytest.raises(PrivilegeError):
+        await ways.find("192.0.2.1", ANY)
+
+
+async def test_questions_that_hang_hold_up_nobody_else(network: FakeNetwork) -> None:
+    answer = threading.Event()
+
+    def wait() -> None:
+        answer.wait(10)
+
+    network.on_ask = wait
+    ways, _ = made("packet")
+    async with asyncio.TaskGroup() as group:
+        for n in range(40):
+            group.create_task(ways.find(f"198.51.{n}.1", ANY))
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(lambda: "at once") == "at once"
+        answer.set()
 
 
 async def test_the_mtu_is_asked_for_each_time(network: FakeNetwork) -> None:
@@ -136,6 +192,30 @@ async def test_what_lies_behind_a_gateway_shares_its_way(network: FakeNetwork) -
     assert ways.known("198.51.100.200", ANY) == 1
     assert ways.known("198.51.101.1", ANY) is None
     assert engine.paths == [Path(bytes([192, 0, 2, 5]), 2, 0, bytes([0, 0, 0, 0, 0, 254]))]
+
+
+async def test_what_the_routing_table_parts_shares_no_way(network: FakeNetwork) -> None:
+    ways, _ = made("packet")
+    network.parted = frozenset({"198.51.100.0/24"})
+    await ways.find("198.51.100.1", ANY)
+    await ways.find("203.0.113.1", ANY)
+    assert ways.known("198.51.100.1", ANY) == 1
+    assert ways.known("198.51.100.200", ANY) is None
+    assert ways.known("203.0.113.200", ANY) == 1
+    assert network.listed == 1
+    ways.forget()
+    network.parted = frozenset()
+    await ways.find("198.51.100.1", ANY)
+    assert ways.known("198.51.100.200", ANY) == 1
+    assert network.listed == 2
+
+
+async def test_where_routes_are_not_told_nothing_is_shared(network: FakeNetwork) -> None:
+    ways, _ = made("packet")
+    network.parted = None
+    await ways.find("198.51.100.1", ANY)
+    assert ways.known("198.51.100.1", ANY) == 1
+    assert ways.known("198.51.100.2", ANY) is None
 
 
 async def test_neighbours_have_a_link_address_each(network: FakeNetwork) -> None:
