@@ -27,13 +27,13 @@ from echostate cimport (
     echo_t, tx_t,
 )
 from inflight cimport slab_has_room, slab_next_deadline_ns
-from ring cimport atomic_load, ring_count, ring_record, ring_release
+from ring cimport atomic_load, prefetch, ring_count, ring_record, ring_release
 from schedule cimport (
     RUN_NIL, request_t, run_t, schedule_find, schedule_free, schedule_push, schedule_queue,
     schedule_remove, schedule_reserve,
 )
 from stamps cimport monotonic_ns, step_timer_fired, wall_sample, wall_stepped
-from sysnet cimport AF_INET
+from sysnet cimport AF_INET, sched_yield
 
 cdef enum:
     TURN_PACKETS = 4096          # sent, and read, in one turn
@@ -42,6 +42,7 @@ cdef enum:
     FULL_RETRY_NS = 1000000      # until another look when slots, runs or completions are full
     LOOKS_MAX = 1024             # at runs, for one batch: most may find their bucket empty
     CANCELS_MAX = 16             # in one turn: each may look at every run
+    AHEAD = 16                   # requests
     NEVER_NS = 0x7FFFFFFFFFFFFFFF
 
 cdef enum:
@@ -158,6 +159,8 @@ cdef inline uint32_t echo_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) no
     if e.crowded:
         return RUN_NIL
     run = &e.schedule.runs[number]
+    # Another processor wrote it: by the time its turn comes it is here.
+    prefetch(ring_record(&e.submitted, e.submitted.head + AHEAD))
     memcpy(&run.request, ring_record(&e.submitted, e.submitted.head), sizeof(request_t))
     ring_release(&e.submitted, 1)
     run.sent = 0
@@ -233,6 +236,8 @@ cdef inline size_t echo_transmit(echo_t *e) noexcept nogil:
         echo_send_batch(e, batch)
         echo_keep_gaps(e, batch, monotonic_ns())
         sent += batch
+        if e.threaded:
+            sched_yield()  # a loop woken on this processor would wait for the whole turn
         if batch == SEND_BATCH and echo_receive_batch(e) <= 0 and e.exact:
             echo_receive_errors(e, e.tx_socket)  # stamps come where no replies do
         now_ns = monotonic_ns()
@@ -293,6 +298,11 @@ cdef inline size_t echo_turn(echo_t *e, int64_t now_ns, int limit) noexcept nogi
     packets += <size_t>echo_receive(e, now_ns, limit)
     echo_publish(e)
     return packets
+
+
+cdef inline bint echo_is_idle(echo_t *e) noexcept nogil:
+    """Whether nothing is in flight and nothing waits to be sent."""
+    return e.slab.in_flight == 0 and e.schedule.count == 0 and ring_count(&e.submitted) == 0
 
 
 cdef inline int64_t echo_next_turn_ns(echo_t *e, int64_t now_ns) noexcept nogil:

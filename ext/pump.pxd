@@ -7,7 +7,7 @@ are any: the kernel stamps them, so reading late costs no accuracy and saves a w
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from echo cimport NEVER_NS, QUANTUM_NS, TURN_PACKETS, echo_next_turn_ns, echo_turn
+from echo cimport NEVER_NS, QUANTUM_NS, TURN_PACKETS, echo_is_idle, echo_next_turn_ns, echo_turn
 from echostate cimport BATCH_ROOM, SUBMIT_RING, echo_has_room, echo_t
 from ring cimport atomic_load, atomic_store, atomic_swap, ring_count, ring_room
 from stamps cimport monotonic_ns
@@ -43,14 +43,15 @@ cdef inline timespec to_timespec(int64_t ns) noexcept nogil:
 cdef inline int64_t pump_tell(echo_t *e, int64_t now_ns) noexcept nogil:
     """Wake the reader of completions where that is due; returns when it will be, or NEVER_NS.
 
-    At once when it has not been woken lately, else once per TELL_NS. A writer that found the ring
-    of requests full is woken when half of it is free.
+    At once when it has not been woken lately or nothing more is to come, else once per TELL_NS. A
+    writer that found the ring of requests full is woken when half of it is free.
     """
     cdef uint32_t unread = ring_count(&e.done)
     cdef bint refill = e.starved and ring_room(&e.submitted) >= SUBMIT_RING // 2
     if not refill and (unread == 0 or atomic_load(&e.ready_told)):
         return NEVER_NS
-    if not refill and unread < TELL_COUNT and now_ns < e.told_ns + TELL_NS:
+    if (not refill and unread < TELL_COUNT and now_ns < e.told_ns + TELL_NS
+            and not echo_is_idle(e)):
         return e.told_ns + TELL_NS
     atomic_store(&e.starved, 0)
     e.told_ns = now_ns

@@ -12,6 +12,7 @@ cdef extern from *:
     #include <errno.h>
     #include <poll.h>
     #include <pthread.h>
+    #include <sched.h>
     #include <signal.h>
     #include <time.h>
     #include <unistd.h>
@@ -226,6 +227,7 @@ cdef extern from *:
     int pthread_create(pthread_t *thread, const void *attributes,
                        void *(*main)(void *) noexcept nogil, void *argument) nogil
     int pthread_join(pthread_t thread, void **result) nogil
+    int sched_yield() nogil
     int PR_SET_TIMERSLACK, PR_SET_NAME
     int prctl(int option, unsigned long value) nogil
 
