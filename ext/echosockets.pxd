@@ -23,9 +23,9 @@ from sysnet cimport (
 )
 
 cdef enum:
-    SMALL_FRAME = 512            # 2 MiB in all
+    SMALL_FRAME = 512            # 4 MiB in all
     SMALL_SIZE = 320             # of a payload whose reply, or error, fits it with every header
-    LARGE_FRAME = 2048           # 8 MiB
+    LARGE_FRAME = 2048           # 16 MiB
     LARGE_SIZE = 1856
     ETHERTYPE_IPV4 = 0x0800
     ETHERTYPE_IPV6 = 0x86DD
