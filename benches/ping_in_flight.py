@@ -4,13 +4,11 @@ usage: python -m benches.ping_in_flight --seconds N --source ADDRESS --ifindex N
 --gateway-link ADDRESS
 
 Prints one JSON object. `lost` is what got no reply, for whatever reason; `misattributed` what got
-somebody else's, or a second one. Memory is the peak resident set of the whole program, interpreter
-included, less a fixed 40 MB.
+somebody else's, or a second one.
 """
 
 import argparse
 import json
-import resource
 import select
 import struct
 from ipaddress import IPv4Address
@@ -30,7 +28,6 @@ TARGETS = 1 << 16
 RATE_PPS = 100_000
 TIMEOUT_NS = 20_000_000_000
 CAPACITY = 1 << 20
-FIXED_BYTES = 40_000_000
 BATCH = 4096  # requests made at once
 WAIT_S = 30
 COMPLETION = struct.Struct(COMPLETION_FORMAT)
@@ -120,13 +117,11 @@ def fly(chosen: argparse.Namespace) -> dict[str, float]:
         engine.start()
         flight = Flight(engine, path, count)
         flight.run()
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "rate": flight.rate_pps,
         "in flight": flight.in_flight_max,
         "lost": count - flight.answered,
         "misattributed": flight.misattributed,
-        "bytes": (peak_bytes - FIXED_BYTES) / flight.in_flight_max,
     }
 
 
