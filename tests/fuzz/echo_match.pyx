@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from echoreceive cimport echo_expire, echo_note_overflow
 from echosend cimport echo_cookie, echo_file, echo_refuse
-from echostamp cimport echo_resume_stamps
+from echostamp cimport echo_lose_stamps, echo_resume_stamps
 from echostate cimport (
     BACKEND_DATAGRAM, BACKEND_HEADER, BACKEND_PACKET, BACKEND_RAW, DONE_RX_DROP, DONE_TIMEOUT,
     FLAG_DF, completion_t, echo_t,
@@ -175,6 +175,8 @@ cdef void send(host_t *h, feed_t *feed) noexcept nogil:
     probe.sent_ns = h.now_ns
     probe.timeout_ns = (<int64_t>r.timeout_ns + 999) // 1000 * 1000
     if how & 0xC0 == 0xC0:
+        if h.e.tx[0].asks:
+            echo_lose_stamps(h.e, h.now_ns)
         echo_refuse(h.e, 0, feed_byte(feed) * 2, h.now_ns)  # an errno, or what is none
         hear_time(h, h.now_ns, True)
     else:
