@@ -27,7 +27,7 @@ from echostate cimport (
     echo_t, tx_t,
 )
 from inflight cimport slab_has_room, slab_next_deadline_ns
-from ring cimport atomic_load, prefetch, ring_count, ring_record, ring_release
+from ring cimport atomic_load, ring_count, ring_record, ring_release
 from schedule cimport (
     RUN_NIL, request_t, run_t, schedule_find, schedule_free, schedule_push, schedule_queue,
     schedule_remove, schedule_reserve,
@@ -42,7 +42,6 @@ cdef enum:
     FULL_RETRY_NS = 1000000      # until another look when slots, runs or completions are full
     LOOKS_MAX = 1024             # at runs, for one batch: most may find their bucket empty
     CANCELS_MAX = 16             # in one turn: each may look at every run
-    AHEAD = 16                   # requests
     NEVER_NS = 0x7FFFFFFFFFFFFFFF
 
 cdef enum:
@@ -159,8 +158,6 @@ cdef inline uint32_t echo_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) no
     if e.crowded:
         return RUN_NIL
     run = &e.schedule.runs[number]
-    # Another processor wrote it: by the time its turn comes it is here.
-    prefetch(ring_record(&e.submitted, e.submitted.head + AHEAD))
     memcpy(&run.request, ring_record(&e.submitted, e.submitted.head), sizeof(request_t))
     ring_release(&e.submitted, 1)
     run.sent = 0

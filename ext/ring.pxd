@@ -17,7 +17,6 @@ cdef extern from *:
     uint32_t atomic_load "NETSONDE_LOAD"(const uint32_t *p) nogil
     void atomic_store "NETSONDE_STORE"(uint32_t *p, uint32_t value) nogil
     uint32_t atomic_swap "NETSONDE_SWAP"(uint32_t *p, uint32_t value) nogil
-    void prefetch "__builtin_prefetch"(const void *p) nogil
 
 ctypedef struct ring_t:
     uint8_t *records
