@@ -184,6 +184,7 @@ class Namespace:
         """Let go; the kernel removes the namespace with its last socket."""
         self._route.close()
         os.close(self._fd)
+        self._fd = -1  # or a late call might enter whatever has the number by then
 
 
 def connect(left: Namespace, right: Namespace, left_end: str, right_end: str) -> None:

@@ -10,25 +10,17 @@ what was handed to the kernel when, what was injected.
 
 from pathlib import Path
 
+from support.netsim.fates import GENUINE, End, Fate, Kind, Reply
 from support.netsim.network import SimulatedNetwork, SimulatorError, simulated
+from support.netsim.parts import ScenarioError
+from support.netsim.records import Answer, Flow, LinkCounts, Probe, RouterCounts, Target, Totals
 from support.netsim.scenario import (
     Scenario,
-    ScenarioError,
     load_scenario,
     make_scenario,
     parse_scenario,
 )
-from support.netsim.truth import (
-    GENUINE,
-    Answer,
-    Fate,
-    Kind,
-    Probe,
-    Target,
-    Totals,
-    Truth,
-    TruthHoleError,
-)
+from support.netsim.truth import Truth, TruthHoleError
 
 SCENARIOS = Path(__file__).resolve().parent / "scenarios"
 
@@ -36,9 +28,14 @@ __all__ = [
     "GENUINE",
     "SCENARIOS",
     "Answer",
+    "End",
     "Fate",
+    "Flow",
     "Kind",
+    "LinkCounts",
     "Probe",
+    "Reply",
+    "RouterCounts",
     "Scenario",
     "ScenarioError",
     "SimulatedNetwork",

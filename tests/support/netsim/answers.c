@@ -1,12 +1,9 @@
 #include "answers.h"
 
 #include "injections.h"
-#include "plan.h"
-
-enum {
-    ERROR4_MAX_BYTES = 576 - IPV4_BYTES,  /* RFC 1812 4.3.2.3 */
-    ERROR6_MAX_BYTES = 1280 - IPV6_BYTES, /* RFC 4443 2.4 (c) */
-};
+#include "kinds.h"
+#include "quotes.h"
+#include "routed.h"
 
 size_t reply_message(const struct subject *subject, uint8_t *message) {
     size_t n = request_message(subject->table, subject->request, message);
@@ -19,39 +16,55 @@ struct address error_source(const struct subject *subject, const struct icmp_err
     return source.family == 0 ? subject->destination : source;
 }
 
+struct envelope request_envelope(const struct subject *subject) {
+    return (struct envelope){
+        .source = subject->client->address,
+        .destination = subject->destination,
+        .ip_word = subject->request->ip_word,
+        .protocol = subject->request->protocol,
+        .ttl = subject->request->ttl,
+        .tos = subject->request->tos,
+    };
+}
+
 size_t error_message(const struct subject *subject, const struct icmp_error *error,
                      const struct address *quoted_destination, const uint8_t *quoted, size_t n,
                      uint8_t *message) {
     uint8_t family = quoted_destination->family;
-    size_t header = ip_header_bytes(family);
-    size_t room = (family == 4 ? ERROR4_MAX_BYTES : ERROR6_MAX_BYTES) - ICMP_BYTES - header;
-    struct envelope envelope = {
-        .source = subject->client->address,
-        .destination = *quoted_destination,
-        .ip_word = subject->request->ip_word,
-        .ttl = subject->request->ttl,
-        .tos = subject->request->tos,
+    struct quote quote = {
+        .envelope = request_envelope(subject),
+        .message = quoted,
+        .size = n,
+        .quoted_bytes = error->quoted_bytes,
     };
+    quote.envelope.destination = *quoted_destination;
     message[0] = (uint8_t)(family == 4 ? error->type4 : error->type6);
     message[1] = (uint8_t)(family == 4 ? error->code4 : error->code6);
     store32(message + 4, 0);
-    ip_header_write(message + ICMP_BYTES, &envelope, n);
-    size_t kept = least(n, room);
-    if (error->quoted_bytes != QUOTE_FULL)
-        kept = least(kept, error->quoted_bytes);
-    memcpy(message + ICMP_BYTES + header, quoted, kept);
-    return ICMP_BYTES + header + kept;
+    return quote_write(&quote, message);
 }
 
-size_t answer_wrap(const struct subject *subject, const struct address *source, uint8_t *frame,
-                   size_t n) {
+uint8_t answer_ttl(const struct subject *subject, uint8_t kind) {
+    const struct ending *ending = subject->ending;
+    bool is_injected = kind >= ANSWER_FORGED && kind <= ANSWER_NOISE;
+    if (subject->route == NULL || is_injected)
+        return (uint8_t)subject->behaviour->reply_ttl;
+    uint32_t ttl = ending->router == ROUTER_DESTINATION
+                       ? subject->route->reply_ttl
+                       : subject->routers[ending->router].reply_ttl;
+    return (uint8_t)(ttl > ending->back ? ttl - ending->back : 1);
+}
+
+size_t answer_wrap(const struct subject *subject, uint8_t protocol, const struct address *source,
+                   uint8_t *frame, size_t n) {
     struct envelope envelope = {
         .source = *source,
         .destination = subject->client->address,
         .source_mac = subject->mac,
         .destination_mac = subject->client->mac,
         .ip_word = source->family == 4 ? subject->request->serial << 16 : 0,
-        .ttl = (uint8_t)subject->behaviour->reply_ttl,
+        .protocol = protocol,
+        .ttl = subject->reply_ttl,
         .tos = subject->request->tos, /* RFC 1812 4.3.3.6: as in the request */
     };
     return frame_wrap(frame, &envelope, n);
@@ -59,14 +72,15 @@ size_t answer_wrap(const struct subject *subject, const struct address *source, 
 
 size_t answer_seal(const struct subject *subject, const struct address *source, uint8_t *frame,
                    size_t n) {
-    message_seal(source, &subject->client->address, answer_message(subject, frame), n);
-    return answer_wrap(subject, source, frame, n);
+    uint8_t protocol = icmp_of(source->family);
+    message_seal(protocol, source, &subject->client->address, answer_message(subject, frame), n);
+    return answer_wrap(subject, protocol, source, frame, n);
 }
 
 static struct address reply_source(const struct subject *subject, uint8_t variant) {
     if (variant == FROM_ELSEWHERE)
         return *behaviour_elsewhere(subject->behaviour, subject->destination.family);
-    return subject->destination;
+    return routed_source(subject);
 }
 
 static size_t write_reply(const struct subject *subject, uint8_t variant, size_t payload_max,
@@ -104,7 +118,9 @@ size_t answer_write(const struct subject *subject, const struct event *event, ui
         return corrupted_write(subject, event, frame);
     case ANSWER_FOREIGN_ERROR:
         return foreign_error_write(subject, event, frame);
-    default:
+    case ANSWER_NOISE:
         return noise_write(subject, event, frame);
+    default:
+        return routed_write(subject, event, frame);
     }
 }

@@ -8,7 +8,7 @@
 #include "requests.h"
 
 enum frame_class {
-    FRAME_ECHO_REQUEST,
+    FRAME_PROBE, /* an echo request, a UDP datagram or a TCP SYN */
     FRAME_ARP_REQUEST,
     FRAME_SOLICITATION,
     FRAME_MALFORMED, /* lengths or a checksum that do not hold: whoever built it has a fault */

@@ -6,6 +6,7 @@
 #ifndef NETSIM_DRAW_H
 #define NETSIM_DRAW_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -26,6 +27,11 @@ enum draw_label {
     DRAW_CORRUPTED,
     DRAW_FOREIGN_ERROR,
     DRAW_NOISE,
+    DRAW_LINK_LOSS,
+    DRAW_LINK_RETURN_LOSS,
+    DRAW_LINK_JITTER,
+    DRAW_LINK_RETURN_JITTER,
+    DRAW_BALANCE,
 };
 
 /* The finaliser of SplitMix64 (Steele, Lea and Flood, 2014). */
@@ -50,6 +56,10 @@ static inline uint64_t draw_request_key(uint64_t address_key, uint32_t n) {
 
 /* A number in [0, 1). */
 static inline double draw_unit(uint64_t drawn) { return (double)(drawn >> 11) * 0x1p-53; }
+
+static inline bool draw_happens(uint64_t key, uint64_t label, double share) {
+    return share > 0 && draw_unit(draw(key, label)) < share;
+}
 
 static inline uint32_t draw_below(uint64_t drawn, uint32_t limit) {
     return (uint32_t)((drawn >> 32) * limit >> 32);

@@ -6,15 +6,10 @@
 #include <stdint.h>
 
 #include "address.h"
+#include "bucket.h"
 #include "counts.h"
 
 #define HOST_NONE UINT32_MAX
-
-/* Tokens of a rate limit; full when it was never used. */
-struct bucket {
-    double tokens;
-    int64_t filled_ns;
-};
 
 struct host {
     struct address address;
@@ -22,12 +17,15 @@ struct host {
     uint32_t prefix;
     uint64_t key; /* its draws derive from this */
     int64_t delay_ns;
-    struct bucket bucket;
-    uint32_t counts[COUNT_KINDS];
     uint64_t turnaround_sum_ns; /* over `replied`: handed to the kernel less arrived */
     uint64_t turnaround_min_ns;
     uint64_t turnaround_max_ns;
+    uint32_t counts[COUNT_KINDS];
+    struct bucket bucket;
+    struct bucket route_bucket; /* of what it answers at the end of a route */
 };
+
+_Static_assert(sizeof(struct host) == 192, "whole cache lines: each request finds its host cold");
 
 struct host_table {
     struct host *hosts;

@@ -18,10 +18,20 @@ static void alter(uint8_t *byte, uint64_t drawn) {
     *byte ^= (uint8_t)(1 + draw_below(drawn, 255));
 }
 
-/* Make one of the payload's first bytes another one, or the identifier's when there are none. */
-static void alter_payload(uint8_t *message, size_t n, uint64_t drawn) {
-    uint32_t choices = (uint32_t)least(n - ICMP_BYTES, IDENTITY_BYTES);
-    uint8_t *at = choices == 0 ? message + 5 : message + ICMP_BYTES + draw_below(drawn, choices);
+/* Where a message tells its flow: an ICMP identifier, or a source port. */
+static size_t ident_at(uint8_t protocol) { return is_icmp(protocol) ? 4 : 0; }
+
+/* Where it has the number of a probe, as an ICMP message and a TCP segment do, or another port. */
+static size_t sequence_at(uint8_t protocol) {
+    return is_icmp(protocol) ? 6 : protocol == PROTOCOL_TCP ? 4 : 2;
+}
+
+/* Make one of the payload's first bytes another one, or the flow's when there are none. */
+static void alter_payload(uint8_t protocol, uint8_t *message, size_t n, uint64_t drawn) {
+    size_t header = message_header_bytes(protocol, message);
+    uint32_t choices = (uint32_t)least(n - header, IDENTITY_BYTES);
+    uint8_t *at = choices == 0 ? message + ident_at(protocol) + 1
+                               : message + header + draw_below(drawn, choices);
     alter(at, draw_mix(drawn));
 }
 
@@ -34,7 +44,7 @@ size_t forged_write(const struct subject *subject, const struct event *event, ui
     else if (event->variant == FORGED_ZERO)
         memset(message + ICMP_BYTES, 0, n - ICMP_BYTES);
     else if (n > ICMP_BYTES)
-        alter_payload(message, n, drawn);
+        alter_payload(subject->request->protocol, message, n, drawn);
     return answer_seal(subject, &subject->destination, frame, n);
 }
 
@@ -48,9 +58,10 @@ size_t corrupted_write(const struct subject *subject, const struct event *event,
     size_t n = reply_message(subject, message);
     uint64_t drawn = draw_mix(event->drawn);
     if (event->variant == CORRUPTED_BAD_CHECKSUM) {
-        message_seal(&subject->destination, &subject->client->address, message, n);
+        uint8_t protocol = subject->request->protocol;
+        message_seal(protocol, &subject->destination, &subject->client->address, message, n);
         flip_bit(message, n, drawn);
-        return answer_wrap(subject, &subject->destination, frame, n);
+        return answer_wrap(subject, protocol, &subject->destination, frame, n);
     }
     flip_bit(message + 4, least(n - 4, 4 + IDENTITY_BYTES), drawn);
     return answer_seal(subject, &subject->destination, frame, n);
@@ -70,18 +81,19 @@ size_t foreign_error_write(const struct subject *subject, const struct event *ev
                            uint8_t *frame) {
     const struct icmp_error *error = &subject->behaviour->foreign;
     struct address source = error_source(subject, error), quoted_to = subject->destination;
+    uint8_t protocol = subject->request->protocol;
     uint8_t quoted[MTU_BYTES];
     size_t n = request_message(subject->table, subject->request, quoted);
     uint64_t drawn = draw_mix(event->drawn);
     if (event->variant == FOREIGN_IDENT)
-        alter(quoted + 4, drawn);
+        alter(quoted + ident_at(protocol), drawn);
     else if (event->variant == FOREIGN_SEQUENCE)
-        alter(quoted + 6, drawn);
+        alter(quoted + sequence_at(protocol), drawn);
     else if (event->variant == FOREIGN_DESTINATION)
         quoted_to = nowhere(quoted_to.family, drawn);
     else
-        alter_payload(quoted, n, drawn);
-    message_seal(&subject->client->address, &quoted_to, quoted, n);
+        alter_payload(protocol, quoted, n, drawn);
+    message_seal(protocol, &subject->client->address, &quoted_to, quoted, n);
     n = error_message(subject, error, &quoted_to, quoted, n, answer_message(subject, frame));
     return answer_seal(subject, &source, frame, n);
 }

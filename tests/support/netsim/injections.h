@@ -13,7 +13,8 @@ size_t forged_write(const struct subject *subject, const struct event *event, ui
 size_t corrupted_write(const struct subject *subject, const struct event *event, uint8_t *frame);
 
 /* An error that quotes a datagram nobody sent: the request with another identifier, sequence,
- * destination or payload, well-formed in itself (enum foreign_kind). */
+ * destination or payload, well-formed in itself (enum foreign_kind). For an identifier UDP and TCP
+ * have a source port, for a sequence UDP has a destination port. */
 size_t foreign_error_write(const struct subject *subject, const struct event *event,
                            uint8_t *frame);
 

@@ -28,6 +28,7 @@ size_t neighbour_advertisement(uint8_t *frame, const struct probe *asked, const 
         .destination = asked->source,
         .source_mac = mac,
         .destination_mac = asked->source_mac,
+        .protocol = PROTOCOL_ICMP6,
         .ttl = 255,
     };
     uint8_t *message = frame_message(frame, 6);
@@ -38,6 +39,7 @@ size_t neighbour_advertisement(uint8_t *frame, const struct probe *asked, const 
     message[24] = TARGET_LINK_LAYER_ADDRESS;
     message[25] = 1; /* in units of 8 bytes */
     memcpy(message + 26, mac, MAC_BYTES);
-    message_seal(&envelope.source, &envelope.destination, message, ADVERTISEMENT_BYTES);
+    message_seal(PROTOCOL_ICMP6, &envelope.source, &envelope.destination, message,
+                 ADVERTISEMENT_BYTES);
     return frame_wrap(frame, &envelope, ADVERTISEMENT_BYTES);
 }

@@ -1,7 +1,8 @@
 /* The network that is played, in stages: a frame is received (link) and classified (classify); its
- * destination's host and behaviour are looked up (hosts, prefixes); its fate is decided (plan);
- * each packet of the plan is filed by when it is due (wheel), built then (answers, injections) and
- * handed to the kernel (link). What was decided and what was handed over is recorded (truth).
+ * host, behaviour and route are looked up (hosts, prefixes); it travels (journey) and its fate is
+ * decided (plan); each packet of the plan is filed by when it is due (wheel), built then (answers,
+ * routed, injections) and handed to the kernel (link). What was decided and what was handed over is
+ * recorded (truth).
  */
 #ifndef NETSIM_NETWORK_H
 #define NETSIM_NETWORK_H
@@ -10,6 +11,7 @@
 #include <stdint.h>
 
 #include "hosts.h"
+#include "journey.h"
 #include "link.h"
 #include "prefixes.h"
 #include "requests.h"
@@ -20,8 +22,9 @@
 /*   frames           received, of every kind
  *   neighbours       ARP requests and neighbour solicitations, answered
  *   malformed        frames with lengths or checksums that do not hold
- *   unrouted         echo requests to an address nothing is said about
- *   other            all other frames, those longer than FRAME_MAX_BYTES among them
+ *   unrouted         probes to an address nothing is said about
+ *   other            all other frames: those longer than FRAME_MAX_BYTES, and UDP and TCP where
+ *                    there is no route
  *   overflow         requests or answers there was no room for: the truth has a hole
  *   ring_drops       frames the kernel dropped: the truth has a hole
  *   clock_step_ns    what the wall clock was set by meanwhile: instants mean nothing
@@ -44,6 +47,7 @@ struct network {
     struct bucket *buckets; /* one for each prefix */
     struct host_table hosts;
     struct request_table requests;
+    struct ending *endings; /* of the requests that had a journey */
     struct wheel wheel;
     struct link link;
     struct truth truth;
@@ -64,5 +68,26 @@ unsigned network_send(struct network *network);
 /* Take the frames that are left, count what is not sent yet and write the truth; returns false when
  * it could not be written. */
 bool network_report(struct network *network);
+
+/* Within the network: hand a frame over, with the event it is the packet of or EVENT_NONE. */
+void network_push(struct network *network, size_t size, uint32_t event);
+void network_flush(struct network *network);
+
+static inline const struct prefix *network_prefix(const struct network *network,
+                                                  const struct host *host) {
+    return &network->scenario.prefixes[host->prefix];
+}
+
+static inline const struct behaviour *network_behaviour(const struct network *network,
+                                                        const struct host *host) {
+    return &network->scenario.behaviours[network_prefix(network, host)->behaviour];
+}
+
+/* The route to a host, or NULL. */
+static inline const struct route *network_route(const struct network *network,
+                                                const struct host *host) {
+    uint32_t route = network_prefix(network, host)->route;
+    return route == ROUTE_NONE ? NULL : &network->scenario.topology.routes[route];
+}
 
 #endif

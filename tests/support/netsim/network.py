@@ -5,8 +5,12 @@ go nowhere else. Works as root and as root of a user namespace.
 """
 
 import contextlib
+import ctypes
+import fcntl
 import os
 import select
+import socket
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +34,8 @@ FAR_INTERFACE = "far0"  # the simulator's end
 READY_S = 30
 STOP_S = 60
 NUD_PERMANENT = 0x80  # linux/neighbour.h
+SIOCETHTOOL = 0x8946  # linux/sockios.h
+ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
 
 # static: the gateway's MAC is known. resolved: the host asks for it. connected: every address is on
 # the link, and the host asks for each.
@@ -46,7 +52,14 @@ class SimulatedNetwork:
     interface = INTERFACE
     simulator_mac = SIMULATOR_MAC
 
-    def __init__(self, host: Namespace, process: "subprocess.Popen[str]", directory: Path) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        host: Namespace,
+        process: "subprocess.Popen[str]",
+        directory: Path,
+    ) -> None:
+        self.scenario = scenario
         self.host = host
         self.process = process
         self.interface_index = host.index(INTERFACE)
@@ -73,7 +86,8 @@ class SimulatedNetwork:
                 raise SimulatorError(f"did not end within {STOP_S} s") from error
             if status != 0:
                 raise SimulatorError(f"ended with status {status}: {_last_words(self.process)}")
-            self._truth = Truth(self._directory, self.host.call(_dropped_by, INTERFACE))
+            dropped = self.host.call(_dropped_by, INTERFACE)
+            self._truth = Truth(self._directory, dropped, self.scenario)
         return self._truth
 
 
@@ -91,6 +105,7 @@ def simulated(
         far = _namespace(stack, "simulator")
         _silence(far)
         connect(host, far, INTERFACE, FAR_INTERFACE)
+        host.call(_sum_in_software, INTERFACE)
         _address(host, neighbours)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="netsim-")))
         process = far.call(_start, directory)
@@ -98,7 +113,7 @@ def simulated(
         if punctual:
             os.sched_setscheduler(process.pid, os.SCHED_FIFO, os.sched_param(1))
         _tell(process, scenario)
-        yield SimulatedNetwork(host, process, directory)
+        yield SimulatedNetwork(scenario, host, process, directory)
 
 
 def _dropped_by(interface: str) -> int:
@@ -120,6 +135,14 @@ def _silence(far: Namespace) -> None:
     """Let the kernel at the far end say nothing of its own."""
     far.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
     far.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+
+
+def _sum_in_software(interface: str) -> None:
+    """Let UDP and TCP leave with their checksums, as on a wire."""
+    command = ctypes.create_string_buffer(struct.pack("=II", ETHTOOL_STXCSUM, 0))
+    request = struct.pack("@16sP16x", interface.encode(), ctypes.addressof(command))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        fcntl.ioctl(asked, SIOCETHTOOL, request)
 
 
 def _address(host: Namespace, neighbours: Neighbours) -> None:

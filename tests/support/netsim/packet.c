@@ -36,11 +36,11 @@ static uint16_t fold(uint64_t sum) {
 
 uint16_t checksum_of(const uint8_t *bytes, size_t n) { return fold(add_bytes(0, bytes, n)); }
 
-uint16_t checksum_of_message(const struct address *source, const struct address *destination,
-                             const uint8_t *message, size_t n) {
-    uint8_t rest[8] = {[7] = PROTOCOL_ICMP6};
+uint16_t checksum_of_message(uint8_t protocol, const struct address *source,
+                             const struct address *destination, const uint8_t *message, size_t n) {
+    uint8_t rest[8] = {[7] = protocol};
     uint64_t sum = 0;
-    if (source->family == 6) { /* RFC 8200 8.1 */
+    if (protocol != PROTOCOL_ICMP4) { /* RFC 8200 8.1; RFC 9293 3.1 has the same words */
         store32(rest, (uint32_t)n);
         sum = add_bytes(sum, source->bytes, ADDRESS_BYTES);
         sum = add_bytes(sum, destination->bytes, ADDRESS_BYTES);
@@ -49,12 +49,22 @@ uint16_t checksum_of_message(const struct address *source, const struct address 
     return fold(add_bytes(sum, message, n));
 }
 
-void message_seal(const struct address *source, const struct address *destination,
-                  uint8_t *message, size_t n) {
-    if (n < 4)
+void message_seal(uint8_t protocol, const struct address *source,
+                  const struct address *destination, uint8_t *message, size_t n) {
+    size_t at = checksum_at(protocol);
+    if (n < at + 2)
         return;
-    store16(message + 2, 0);
-    store16(message + 2, checksum_of_message(source, destination, message, n));
+    store16(message + at, 0);
+    store16(message + at, checksum_of_message(protocol, source, destination, message, n));
+}
+
+uint16_t checksum_moved(uint16_t checksum, const uint8_t *from, const uint8_t *to, size_t n) {
+    uint32_t sum = (uint16_t)~checksum;
+    for (size_t i = 0; i < n; i += 2)
+        sum += (uint16_t)~load16(from + i) + (uint32_t)load16(to + i);
+    while (sum > UINT16_MAX)
+        sum = (sum >> 16) + (sum & UINT16_MAX);
+    return (uint16_t)~sum;
 }
 
 void ip_header_write(uint8_t *header, const struct envelope *envelope, size_t n) {
@@ -64,7 +74,7 @@ void ip_header_write(uint8_t *header, const struct envelope *envelope, size_t n)
         store16(header + 2, (uint32_t)(IPV4_BYTES + n));
         store32(header + 4, envelope->ip_word);
         header[8] = envelope->ttl;
-        header[9] = PROTOCOL_ICMP4;
+        header[9] = envelope->protocol;
         store16(header + 10, 0);
         memcpy(header + 12, envelope->source.bytes, 4);
         memcpy(header + 16, envelope->destination.bytes, 4);
@@ -73,7 +83,7 @@ void ip_header_write(uint8_t *header, const struct envelope *envelope, size_t n)
     }
     store32(header, 6U << 28 | (uint32_t)envelope->tos << 20 | envelope->ip_word);
     store16(header + 4, (uint32_t)n);
-    header[6] = PROTOCOL_ICMP6;
+    header[6] = envelope->protocol;
     header[7] = envelope->ttl;
     memcpy(header + 8, envelope->source.bytes, ADDRESS_BYTES);
     memcpy(header + 24, envelope->destination.bytes, ADDRESS_BYTES);

@@ -2,12 +2,8 @@
 
 #include <math.h>
 
-#include "clock.h"
 #include "draw.h"
-
-static bool happens(uint64_t key, uint64_t label, double share) {
-    return share > 0 && draw_unit(draw(key, label)) < share;
-}
+#include "packet.h"
 
 /* Box and Muller (1958); one minus the unit keeps the logarithm finite. */
 static double standard_normal(uint64_t drawn) {
@@ -41,24 +37,11 @@ int64_t plan_host_delay(const struct behaviour *behaviour, uint64_t host_key) {
 static bool is_lost(const struct behaviour *behaviour, struct host *host, uint64_t key) {
     const struct burst_loss *burst = &behaviour->burst_loss;
     double turn = host->is_bad ? burst->to_good : burst->to_bad;
-    if (happens(key, DRAW_BURST_TURN, turn))
+    if (draw_happens(key, DRAW_BURST_TURN, turn))
         host->is_bad = !host->is_bad;
     double loss = host->is_bad ? burst->loss_bad : burst->loss_good;
-    return happens(key, DRAW_LOSS, behaviour->loss) || happens(key, DRAW_BURST_LOSS, loss);
-}
-
-/* Take a token; false when there is none. */
-static bool is_within(const struct rate_limit *limit, struct bucket *bucket, int64_t now_ns) {
-    if (limit->scope == LIMIT_NONE)
-        return true;
-    double gained = (double)(now_ns - bucket->filled_ns) * limit->per_second / NS_PER_S;
-    bucket->tokens =
-        bucket->filled_ns == 0 ? limit->burst : fmin(limit->burst, bucket->tokens + gained);
-    bucket->filled_ns = now_ns;
-    if (bucket->tokens < 1)
-        return false;
-    bucket->tokens -= 1;
-    return true;
+    return draw_happens(key, DRAW_LOSS, behaviour->loss) ||
+           draw_happens(key, DRAW_BURST_LOSS, loss);
 }
 
 static void add(struct plan *plan, uint8_t kind, unsigned variant, int64_t delay_ns,
@@ -75,19 +58,19 @@ static void add(struct plan *plan, uint8_t kind, unsigned variant, int64_t delay
 
 static void plan_reply(struct plan *plan, const struct behaviour *b, uint8_t family, uint64_t key,
                        int64_t delay_ns) {
-    plan->is_reordered = happens(key, DRAW_REORDER, b->reorder_share);
+    plan->is_reordered = draw_happens(key, DRAW_REORDER, b->reorder_share);
     plan->is_elsewhere = behaviour_elsewhere(b, family)->family != 0 &&
-                         happens(key, DRAW_ELSEWHERE, b->elsewhere_share);
+                         draw_happens(key, DRAW_ELSEWHERE, b->elsewhere_share);
     unsigned variant = plan->is_elsewhere ? FROM_ELSEWHERE : FROM_DESTINATION;
     if (plan->is_reordered)
         delay_ns += b->reorder_delay_ns;
-    if (happens(key, DRAW_TRUNCATE, b->truncate_share)) {
+    if (draw_happens(key, DRAW_TRUNCATE, b->truncate_share)) {
         add(plan, ANSWER_TRUNCATED, variant, delay_ns, 0);
         return;
     }
     add(plan, ANSWER_REPLY, variant, delay_ns, 0);
     plan->genuine_count++;
-    if (!happens(key, DRAW_DUPLICATE, b->duplicate_share))
+    if (!draw_happens(key, DRAW_DUPLICATE, b->duplicate_share))
         return;
     for (uint32_t copy = 1; copy <= b->duplicate_copies; copy++) {
         add(plan, ANSWER_DUPLICATE, variant, delay_ns + copy * b->duplicate_spacing_ns, 0);
@@ -104,7 +87,7 @@ static unsigned nth_kind(uint32_t kinds, uint32_t n) {
 
 static void plan_injection(struct plan *plan, const struct injection *injection, uint64_t key,
                            uint8_t kind, enum draw_label label, int64_t around_ns) {
-    if (!happens(key, label, injection->share))
+    if (!draw_happens(key, label, injection->share))
         return;
     uint32_t choices = (uint32_t)__builtin_popcount(injection->kinds);
     uint64_t drawn = draw(key, label);
@@ -122,27 +105,83 @@ static void plan_fate(struct plan *plan, const struct behaviour *b, struct host 
     plan->is_dropped = is_lost(b, host, key);
     if (plan->is_dropped)
         return;
-    plan->is_limited = !is_within(&b->rate_limit, bucket, arrival_ns);
+    const struct rate_limit *limit = &b->rate_limit;
+    plan->is_limited = limit->scope != LIMIT_NONE &&
+                       !bucket_take(bucket, limit->per_second, limit->burst, arrival_ns);
     if (plan->is_limited) {
         if (b->rate_limit.says_error)
             add(plan, ANSWER_ERROR, ERROR_OF_RATE_LIMIT, delay_ns, 0);
-    } else if (happens(key, DRAW_ERROR, b->error_share)) {
+    } else if (draw_happens(key, DRAW_ERROR, b->error_share)) {
         add(plan, ANSWER_ERROR, ERROR_OF_BEHAVIOUR, delay_ns, 0);
     } else {
         plan_reply(plan, b, host->address.family, key, delay_ns);
     }
 }
 
+/* Forged and corrupted replies and noise are echo replies; foreign errors are of any protocol. */
+static void plan_injections(struct plan *plan, const struct behaviour *b, uint64_t key,
+                            int64_t around_ns, bool is_echo) {
+    if (is_echo) {
+        plan_injection(plan, &b->forged, key, ANSWER_FORGED, DRAW_FORGED, around_ns);
+        plan_injection(plan, &b->corrupted, key, ANSWER_CORRUPTED, DRAW_CORRUPTED, around_ns);
+        plan_injection(plan, &b->noise, key, ANSWER_NOISE, DRAW_NOISE, around_ns);
+    }
+    plan_injection(plan, &b->foreign_error, key, ANSWER_FOREIGN_ERROR, DRAW_FOREIGN_ERROR,
+                   around_ns);
+}
+
+static void begin(struct plan *plan) {
+    plan->answer_count = plan->genuine_count = 0;
+    plan->is_dropped = plan->is_limited = plan->is_reordered = plan->is_elsewhere = false;
+}
+
+/* What the host itself takes for a request. */
+static int64_t own_delay(const struct behaviour *b, const struct host *host, uint64_t key) {
+    return host->delay_ns + draw_delay(&b->jitter, draw(key, DRAW_JITTER));
+}
+
+uint64_t plan_key(const struct host *host) {
+    return draw_request_key(host->key, host->counts[COUNT_requests]);
+}
+
 void plan_request(struct plan *plan, const struct behaviour *b, struct host *host,
                   struct bucket *bucket, int64_t arrival_ns) {
-    uint64_t key = draw_request_key(host->key, host->counts[COUNT_requests]);
-    int64_t delay_ns = host->delay_ns + draw_delay(&b->jitter, draw(key, DRAW_JITTER));
-    plan->answer_count = plan->genuine_count = 0;
-    plan->is_limited = plan->is_reordered = plan->is_elsewhere = false;
+    uint64_t key = plan_key(host);
+    int64_t delay_ns = own_delay(b, host, key);
+    begin(plan);
     plan_fate(plan, b, host, bucket, arrival_ns, key, delay_ns);
-    plan_injection(plan, &b->forged, key, ANSWER_FORGED, DRAW_FORGED, delay_ns);
-    plan_injection(plan, &b->corrupted, key, ANSWER_CORRUPTED, DRAW_CORRUPTED, delay_ns);
-    plan_injection(plan, &b->foreign_error, key, ANSWER_FOREIGN_ERROR, DRAW_FOREIGN_ERROR,
-                   delay_ns);
-    plan_injection(plan, &b->noise, key, ANSWER_NOISE, DRAW_NOISE, delay_ns);
+    plan_injections(plan, b, key, delay_ns, true);
+}
+
+/* What answers at the end of a journey that is no echo reply. */
+static enum answer_kind kind_of(const struct journey *journey, uint8_t protocol,
+                                const struct route *route) {
+    switch (journey->end) {
+    case END_EXPIRED:
+        return ANSWER_EXPIRED;
+    case END_TOO_BIG:
+        return ANSWER_TOO_BIG;
+    case END_REFUSED:
+        return ANSWER_REFUSED;
+    default:
+        if (protocol == PROTOCOL_UDP)
+            return ANSWER_PORT_UNREACHABLE;
+        return route->tcp == TCP_RESET ? ANSWER_RESET : ANSWER_SYN_ACK;
+    }
+}
+
+void plan_journey(struct plan *plan, const struct behaviour *b, struct host *host,
+                  struct bucket *bucket, const struct probe *probe, const struct route *route,
+                  const struct journey *journey) {
+    bool is_echo = is_icmp(probe->protocol);
+    uint64_t key = plan_key(host);
+    int64_t delay_ns = journey->total_ns + (is_echo ? own_delay(b, host, key) : 0);
+    begin(plan);
+    plan->is_limited = journey->reply == REPLY_LIMITED;
+    if (journey->reply == REPLY_COMES && journey->end == END_ARRIVED && is_echo)
+        plan_fate(plan, b, host, bucket, probe->arrival_ns + journey->there_ns, key, delay_ns);
+    else if (journey->reply == REPLY_COMES)
+        for (uint32_t copy = 0; copy < journey->copies; copy++)
+            add(plan, kind_of(journey, probe->protocol, route), 0, journey->total_ns, 0);
+    plan_injections(plan, b, key, delay_ns, is_echo);
 }

@@ -1,4 +1,5 @@
-/* The fate of one request, decided when it arrives, by the scenario and its host alone.
+/* The fate of one request, decided when it arrives, by the scenario and its host alone; on a route,
+ * by its journey first.
  *
  * The order of decisions: loss, rate limit, error, then the reply with what may happen to it; what
  * is injected is drawn apart and comes whatever became of the request. Chance derives from the
@@ -11,23 +12,9 @@
 #include <stdint.h>
 
 #include "hosts.h"
+#include "journey.h"
+#include "kinds.h"
 #include "scenario.h"
-
-enum answer_kind {
-    ANSWER_REPLY = 1,
-    ANSWER_DUPLICATE,
-    ANSWER_TRUNCATED,
-    ANSWER_ERROR,
-    ANSWER_FORGED,
-    ANSWER_CORRUPTED,
-    ANSWER_FOREIGN_ERROR,
-    ANSWER_NOISE,
-    ANSWER_KINDS,
-};
-
-/* Variants of a reply and of its duplicates, and of an error; of what is injected, its kind. */
-enum { FROM_DESTINATION, FROM_ELSEWHERE };
-enum { ERROR_OF_BEHAVIOUR, ERROR_OF_RATE_LIMIT };
 
 enum { PLAN_ANSWERS_MAX = 2 + 5 * COPIES_MAX };
 
@@ -54,5 +41,15 @@ int64_t plan_host_delay(const struct behaviour *behaviour, uint64_t host_key);
 /* Decide about the host's next request, which arrived then; moves the host's and bucket's state. */
 void plan_request(struct plan *plan, const struct behaviour *behaviour, struct host *host,
                   struct bucket *bucket, int64_t arrival_ns);
+
+/* Decide about the host's next request after its journey. Behaviour decides about echo requests
+ * that came to the host, and injects whatever became of a probe; of what comes by UDP and TCP it
+ * knows nothing. */
+void plan_journey(struct plan *plan, const struct behaviour *behaviour, struct host *host,
+                  struct bucket *bucket, const struct probe *probe, const struct route *route,
+                  const struct journey *journey);
+
+/* The chance that is the next request's own. */
+uint64_t plan_key(const struct host *host);
 
 #endif

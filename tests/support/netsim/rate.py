@@ -1,9 +1,10 @@
 """Print how many requests a second the simulator answers: `python -m support.netsim.rate`.
 
 Run with PYTHONPATH=tests, as root. A C load (blaster/) keeps a window of requests unanswered and
-counts the replies; a run with a dropped frame or a lost reply is an error. Where load and simulator
-share cores with others the best run is nearest to the truth; replies per CPU second of the
-simulator say what one whole core would do.
+counts the replies; a run with a dropped frame or a lost reply is an error. With --hops each target
+is the end of a path of so many hops, and the TTLs come in turn. Where load and simulator share
+cores with others the best run is nearest to the truth; replies per CPU second of the simulator say
+what one whole core would do.
 """
 
 import argparse
@@ -16,8 +17,10 @@ from pathlib import Path
 from support.netsim.network import SimulatedNetwork, simulated
 from support.netsim.program import HERE, compile_program
 from support.netsim.scenario import Scenario, make_scenario
+from support.netsim.topologies import chain_destination, trace_chain
 
 FIRST_TARGET = {4: "10.0.0.0", 6: "fd00::"}
+CHAIN_TARGETS = 4096
 
 
 def blaster_program() -> Path:
@@ -43,8 +46,9 @@ def blast(network: SimulatedNetwork, family: int, options: argparse.Namespace) -
     """Run the load once; returns replies and nanoseconds."""
     command = [
         blaster_program(), network.interface, network.host_mac, network.simulator_mac,
-        network.address(family), FIRST_TARGET[family], options.targets, options.window,
-        options.rate, options.seconds,
+        network.address(family), chain_destination(family, 0) if options.hops else
+        FIRST_TARGET[family], CHAIN_TARGETS if options.hops else options.targets, options.window,
+        options.rate, options.seconds, options.hops,
     ]  # fmt: skip
 
     def start() -> str:
@@ -60,12 +64,16 @@ def blast(network: SimulatedNetwork, family: int, options: argparse.Namespace) -
 
 def run(family: int, options: argparse.Namespace) -> tuple[float, float]:
     """Return replies a second, and replies per CPU second of the simulator, of one run."""
-    scenario = plain(options.record, options.delay_ms)
+    scenario = (
+        trace_chain(rtt_ms=options.delay_ms, hops=options.hops, record=options.record)
+        if options.hops
+        else plain(options.record, options.delay_ms)
+    )
     with simulated(scenario, punctual=options.punctual) as network:
         replies, ns = blast(network, family, options)
         spent = cpu_seconds(network.process.pid)
         totals = network.stop().totals
-        assert totals.replied == replies
+        assert totals.replied + totals.expired == replies
         assert totals.unsent == 0
     return replies * 1e9 / ns, replies / spent
 
@@ -76,6 +84,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--targets", type=int, default=10_000)
+    parser.add_argument("--hops", type=int, default=0)
     parser.add_argument("--window", type=int, default=4096)
     parser.add_argument("--rate", type=float, default=1e9, help="requests a second at most")
     parser.add_argument("--delay-ms", type=float, default=0)

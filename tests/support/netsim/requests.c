@@ -71,6 +71,7 @@ uint32_t request_keep(struct request_table *table, const struct probe *probe, ui
         .ip_word = probe->ip_word,
         .client = client,
         .message_bytes = probe->message_bytes,
+        .protocol = probe->protocol,
         .tos = probe->tos,
         .ttl = probe->ttl,
     };

@@ -11,7 +11,7 @@
 #define REQUEST_NONE UINT32_MAX
 
 enum {
-    MESSAGE_HEAD_BYTES = 24, /* ICMP's 8, and 16 of payload, which tell a probe */
+    MESSAGE_HEAD_BYTES = 28, /* ICMP's 8, and 20 of payload, which tell a probe */
     CLIENTS_MAX = 1024,
 };
 
@@ -20,8 +20,9 @@ struct probe {
     struct address source;
     struct address destination;
     const uint8_t *source_mac;
-    const uint8_t *message; /* from the ICMP header on */
+    const uint8_t *message; /* what follows the IP header */
     uint16_t message_bytes;
+    uint8_t protocol;
     uint8_t tos;
     uint8_t ttl;
     uint32_t ip_word; /* IPv4: identification and fragment field; IPv6: flow label */
@@ -43,6 +44,7 @@ struct request {
     uint32_t answers; /* filed and not yet sent; the next unused request when there are none */
     uint16_t client;
     uint16_t message_bytes;
+    uint8_t protocol;
     uint8_t tos;
     uint8_t ttl;
     uint8_t head[MESSAGE_HEAD_BYTES];
@@ -71,7 +73,7 @@ uint32_t request_keep(struct request_table *table, const struct probe *probe, ui
 void request_hold(struct request_table *table, uint32_t index);
 void request_release(struct request_table *table, uint32_t index);
 
-/* Write the message as it came, from the ICMP header on; returns its size. */
+/* Write the message as it came; returns its size. */
 size_t request_message(const struct request_table *table, const struct request *request,
                        uint8_t *message);
 

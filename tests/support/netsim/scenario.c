@@ -1,92 +1,17 @@
 #include "scenario.h"
 
-#include <arpa/inet.h>
-#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 
-enum { LINE_MAX_BYTES = 256 };
+#include "arena.h"
+#include "settings.h"
 
-enum setting_type { SETTING_COUNT, SETTING_NS, SETTING_REAL, SETTING_ADDRESS, SETTING_SEED };
-
-struct setting {
-    const char *name;
-    enum setting_type type;
-    size_t offset;
-    double min;
-    double max;
-};
-
-#define AT(field) offsetof(struct behaviour, field)
-#define SHARE(name, field) {name, SETTING_REAL, AT(field), 0, 1}
-#define COUNT(name, field, min, max) {name, SETTING_COUNT, AT(field), min, max}
-#define REAL(name, field, max) {name, SETTING_REAL, AT(field), 0, max}
-#define DELAY(name, field) {name, SETTING_NS, AT(field), 0, (double)DELAY_MAX_NS}
-#define ADDRESS(name, field, family) {name, SETTING_ADDRESS, AT(field), family, family}
-
-#define DISTRIBUTION(name, field)                                                                 \
-    COUNT(name ".kind", field.kind, 0, DISTRIBUTION_KINDS - 1),                                   \
-        REAL(name ".location_ns", field.location_ns, (double)DELAY_MAX_NS),                       \
-        REAL(name ".spread", field.spread, (double)DELAY_MAX_NS),                                 \
-        DELAY(name ".min_ns", field.min_ns), DELAY(name ".max_ns", field.max_ns)
-
-#define ICMP_ERROR(name, field)                                                                   \
-    COUNT(name ".type4", field.type4, 0, 255), COUNT(name ".code4", field.code4, 0, 255),         \
-        COUNT(name ".type6", field.type6, 0, 255), COUNT(name ".code6", field.code6, 0, 255),     \
-        ADDRESS(name ".from4", field.from4, 4), ADDRESS(name ".from6", field.from6, 6),           \
-        COUNT(name ".quoted_bytes", field.quoted_bytes, 0, 1500)
-
-#define INJECTION(name, field, kinds_n)                                                           \
-    SHARE(name ".share", field.share), COUNT(name ".copies", field.copies, 1, COPIES_MAX),        \
-        COUNT(name ".kinds", field.kinds, 1, (1 << (kinds_n)) - 1),                               \
-        {name ".delay_ns", SETTING_NS, AT(field.delay_ns), DELAY_AROUND, (double)DELAY_MAX_NS}
-
-static const struct setting behaviour_settings[] = {
-    DISTRIBUTION("host_delay", host_delay),
-    DISTRIBUTION("jitter", jitter),
-    COUNT("reply_ttl", reply_ttl, 1, 255),
-    SHARE("loss", loss),
-    SHARE("burst_loss.to_bad", burst_loss.to_bad),
-    SHARE("burst_loss.to_good", burst_loss.to_good),
-    SHARE("burst_loss.loss_good", burst_loss.loss_good),
-    SHARE("burst_loss.loss_bad", burst_loss.loss_bad),
-    SHARE("reorder.share", reorder_share),
-    DELAY("reorder.delay_ns", reorder_delay_ns),
-    SHARE("duplicate.share", duplicate_share),
-    COUNT("duplicate.copies", duplicate_copies, 1, COPIES_MAX),
-    DELAY("duplicate.spacing_ns", duplicate_spacing_ns),
-    SHARE("elsewhere.share", elsewhere_share),
-    ADDRESS("elsewhere.from4", elsewhere4, 4),
-    ADDRESS("elsewhere.from6", elsewhere6, 6),
-    SHARE("truncate.share", truncate_share),
-    COUNT("truncate.payload_bytes", truncate_payload_bytes, 0, 1500),
-    SHARE("error.share", error_share),
-    ICMP_ERROR("error", error),
-    COUNT("rate_limit.scope", rate_limit.scope, 0, LIMIT_SCOPES - 1),
-    REAL("rate_limit.per_second", rate_limit.per_second, 1e9),
-    REAL("rate_limit.burst", rate_limit.burst, 1e9),
-    COUNT("rate_limit.says_error", rate_limit.says_error, 0, 1),
-    ICMP_ERROR("rate_limit", rate_limit.error),
-    INJECTION("forged", forged, FORGED_KINDS),
-    INJECTION("corrupted", corrupted, CORRUPTED_KINDS),
-    INJECTION("foreign_error", foreign_error, FOREIGN_KINDS),
-    ICMP_ERROR("foreign_error", foreign),
-    INJECTION("noise", noise, NOISE_KINDS),
-};
-
-#undef AT
-#define AT(field) offsetof(struct scenario, field)
-
-static const struct setting scenario_settings[] = {
-    {"seed", SETTING_SEED, AT(seed), 0, 0},
-    COUNT("hosts_max", hosts_max, 1, 1 << 26),
-    COUNT("in_flight_max", in_flight_max, 1, 1 << 26),
-    COUNT("ring_frames", ring_frames, 64, 1 << 18),
-    COUNT("record_probes", record_probes, 0, 1),
-};
+enum { LINE_MAX_BYTES = 2 * BYTES_MAX + 64 };
 
 struct reader {
     struct scenario *scenario;
+    const struct setting_table *table; /* of the part that is read */
+    void *part;
     unsigned line;
     bool ended;
 };
@@ -102,64 +27,20 @@ __attribute__((format(printf, 2, 3))) static bool refuse(const struct reader *re
     return false;
 }
 
-static bool parse_number(const char *text, double *number) {
-    char *end;
-    errno = 0;
-    *number = strtod(text, &end);
-    return end != text && *end == '\0' && errno == 0;
-}
-
-static bool parse_seed(const char *text, uint64_t *seed) {
-    char *end;
-    errno = 0;
-    *seed = strtoull(text, &end, 10);
-    return end != text && *end == '\0' && errno == 0;
-}
-
-static bool parse_address(const char *text, struct address *address) {
-    *address = (struct address){.family = strchr(text, ':') == NULL ? 4 : 6};
-    return inet_pton(address->family == 4 ? AF_INET : AF_INET6, text, address->bytes) == 1;
-}
-
-static bool store_address(const struct setting *setting, void *field, const char *text) {
-    struct address address;
-    if (!parse_address(text, &address) || address.family != setting->min)
-        return false;
-    memcpy(field, &address, sizeof address);
-    return true;
-}
-
-static bool store(const struct setting *setting, void *into, const char *text) {
-    void *field = (char *)into + setting->offset;
-    double number;
-    if (setting->type == SETTING_ADDRESS)
-        return store_address(setting, field, text);
-    if (setting->type == SETTING_SEED)
-        return parse_seed(text, field);
-    if (!parse_number(text, &number) || !(number >= setting->min && number <= setting->max))
-        return false;
-    if (setting->type == SETTING_REAL)
-        memcpy(field, &number, sizeof number);
-    else if (setting->type == SETTING_COUNT)
-        memcpy(field, &(uint32_t){(uint32_t)number}, sizeof(uint32_t));
-    else
-        memcpy(field, &(int64_t){(int64_t)number}, sizeof(int64_t));
-    return true;
-}
-
-static bool read_setting(const struct reader *reader, const struct setting *settings, size_t n,
-                         void *into, const char *name, const char *value) {
-    for (size_t i = 0; i < n; i++) {
-        if (strcmp(settings[i].name, name) != 0)
-            continue;
-        if (store(&settings[i], into, value))
-            return true;
+static bool read_setting(struct reader *reader, const char *name, const char *value) {
+    switch (setting_store(reader->table, reader->part, name, value)) {
+    case SETTING_STORED:
+        return true;
+    case SETTING_WRONG:
         return refuse(reader, "%s: not %s, or out of bounds", value, name);
+    default:
+        return refuse(reader, "%s: no such setting here", name);
     }
-    return refuse(reader, "%s: no such setting here", name);
 }
 
-static bool read_mac(const struct reader *reader, const char *text) {
+/* ---- what has no table ----------------------------------------------------------------------- */
+
+static bool read_mac(struct reader *reader, char *text) {
     unsigned octets[MAC_BYTES];
     if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x", &octets[0], &octets[1], &octets[2], &octets[3],
                &octets[4], &octets[5]) != MAC_BYTES)
@@ -169,7 +50,7 @@ static bool read_mac(const struct reader *reader, const char *text) {
     return true;
 }
 
-static bool read_gateway(const struct reader *reader, const char *text) {
+static bool read_gateway(struct reader *reader, char *text) {
     struct scenario *s = reader->scenario;
     if (s->gateway_count == GATEWAYS_MAX)
         return refuse(reader, "more than %d gateways", GATEWAYS_MAX);
@@ -179,8 +60,47 @@ static bool read_gateway(const struct reader *reader, const char *text) {
     return true;
 }
 
-static bool add_behaviour(const struct reader *reader) {
+static bool read_prefix(struct reader *reader, char *text) {
     struct scenario *s = reader->scenario;
+    char address[LINE_MAX_BYTES];
+    unsigned bits, behaviour, route = ROUTE_NONE;
+    if (s->prefix_count == PREFIXES_MAX)
+        return refuse(reader, "more than %d prefixes", PREFIXES_MAX);
+    struct prefix *added = &s->prefixes[s->prefix_count];
+    _Static_assert(LINE_MAX_BYTES > 255, "the next line relies on it");
+    if (sscanf(text, "%255[^/]/%u %u %u", address, &bits, &behaviour, &route) < 3 ||
+        !parse_address(address, &added->address))
+        return refuse(reader, "%s: not a prefix and a behaviour", text);
+    if (bits > address_size(added->address.family) * 8 || behaviour >= s->behaviour_count)
+        return refuse(reader, "%s: no such prefix length or behaviour", text);
+    if (route != ROUTE_NONE && route >= s->topology.route_count)
+        return refuse(reader, "%s: no such route", text);
+    added->bits = (uint8_t)bits;
+    added->behaviour = behaviour;
+    added->route = route;
+    s->prefix_count++;
+    return true;
+}
+
+static bool end(struct reader *reader, char *text) {
+    const char *fault = topology_fault(&reader->scenario->topology);
+    (void)text;
+    if (fault != NULL)
+        return refuse(reader, "%s", fault);
+    return reader->ended = true;
+}
+
+/* ---- parts ----------------------------------------------------------------------------------- */
+
+/* Begin a part, whose settings follow. */
+static void begin(struct reader *reader, const struct setting_table *table, void *part) {
+    reader->table = table;
+    reader->part = part;
+}
+
+static bool add_behaviour(struct reader *reader, char *text) {
+    struct scenario *s = reader->scenario;
+    (void)text;
     if (s->behaviour_count == BEHAVIOURS_MAX)
         return refuse(reader, "more than %d behaviours", BEHAVIOURS_MAX);
     struct behaviour *added = &s->behaviours[s->behaviour_count++];
@@ -188,29 +108,72 @@ static bool add_behaviour(const struct reader *reader) {
     added->duplicate_copies = 1;
     added->forged = added->corrupted = added->foreign_error = added->noise =
         (struct injection){.copies = 1, .kinds = 1, .delay_ns = DELAY_AROUND};
+    begin(reader, &behaviour_settings, added);
     return true;
 }
 
-static bool read_prefix(const struct reader *reader, char *text) {
-    struct scenario *s = reader->scenario;
-    char address[LINE_MAX_BYTES];
-    unsigned bits, behaviour;
-    if (s->prefix_count == PREFIXES_MAX)
-        return refuse(reader, "more than %d prefixes", PREFIXES_MAX);
-    struct prefix *added = &s->prefixes[s->prefix_count];
-    if (sscanf(text, "%255[^/]/%u %u", address, &bits, &behaviour) != 3 ||
-        !parse_address(address, &added->address))
-        return refuse(reader, "%s: not a prefix and a behaviour", text);
-    if (bits > address_size(added->address.family) * 8 || behaviour >= s->behaviour_count)
-        return refuse(reader, "%s: no such prefix length or behaviour", text);
-    added->bits = (uint8_t)bits;
-    added->behaviour = behaviour;
-    s->prefix_count++;
+static bool add_router(struct reader *reader, char *text) {
+    struct topology *t = &reader->scenario->topology;
+    (void)text;
+    if (t->router_count == ROUTERS_MAX)
+        return refuse(reader, "more than %d routers", ROUTERS_MAX);
+    struct router *added = &t->routers[t->router_count++];
+    added->quoted_ttl = 1;
+    added->reply_ttl = 255;
+    added->tos = TOS_KEPT;
+    added->copies = 1;
+    begin(reader, &router_settings, added);
     return true;
 }
+
+static bool add_route(struct reader *reader, char *text) {
+    struct topology *t = &reader->scenario->topology;
+    (void)text;
+    if (t->route_count == ROUTES_MAX)
+        return refuse(reader, "more than %d routes", ROUTES_MAX);
+    struct route *added = &t->routes[t->route_count++];
+    added->first_node = t->node_count;
+    added->reply_ttl = 64;
+    begin(reader, &route_settings, added);
+    return true;
+}
+
+static bool add_node(struct reader *reader, char *text) {
+    struct topology *t = &reader->scenario->topology;
+    unsigned router = strcmp(text, "host") == 0 ? ROUTER_NONE : ROUTER_DESTINATION;
+    if (t->route_count == 0 || t->node_count == NODES_MAX)
+        return refuse(reader, "no route, or more than %d nodes", NODES_MAX);
+    if (strcmp(text, "host") != 0 && strcmp(text, "destination") != 0 &&
+        sscanf(text, "%u", &router) != 1)
+        return refuse(reader, "%s: not a router", text);
+    t->nodes[t->node_count++] = (struct node){.router = router, .first_edge = t->edge_count};
+    t->routes[t->route_count - 1].node_count++;
+    return true;
+}
+
+static bool add_edge(struct reader *reader, char *text) {
+    struct topology *t = &reader->scenario->topology;
+    unsigned to;
+    if (t->node_count == 0 || t->edge_count == EDGES_MAX || sscanf(text, "%u", &to) != 1)
+        return refuse(reader, "%s: not a node, or more than %d edges", text, EDGES_MAX);
+    struct edge *added = &t->edges[t->edge_count++];
+    added->to = to;
+    t->nodes[t->node_count - 1].edge_count++;
+    begin(reader, &edge_settings, added);
+    return true;
+}
+
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 static bool read_line(struct reader *reader, char *line) {
-    struct scenario *s = reader->scenario;
+    static const struct {
+        const char *name;
+        bool (*read)(struct reader *reader, char *text);
+    } words[] = {
+        {"end", end},           {"mac", read_mac},     {"gateway", read_gateway},
+        {"prefix", read_prefix}, {"router", add_router}, {"behaviour", add_behaviour},
+        {"route", add_route},   {"node", add_node},    {"edge", add_edge},
+    };
     char *value = strchr(line, ' ');
     if (value != NULL)
         *value++ = '\0';
@@ -219,33 +182,21 @@ static bool read_line(struct reader *reader, char *line) {
     if (reader->line == 1)
         return (strcmp(line, "netsim") == 0 && strcmp(value, "1") == 0) ||
                refuse(reader, "does not begin with: netsim 1");
-    if (strcmp(line, "end") == 0)
-        return reader->ended = true;
-    if (strcmp(line, "mac") == 0)
-        return read_mac(reader, value);
-    if (strcmp(line, "gateway") == 0)
-        return read_gateway(reader, value);
-    if (strcmp(line, "behaviour") == 0)
-        return add_behaviour(reader);
-    if (strcmp(line, "prefix") == 0)
-        return read_prefix(reader, value);
-    if (s->behaviour_count == 0)
-        return read_setting(reader, scenario_settings,
-                            sizeof scenario_settings / sizeof *scenario_settings, s, line, value);
-    return read_setting(reader, behaviour_settings,
-                        sizeof behaviour_settings / sizeof *behaviour_settings,
-                        &s->behaviours[s->behaviour_count - 1], line, value);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strcmp(line, words[i].name) == 0)
+            return words[i].read(reader, value);
+    return read_setting(reader, line, value);
 }
 
 bool scenario_read(struct scenario *scenario, FILE *from) {
-    struct reader reader = {.scenario = scenario};
+    struct reader reader = {
+        .scenario = scenario, .table = &scenario_settings, .part = scenario};
     char line[LINE_MAX_BYTES];
     *scenario = (struct scenario){
         .hosts_max = 1 << 20, .in_flight_max = 1 << 22, .ring_frames = 1 << 15};
-    scenario->behaviours = calloc(BEHAVIOURS_MAX, sizeof *scenario->behaviours);
-    scenario->prefixes = calloc(PREFIXES_MAX, sizeof *scenario->prefixes);
-    if (scenario->behaviours == NULL || scenario->prefixes == NULL)
-        return refuse(&reader, "no memory");
+    scenario->behaviours = arena_open(BEHAVIOURS_MAX, sizeof *scenario->behaviours);
+    scenario->prefixes = arena_open(PREFIXES_MAX, sizeof *scenario->prefixes);
+    topology_open(&scenario->topology);
     while (!reader.ended && fgets(line, sizeof line, from) != NULL) {
         reader.line++;
         line[strcspn(line, "\n")] = '\0';
@@ -256,6 +207,7 @@ bool scenario_read(struct scenario *scenario, FILE *from) {
 }
 
 void scenario_free(struct scenario *scenario) {
-    free(scenario->behaviours);
-    free(scenario->prefixes);
+    topology_close(&scenario->topology);
+    arena_close(scenario->behaviours, BEHAVIOURS_MAX, sizeof *scenario->behaviours);
+    arena_close(scenario->prefixes, PREFIXES_MAX, sizeof *scenario->prefixes);
 }

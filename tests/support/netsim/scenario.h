@@ -1,4 +1,4 @@
-/* What is to be played: behaviours, and the prefixes they are attached to.
+/* What is to be played: behaviours, the topology, and the prefixes they are attached to.
  *
  * The text that is read has one setting a line, `NAME VALUE`, in this order:
  *
@@ -6,10 +6,15 @@
  *     seed N, hosts_max N, in_flight_max N, ring_frames N, record_probes 0|1
  *     mac 02:00:00:00:00:01, gateway ADDRESS      (neighbours are answered for them as well)
  *     behaviour                                   (begins the next one; its settings follow)
- *     prefix ADDRESS/BITS BEHAVIOUR               (behaviours are numbered from 0)
+ *     router                                      (the same)
+ *     route                                       (the same; then its nodes)
+ *     node ROUTER|host|destination                (begins the next one; then its edges)
+ *     edge NODE                                   (to a node of the route; its settings follow)
+ *     prefix ADDRESS/BITS BEHAVIOUR [ROUTE]
  *     end
  *
- * scenario.c lists the settings of a behaviour with their bounds. Shares are 0 to 1.
+ * Behaviours, routers, routes and the nodes of a route are numbered from 0. parts.c lists the
+ * settings of each with their bounds. Shares are 0 to 1.
  */
 #ifndef NETSIM_SCENARIO_H
 #define NETSIM_SCENARIO_H
@@ -19,6 +24,7 @@
 #include <stdio.h>
 
 #include "address.h"
+#include "topology.h"
 
 enum {
     BEHAVIOURS_MAX = 4096,
@@ -49,8 +55,6 @@ struct burst_loss {
     double loss_good;
     double loss_bad;
 };
-
-enum { QUOTE_FULL = 0 };
 
 /* An address of family 0 means the destination itself; bytes are those after the IP header. */
 struct icmp_error {
@@ -124,6 +128,7 @@ struct prefix {
     struct address address;
     uint8_t bits;
     uint32_t behaviour;
+    uint32_t route; /* or ROUTE_NONE */
 };
 
 struct scenario {
@@ -139,6 +144,7 @@ struct scenario {
     size_t behaviour_count;
     struct prefix *prefixes;
     size_t prefix_count;
+    struct topology topology;
 };
 
 /* Read up to the line `end`; on a fault say on standard error which line and why, return false. */

@@ -1,12 +1,10 @@
 """Scenarios as the simulator reads them: scenario.h describes the text, here it is written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from typing import get_args
 
-from support.netsim.scenario import (
-    GATEWAY_ADDRESS,
-    SIMULATOR_MAC,
+from support.netsim.behaviours import (
     Behaviour,
     Checksum,
     Constant,
@@ -14,13 +12,16 @@ from support.netsim.scenario import (
     Difference,
     Elsewhere,
     ForgedPayload,
-    IcmpError,
     Injection,
     Lognormal,
     NoiseKind,
     Normal,
-    Scenario,
 )
+from support.netsim.parts import IcmpError
+from support.netsim.route_settings import ns_of, route_lines, router_settings
+from support.netsim.scenario import GATEWAY_ADDRESS, SIMULATOR_MAC, Scenario
+
+PLAIN = Behaviour()  # of hosts that have a route alone
 
 Setting = tuple[str, object]
 
@@ -40,18 +41,28 @@ def _lines(scenario: Scenario) -> Iterator[str]:
     yield f"mac {SIMULATOR_MAC}"
     for address in GATEWAY_ADDRESS.values():
         yield f"gateway {address}"
-    for behaviour in scenario.behaviour.values():
-        yield "behaviour"
-        for name, value in _behaviour(behaviour):
-            yield f"{name} {value}"
-    numbers = {name: number for number, name in enumerate(scenario.behaviour)}
-    for network, name in scenario.networks():
-        yield f"prefix {network} {numbers[name]}"
+    for behaviour in (*scenario.behaviour.values(), PLAIN):
+        yield from _part("behaviour", _behaviour(behaviour))
+    for name, router in scenario.router.items():
+        yield from _part("router", router_settings(name, router, scenario.seed))
+    routers = _numbers(scenario.router)
+    for route in scenario.route.values():
+        yield from route_lines(route, routers)
+    behaviours, routes = _numbers(scenario.behaviour), _numbers(scenario.route)
+    for network, behaviour_name, route_name in scenario.networks():
+        number = behaviours.get(behaviour_name or "", len(behaviours))
+        yield f"prefix {network} {number}{f' {routes[route_name]}' if route_name else ''}"
     yield "end"
 
 
-def _ns(ms: float) -> int:
-    return round(ms * 1_000_000)
+def _part(kind: str, settings: Iterable[Setting]) -> Iterator[str]:
+    yield kind
+    for name, value in settings:
+        yield f"{name} {value}"
+
+
+def _numbers(named: Iterable[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(named)}
 
 
 def _behaviour(behaviour: Behaviour) -> Iterator[Setting]:
@@ -67,15 +78,15 @@ def _behaviour(behaviour: Behaviour) -> Iterator[Setting]:
 def _delay(name: str, delay: Delay) -> Iterator[Setting]:
     yield f"{name}.kind", get_args(Delay).index(type(delay))
     if isinstance(delay, Constant):
-        yield f"{name}.location_ns", _ns(delay.ms)
+        yield f"{name}.location_ns", ns_of(delay.ms)
         return
-    yield f"{name}.min_ns", _ns(delay.min_ms)
-    yield f"{name}.max_ns", _ns(delay.max_ms)
+    yield f"{name}.min_ns", ns_of(delay.min_ms)
+    yield f"{name}.max_ns", ns_of(delay.max_ms)
     if isinstance(delay, Normal):
-        yield f"{name}.location_ns", _ns(delay.mean_ms)
-        yield f"{name}.spread", _ns(delay.deviation_ms)
+        yield f"{name}.location_ns", ns_of(delay.mean_ms)
+        yield f"{name}.spread", ns_of(delay.deviation_ms)
     elif isinstance(delay, Lognormal):
-        yield f"{name}.location_ns", _ns(delay.median_ms)
+        yield f"{name}.location_ns", ns_of(delay.median_ms)
         yield f"{name}.spread", delay.sigma
 
 
@@ -110,11 +121,11 @@ def _sources(name: str, part: IcmpError | Elsewhere) -> Iterator[Setting]:
 def _reply(behaviour: Behaviour) -> Iterator[Setting]:
     if (reorder := behaviour.reorder) is not None:
         yield "reorder.share", reorder.share
-        yield "reorder.delay_ns", _ns(reorder.delay_ms)
+        yield "reorder.delay_ns", ns_of(reorder.delay_ms)
     if (duplicate := behaviour.duplicate) is not None:
         yield "duplicate.share", duplicate.share
         yield "duplicate.copies", duplicate.copies
-        yield "duplicate.spacing_ns", _ns(duplicate.spacing_ms)
+        yield "duplicate.spacing_ns", ns_of(duplicate.spacing_ms)
     if (elsewhere := behaviour.elsewhere) is not None:
         yield "elsewhere.share", elsewhere.share
         yield from _sources("elsewhere", elsewhere)
@@ -141,4 +152,4 @@ def _injection(
     yield f"{name}.share", injection.share
     yield f"{name}.copies", injection.copies
     yield f"{name}.kinds", sum(1 << kinds.index(kind) for kind in set(chosen))
-    yield f"{name}.delay_ns", -1 if injection.delay_ms is None else _ns(injection.delay_ms)
+    yield f"{name}.delay_ns", -1 if injection.delay_ms is None else ns_of(injection.delay_ms)

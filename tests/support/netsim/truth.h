@@ -4,6 +4,7 @@
  *     targets    struct target_record for each host that was asked
  *     requests   struct request_record in the order of arrival, when probes are recorded
  *     answers    struct answer_record in the order of sending, when probes are recorded
+ *     routers    struct router_counts for each router, links    struct edge_counts for each edge
  */
 #ifndef NETSIM_TRUTH_H
 #define NETSIM_TRUTH_H
@@ -13,6 +14,7 @@
 #include <stdio.h>
 
 #include "hosts.h"
+#include "journey.h"
 #include "plan.h"
 #include "requests.h"
 
@@ -25,11 +27,13 @@ enum request_flag {
 
 struct request_record {
     int64_t arrival_ns; /* CLOCK_REALTIME */
+    uint8_t source[ADDRESS_BYTES];
     uint8_t destination[ADDRESS_BYTES];
+    uint8_t head[8];     /* of the message */
     uint8_t payload[16]; /* the first bytes, zeros where there are none */
     uint32_t n;          /* of the host's requests, from 0 */
-    uint16_t ident;
-    uint16_t sequence;
+    uint32_t ip_word;    /* IPv4: identification and fragment field; IPv6: flow label */
+    uint32_t router;     /* where its journey ended, or ROUTER_DESTINATION, or ROUTER_NONE */
     uint16_t payload_bytes;
     uint8_t family;
     uint8_t flags;
@@ -37,9 +41,13 @@ struct request_record {
     uint8_t planned; /* packets that were planned, of every kind */
     uint8_t ttl;
     uint8_t tos;
+    uint8_t protocol;
+    uint8_t end;   /* enum journey_end */
+    uint8_t reply; /* enum journey_reply */
+    uint8_t hops;  /* links passed */
 };
 
-_Static_assert(sizeof(struct request_record) == 56, "the reader relies on it");
+_Static_assert(sizeof(struct request_record) == 88, "the reader relies on it");
 
 struct answer_record {
     int64_t due_ns;  /* CLOCK_REALTIME */
@@ -61,7 +69,7 @@ struct target_record {
     uint64_t turnaround_max_ns;
 };
 
-_Static_assert(sizeof(struct target_record) == 104, "the reader relies on it");
+_Static_assert(sizeof(struct target_record) == 144, "the reader relies on it");
 
 struct truth {
     const char *directory;
@@ -75,12 +83,15 @@ bool truth_open(struct truth *truth, const char *directory, bool record_probes);
 
 /* Record a request and number it. */
 void truth_request(struct truth *truth, const struct probe *probe, const struct plan *plan,
-                   uint32_t n, uint32_t *serial);
+                   const struct journey *journey, uint32_t n, uint32_t *serial);
 
 void truth_answer(struct truth *truth, const struct answer_record *record);
 
 /* Write the targets; returns false when anything could not be written. */
 bool truth_targets(const struct truth *truth, const struct host_table *hosts);
+
+/* Write what routers and edges counted; returns false when it could not be written. */
+bool truth_topology(const struct truth *truth, const struct topology *topology);
 
 /* Create a text or binary file in the directory, or return NULL and say why. */
 FILE *truth_file(const struct truth *truth, const char *name);

@@ -2,156 +2,34 @@
 
 import mmap
 import socket
-import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import IntEnum, IntFlag
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any
 
-from support.netsim.scenario import Checksum, Difference, ForgedPayload, NoiseKind
-
-TARGET = struct.Struct("=16s16I3Q")  # truth.h: struct target_record
-REQUEST = struct.Struct("=q16s16sI3H6B")  # struct request_record
-ANSWER = struct.Struct("=2qI2BH")  # struct answer_record
+from support.netsim.fates import VARIANTS, End, Fate, Kind, Reply
+from support.netsim.graph import graph_of
+from support.netsim.records import (
+    ANSWER,
+    LINK,
+    REQUEST,
+    ROUTER,
+    TARGET,
+    Answer,
+    LinkCounts,
+    Probe,
+    RouterCounts,
+    Target,
+    Totals,
+)
+from support.netsim.scenario import Scenario
 
 Buffer = bytes | mmap.mmap
+LinkName = tuple[str, str, str]  # route, and the two hops
 
 
 class TruthHoleError(Exception):
     """The simulator lost something, so that its truth is none: the message says what and why."""
-
-
-class Fate(IntFlag):
-    """What was decided about a request."""
-
-    DROPPED = 1
-    LIMITED = 2
-    REORDERED = 4
-    ELSEWHERE = 8
-
-
-class Kind(IntEnum):
-    """What a packet of the simulator is."""
-
-    REPLY = 1
-    DUPLICATE = 2
-    TRUNCATED = 3
-    ERROR = 4
-    FORGED = 5
-    CORRUPTED = 6
-    FOREIGN_ERROR = 7
-    NOISE = 8
-
-
-GENUINE = (Kind.REPLY, Kind.DUPLICATE)
-VARIANTS: Mapping[Kind, tuple[str, ...]] = {
-    Kind.REPLY: ("destination", "elsewhere"),
-    Kind.DUPLICATE: ("destination", "elsewhere"),
-    Kind.TRUNCATED: ("destination", "elsewhere"),
-    Kind.ERROR: ("error", "rate_limit"),
-    Kind.FORGED: get_args(ForgedPayload),
-    Kind.CORRUPTED: get_args(Checksum),
-    Kind.FOREIGN_ERROR: get_args(Difference),
-    Kind.NOISE: get_args(NoiseKind),
-}
-
-
-class Target(NamedTuple):
-    """Counts of one target; counts.h says what each is. Turn-around: handed to the kernel less
-    arrived, over `replied` (min is 2**64 - 1 when nothing was)."""
-
-    requests: int
-    dropped: int
-    limited: int
-    errors: int
-    replied: int
-    duplicates: int
-    reordered: int
-    elsewhere: int
-    truncated: int
-    forged: int
-    corrupted: int
-    foreign_errors: int
-    noise: int
-    unsent: int
-    pending: int
-    turnaround_sum_ns: int
-    turnaround_min_ns: int
-    turnaround_max_ns: int
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over all targets, and what belongs to no target (network.h)."""
-
-    requests: int
-    dropped: int
-    limited: int
-    errors: int
-    replied: int
-    duplicates: int
-    reordered: int
-    elsewhere: int
-    truncated: int
-    forged: int
-    corrupted: int
-    foreign_errors: int
-    noise: int
-    unsent: int
-    pending: int
-    frames: int
-    neighbours: int
-    malformed: int
-    unrouted: int
-    other: int
-    overflow: int
-    ring_drops: int
-    clock_step_ns: int
-    late_sum_ns: int
-    late_max_ns: int
-    late_100us: int
-
-
-class Answer(NamedTuple):
-    """One packet the simulator sent, or tried to: sent_ns is 0 when the kernel refused it.
-
-    Instants are CLOCK_REALTIME; sent_ns is when it was handed to the kernel, at most within_us
-    early or late: the system call that sent it took as long.
-    """
-
-    due_ns: int
-    sent_ns: int
-    kind: Kind
-    variant: str
-    within_us: int
-
-
-class Probe(NamedTuple):
-    """One echo request as it arrived, and what was sent on account of it, in order of sending.
-
-    payload: its first 16 bytes. genuine: replies and duplicates that were planned; planned:
-    packets of every kind. n: its number among the target's requests, from 0.
-    """
-
-    arrival_ns: int
-    destination: str
-    payload: bytes
-    n: int
-    ident: int
-    sequence: int
-    payload_bytes: int
-    fate: Fate
-    genuine: int
-    planned: int
-    ttl: int
-    tos: int
-    answers: list[Answer]
-
-    def sent(self, *kinds: Kind) -> list[Answer]:
-        """Return the answers of these kinds that the kernel took."""
-        return [each for each in self.answers if each.kind in kinds and each.sent_ns]
 
 
 class Truth:
@@ -163,11 +41,14 @@ class Truth:
     of each.
     """
 
-    def __init__(self, directory: Path, undelivered: int) -> None:
+    def __init__(self, directory: Path, undelivered: int, scenario: Scenario) -> None:
         self.undelivered = undelivered
         self.totals = _read_totals(directory / "totals")
         _refuse_holes(self.totals)
+        self._scenario = scenario
         self._targets_file = _read(directory / "targets")
+        self._routers_file = _read(directory / "routers")
+        self._links_file = _read(directory / "links")
         self.requests_file = _read(directory / "requests")
         self.answers_file = _read(directory / "answers")
 
@@ -180,18 +61,27 @@ class Truth:
         }
 
     @cached_property
+    def routers(self) -> dict[str, RouterCounts]:
+        """Counts by the router's name."""
+        counts = map(RouterCounts._make, ROUTER.iter_unpack(self._routers_file))
+        return dict(zip(self._scenario.router, counts, strict=True))
+
+    @cached_property
+    def links(self) -> dict[LinkName, LinkCounts]:
+        """Counts by route and the hops a link joins, in the direction of the destination."""
+        counts = map(LinkCounts._make, LINK.iter_unpack(self._links_file))
+        names = (
+            (name, edge.tail, edge.head)
+            for name, route in self._scenario.route.items()
+            for edge in graph_of(route).edges
+        )
+        return dict(zip(names, counts, strict=True))
+
+    @cached_property
     def probes(self) -> list[Probe]:
         """Every request in the order of arrival; the scenario says record = "probes"."""
-        found = [
-            Probe(
-                arrival_ns, _address(packed, family), payload[:payload_bytes], n, ident, sequence,
-                payload_bytes, Fate(flags), genuine, planned, ttl, tos, [],
-            )
-            for (
-                arrival_ns, packed, payload, n, ident, sequence, payload_bytes,
-                family, flags, genuine, planned, ttl, tos,
-            ) in REQUEST.iter_unpack(self.requests_file)
-        ]  # fmt: skip
+        names = dict(enumerate(self._scenario.router))
+        found = [_probe(record, names) for record in REQUEST.iter_unpack(self.requests_file)]
         for position, answer in self._answers():
             found[position].answers.append(answer)
         return found
@@ -202,6 +92,18 @@ class Truth:
         ):
             name = VARIANTS[Kind(kind)][variant]
             yield position, Answer(due_ns, sent_ns, Kind(kind), name, within_us)
+
+
+def _probe(record: tuple[Any, ...], routers: Mapping[int, str]) -> Probe:
+    (
+        arrival_ns, source, destination, head, payload, n, ip_word, router, payload_bytes, family,
+        flags, genuine, planned, ttl, tos, protocol, end, reply, hops,
+    ) = record  # fmt: skip
+    return Probe(
+        arrival_ns, _address(source, family), _address(destination, family), head,
+        payload[:payload_bytes], n, ip_word, routers.get(router), payload_bytes, family,
+        Fate(flags), genuine, planned, ttl, tos, protocol, End(end), Reply(reply), hops, [],
+    )  # fmt: skip
 
 
 def _refuse_holes(totals: Totals) -> None:

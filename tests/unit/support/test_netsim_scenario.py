@@ -24,7 +24,7 @@ def test_the_examples_are_valid(path: Path) -> None:
 
 def test_there_are_the_examples_that_are_promised() -> None:
     names = {path.name for path in SCENARIOS.iterdir()}
-    assert names >= {"clean.toml", "lossy_hostile.toml", "long_delay.toml"}
+    assert names >= {"clean.toml", "lossy_hostile.toml", "long_delay.toml", "trace_chain.toml"}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-/* blaster INTERFACE SOURCE_MAC DESTINATION_MAC SOURCE FIRST_TARGET TARGETS WINDOW RATE SECONDS
+/* blaster INTERFACE SOURCE_MAC DESTINATION_MAC SOURCE FIRST_TARGET TARGETS WINDOW RATE SECONDS HOPS
  *
  * Sends echo requests, no more than RATE a second and WINDOW unanswered at a time, and prints
- * `SENT RECEIVED NANOSECONDS`. The load for netsim's rate; addresses of either family.
+ * `SENT RECEIVED NANOSECONDS`. The load for netsim's rate; addresses of either family. With HOPS
+ * the TTLs 1 to HOPS come in turn and errors count as replies; with 0 the TTL is 64.
  */
 #include <arpa/inet.h>
 #include <poll.h>
@@ -22,6 +23,7 @@ struct blast {
     uint8_t destination_mac[MAC_BYTES];
     struct address first_target;
     uint32_t targets;
+    uint32_t hops;
     uint64_t window;
     double rate;
     uint64_t sent;
@@ -56,8 +58,10 @@ static void push_request(struct blast *blast, uint64_t number) {
     store32(message + 4, (uint32_t)number);
     memcpy(message + ICMP_BYTES, &number, sizeof number);
     blast->envelope.destination = target_of(blast, number);
-    message_seal(&blast->envelope.source, &blast->envelope.destination, message,
-                 ICMP_BYTES + PAYLOAD_BYTES);
+    if (blast->hops != 0)
+        blast->envelope.ttl = (uint8_t)(1 + number / blast->targets % blast->hops);
+    message_seal(blast->envelope.protocol, &blast->envelope.source,
+                 &blast->envelope.destination, message, ICMP_BYTES + PAYLOAD_BYTES);
     link_push(&blast->link, frame_wrap(frame, &blast->envelope, ICMP_BYTES + PAYLOAD_BYTES), 0);
 }
 
@@ -69,15 +73,21 @@ static void send_batch(struct blast *blast) {
         blast->sent += blast->link.handed_ns[i] != REFUSED_NS;
 }
 
+static bool is_answer(const struct blast *blast, const struct frame *frame) {
+    uint8_t family = blast->first_target.family;
+    size_t at = ETHERNET_BYTES + ip_header_bytes(family);
+    if (frame->size <= at)
+        return false;
+    uint8_t type = frame->bytes[at];
+    return type == (family == 4 ? ICMP4_ECHO_REPLY : ICMP6_ECHO_REPLY) ||
+           (blast->hops != 0 && type == (family == 4 ? ICMP4_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED));
+}
+
 static void receive_all(struct blast *blast) {
     struct frame frame;
     uint64_t before = blast->received;
-    uint8_t reply = blast->first_target.family == 4 ? ICMP4_ECHO_REPLY : ICMP6_ECHO_REPLY;
     while (link_peek(&blast->link, &frame)) {
-        const uint8_t *message = frame.bytes + ETHERNET_BYTES +
-                                 ip_header_bytes(blast->first_target.family);
-        if (frame.size > (size_t)(message - frame.bytes) && *message == reply)
-            blast->received++;
+        blast->received += is_answer(blast, &frame);
         link_consume(&blast->link);
     }
     if (blast->received != before)
@@ -114,20 +124,22 @@ static void run(struct blast *blast, int64_t began_ns, int64_t duration_ns) {
 
 int main(int argc, char **argv) {
     static struct blast blast;
-    if (argc != 10 || !parse_mac(argv[2], blast.source_mac) ||
+    if (argc != 11 || !parse_mac(argv[2], blast.source_mac) ||
         !parse_mac(argv[3], blast.destination_mac) ||
         !parse_address(argv[4], &blast.envelope.source) ||
         !parse_address(argv[5], &blast.first_target)) {
         fprintf(stderr, "usage: %s INTERFACE SOURCE_MAC DESTINATION_MAC SOURCE FIRST_TARGET TARGETS"
-                        " WINDOW RATE SECONDS\n", argv[0]);
+                        " WINDOW RATE SECONDS HOPS\n", argv[0]);
         return 2;
     }
     blast.envelope.source_mac = blast.source_mac;
     blast.envelope.destination_mac = blast.destination_mac;
     blast.envelope.ttl = 64;
+    blast.envelope.protocol = icmp_of(blast.first_target.family);
     blast.targets = (uint32_t)strtoul(argv[6], NULL, 10);
     blast.window = strtoull(argv[7], NULL, 10);
     blast.rate = strtod(argv[8], NULL);
+    blast.hops = (uint32_t)strtoul(argv[10], NULL, 10);
     if (blast.targets == 0 || !link_open(&blast.link, argv[1], RING_FRAMES))
         return EXIT_FAILURE;
     int64_t began_ns = realtime_ns();
