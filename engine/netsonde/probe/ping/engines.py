@@ -27,7 +27,8 @@ class EngineOptions:
     not permit the earlier ones, never anything else. exact: transmit stamps by the kernel. budgets:
     packet rates shared by all engines that have them. prefix_pps, target_pps: rates per /24 or /48
     and per address; 0: none. threaded: None lets the engine have a thread where there is a
-    processor for it. largest_size: payload bytes that the packet back end makes room for.
+    processor for it. largest_size: payload bytes that the packet back end makes room for. capacity:
+    packets in flight or remembered for late replies; 64 bytes each, once there have been as many.
     """
 
     backends: tuple[Backend, ...] = DEFAULT_BACKENDS
@@ -37,6 +38,7 @@ class EngineOptions:
     target_pps: float = 0
     threaded: bool | None = None
     largest_size: int = 1856  # all that it can: 8 MiB per engine; up to 320 take 2 MiB
+    capacity: int = icmp.CAPACITY
 
 
 class OpenEngine(Protocol):
@@ -83,6 +85,7 @@ def _open(version: Version, backend: Backend, options: EngineOptions) -> icmp.Ec
             prefix_pps=options.prefix_pps,
             target_pps=options.target_pps,
             largest_size=options.largest_size,
+            capacity=options.capacity,
         )
         try:
             if options.threaded if options.threaded is not None else processors() > 1:

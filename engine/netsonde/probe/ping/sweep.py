@@ -7,12 +7,12 @@ its packets have ended.
 import asyncio
 from collections.abc import AsyncIterable, Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from msgspec import structs
 
 from netsonde import wire
+from netsonde._native import icmp
 from netsonde.clock import NS_PER_S
 from netsonde.errors import NetsondeError, RequestError, ResolveError
 from netsonde.model import HOST_MAX, Measurement, PingSpec
@@ -30,8 +30,9 @@ from netsonde.probe.ping.sockets import SOCKETS_MAX
 from netsonde.probe.ping.ways import Wanted
 from netsonde.probe.targets import literal
 
-WINDOW = 6144  # targets at once: 8 MB, and 6000 a second when nobody answers
+WINDOW = 6144  # targets at once: 7 MB, and 6000 a second when nobody answers
 PACKETS_HELD_MAX = 1 << 22  # of all targets at once: what becomes of each takes some 20 bytes
+PACKETS_KNOWN_MIN = 1 << 15  # to an engine at once: 2 MiB, 1.6 s at 20 000 a second
 LOOK_UPS_MAX = 64  # names being resolved at once
 QUALITY_NS = NS_PER_S  # for so long the wall clock is taken to be as good as it was
 TURN = 256  # targets after which the loop gets its turn, however fast they come and end
@@ -85,7 +86,9 @@ class Sweep:
         self._window = window
         self._ended = asyncio.Event()
         self._look_ups = asyncio.Semaphore(LOOK_UPS_MAX)
-        self._running: set[Pinged] = set()
+        self._running: dict[PingRun, Pinged] = {}
+        self._on_run_end = self._run_ended  # one object for all runs, not one for each
+        self._on_packet_end = self._packet_ended
         self._failure: Exception | None = None  # of who is told
         self._is_abandoned = False
         self._asked: Moment | None = None  # how good the wall clock is
@@ -143,10 +146,9 @@ class Sweep:
         """End what is still running, and tell what was seen of it."""
         self._is_abandoned = True
         try:
-            await self._prober.stop([run for pinged in self._running for run in pinged.runs])
+            await self._prober.stop(self._running)
         finally:
-            while self._running:
-                pinged = self._running.pop()
+            for pinged in dict.fromkeys(self._running.values()):  # once, however many its runs
                 pinged.is_cancelled = is_cut_short(pinged)
                 self._end(pinged)
 
@@ -176,13 +178,13 @@ class Sweep:
             if not addresses or spec.df or spec.method != "icmp":
                 return False
             self._prober.resolver.policy.check(addresses[0])
-            lane = self._prober.lane(6 if ":" in addresses[0] else 4)
+            lane = self._prober.lanes.get(6 if ":" in addresses[0] else 4)
             wanted = Wanted(spec.source, spec.interface, spec.mark)
             path = lane.ways.known(addresses[0], wanted)
             if path is None:
                 return False
             run = new_run(spec, addresses[0], lane.driver, path)
-            run.on_end = partial(self._run_ended, pinged)
+            run.on_end = self._on_run_end
             self._enter(pinged, Prepared([run]))
             lane.driver.start(run)
         except NetsondeError as error:
@@ -203,21 +205,20 @@ class Sweep:
         except Exception as error:  # a bug must still give the target a result
             pinged.error = error
         finally:
-            self._running.discard(pinged)
             self._end(pinged)
 
     def _enter(self, pinged: Pinged, prepared: Prepared) -> None:
         pinged.prepared = prepared
-        self._running.add(pinged)
-        if self._on_packet is not None:
-            for run in prepared.runs:
-                run.on_packet = partial(self._packet_ended, pinged)
+        for run in prepared.runs:
+            self._running[run] = pinged
+            if self._on_packet is not None:
+                run.on_packet = self._on_packet_end
 
-    def _run_ended(self, pinged: Pinged, run: PingRun) -> None:
+    def _run_ended(self, run: PingRun) -> None:
         """Take the end of the only run of a target that was begun at once."""
+        pinged = self._running[run]
         pinged.error = run.failure
         pinged.is_cancelled = self._is_abandoned and is_cut_short(pinged)
-        self._running.discard(pinged)
         self._end(pinged)
 
     def _end(self, pinged: Pinged) -> None:
@@ -229,12 +230,13 @@ class Sweep:
             self._failure = self._failure or error
         for run in pinged.runs:
             run.carrier.forget(run)
-            run.on_end = run.on_packet = None  # they hold pinged: nobody need look for cycles
+            run.on_end = run.on_packet = None
+            del self._running[run]
 
-    def _packet_ended(self, pinged: Pinged, run: PingRun, packet: Completion) -> None:
+    def _packet_ended(self, run: PingRun, packet: Completion) -> None:
         try:
             if self._on_packet is not None:
-                self._on_packet(pinged, run, packet)
+                self._on_packet(self._running[run], run, packet)
         except Exception as error:
             self._failure = self._failure or error
             self._ended.set()
@@ -249,6 +251,16 @@ def window_for(spec: PingSpec) -> int:
     """Return how many targets like this may be pinged at once."""
     usual = WINDOW if spec.method == "icmp" else SOCKETS_MAX
     return max(1, min(usual, PACKETS_HELD_MAX // spec.count))
+
+
+def capacity_for(spec: PingSpec) -> int:
+    """Return how many packets an engine must know at once for a sweep of targets like this.
+
+    All of a window, and as many again: targets that end soon are followed by others, whose packets
+    must not take the slots of those that may still be answered late. More would be remembered for
+    nobody, since what comes for a target that has ended tells nothing.
+    """
+    return min(icmp.CAPACITY, max(PACKETS_KNOWN_MIN, 2 * window_for(spec) * spec.count))
 
 
 def no_host(target: str, like: PingSpec, began: Moment, error: RequestError) -> Pinged:

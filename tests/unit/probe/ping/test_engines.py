@@ -120,6 +120,7 @@ def test_options_reach_the_engine(fake: type[FakeEngine]) -> None:
         target_pps=2,
         threaded=False,
         largest_size=320,
+        capacity=4096,
     )
     for family in (4, 6):
         open_engine(family, options)
@@ -128,7 +129,7 @@ def test_options_reach_the_engine(fake: type[FakeEngine]) -> None:
             family,
             {
                 "backend": "raw", "exact": True, "budgets": shared, "prefix_pps": 5,
-                "target_pps": 2, "largest_size": 320,
+                "target_pps": 2, "largest_size": 320, "capacity": 4096,
             },
         )
         for family in (4, 6)

@@ -16,6 +16,7 @@ from netsonde.probe.ping.sweep import (
     WINDOW,
     Pinged,
     Sweep,
+    capacity_for,
     measurement_of,
     window_for,
 )
@@ -64,7 +65,7 @@ class Swept:
 
 
 def nothing_is_left(bench: PingBench) -> bool:
-    return all(len(lane.driver._ledger) == 0 for lane in bench.prober._lanes.values())
+    return all(len(lane.driver._ledger) == 0 for lane in bench.prober.lanes)
 
 
 async def test_every_target_is_told_when_it_ends(bench: PingBench) -> None:
@@ -95,6 +96,17 @@ def test_the_window_is_bounded_by_its_packets(count: int) -> None:
     assert window_for(PingSpec(host="192.0.2.1", count=count, method="tcp", port=1)) <= SOCKETS_MAX
 
 
+@pytest.mark.parametrize("count", [1, 4, 80, 1000, 100_000])
+def test_an_engine_knows_every_packet_of_a_window(count: int) -> None:
+    spec = PingSpec(host="192.0.2.1", count=count)
+    assert capacity_for(spec) >= min(2 * window_for(spec) * count, icmp.CAPACITY)
+    assert capacity_for(spec) <= icmp.CAPACITY
+
+
+def test_single_packets_need_little_of_an_engine() -> None:
+    assert capacity_for(PingSpec(host="192.0.2.1", count=1)) * 64 <= 2 << 20
+
+
 async def test_names_are_resolved_side_by_side(bench: PingBench) -> None:
     bench.names = {f"h{n}.example": [f"192.0.2.{n}", f"2001:db8::{n}"] for n in range(1, 200)}
     swept = Swept(bench, count=1, addresses="all")
@@ -121,7 +133,7 @@ async def test_without_privilege_every_target_says_so(bench: PingBench) -> None:
     def refuse(family: int) -> MemoryEchoEngine:
         raise PrivilegeError
 
-    bench.prober._open_engine = refuse
+    bench.prober.lanes._open_engine = refuse
     swept = Swept(bench)
     await swept.over(["192.0.2.1", "192.0.2.2"])
     assert set(swept.told.values()) == {"agent_error"}
