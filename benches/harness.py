@@ -20,6 +20,7 @@ from typing import Literal
 BENCHES = {
     "heap": ("bench_deadlines",),
     "ping": ("bench_ping", "bench_in_flight", "bench_footprint"),
+    "trace": ("bench_trace",),
 }
 OURS = "netsonde"
 

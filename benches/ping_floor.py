@@ -1,4 +1,4 @@
-"""The floors of the ping bench: the C programs of `floor/`, compiled when first needed."""
+"""The floors of the benches: the C programs of `floor/`, compiled when first needed."""
 
 import functools
 import hashlib
@@ -17,6 +17,7 @@ BUILD = ROOT / "build" / "floor"
 PROGRAMS = {
     "echo": ("echo.c", "probes.c", "receive.c", "transmit.c"),
     "capture": ("capture.c",),
+    "trace": ("trace.c", "paths.c", "exchange.c"),
 }
 FLAGS = ("-std=c11", "-O3", "-Wall", "-Wextra")
 
