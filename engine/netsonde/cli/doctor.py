@@ -29,7 +29,7 @@ from netsonde.probe.privilege import (
 )
 
 STATUS_WIDTH = len("warn")
-NATIVE_MODULES = ("deadlines", "icmp", "ledger", "trace")
+NATIVE_MODULES = ("deadlines", "icmp", "ledger")
 OPEN_FILES_MIN = 1024  # a one-shot of 64 targets and an agent's lanes stay below it
 RECEIVE_BUFFER_MIN_BYTES = 1 << 20  # 5 times what most hosts grant
 REPLY_BYTES = 832  # what the kernel charges for a small reply; twice and more with some drivers
@@ -122,10 +122,10 @@ def icmp(family: int) -> Finding:
         case "raw":
             return Finding(name, "ok", "raw sockets")
         case "datagram":
-            detail = "ICMP datagram sockets, no CAP_NET_RAW: ping only"
+            detail = "ICMP datagram sockets, no CAP_NET_RAW: pings and traces by ICMP"
             return Finding(name, "warn", detail, GRANT_HINT)
         case _:
-            detail = "no CAP_NET_RAW and no ICMP datagram sockets: cannot ping"
+            detail = "no CAP_NET_RAW and no ICMP datagram sockets: cannot ping or trace"
             return Finding(name, "fail", detail, GRANT_HINT)
 
 
@@ -133,6 +133,8 @@ def traceroute(able: dict[str, bool]) -> Finding:
     """Say whether trace works here."""
     if able["raw_trace"]:
         return Finding("trace", "ok", "raw sockets")
+    if able["datagram_icmp"]:
+        return Finding("trace", "warn", "no CAP_NET_RAW: by ICMP only", GRANT_HINT)
     return Finding("trace", "fail", "no CAP_NET_RAW: cannot trace", GRANT_HINT)
 
 

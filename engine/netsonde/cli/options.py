@@ -51,6 +51,19 @@ class Number(click.ParamType[Any]):
         return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
+class Real(click.ParamType[Any]):
+    """A number; anything else goes on as it is, so that the refusal names the range."""
+
+    name = "n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """Return the number, or the text for the spec's own check to refuse."""
+        text = str(value)
+        return float(text) if re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", text) else text
+
+
 class Rate(click.ParamType[float]):
     """Packets per second."""
 
@@ -109,6 +122,7 @@ class Sectioned(click.Command):
 
 DURATION = Duration()
 NUMBER = Number()
+REAL = Real()
 RATE = Rate()
 
 

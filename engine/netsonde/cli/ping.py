@@ -17,6 +17,7 @@ from netsonde.cli.options import (
 )
 from netsonde.cli.ping_report import Chosen, Form, PingReport
 from netsonde.cli.pinging import PingPlan, ping_for_person
+from netsonde.cli.way_out import WAY_OUT, way_out_options
 from netsonde.clock import SystemClock
 from netsonde.errors import ConfigError
 from netsonde.probe.ping.engines import (
@@ -34,7 +35,7 @@ SECTIONS = {
     "Targets": ("lists", "family", "addresses"),
     "Packets": ("count", "interval_ms", "timeout_ms", "size", "ttl", "dscp", "df"),
     "Pace": ("rate_pps", "prefix_pps", "target_pps"),
-    "Way out": ("source", "interface", "mark", "method", "port", "backends", "exact"),
+    "Way out": (*WAY_OUT, "method", "port", "backends", "exact"),
     "Output": ("quiet", "alive", "unreachable", "expectations", "as_csv", "as_json"),
 }
 
@@ -80,9 +81,7 @@ Exit codes:
 @click.option("--rate", "rate_pps", type=RATE, help="All packets a second (as fast as it goes).")
 @click.option("--rate-per-prefix", "prefix_pps", type=RATE, help="To each /24 or /48 (no limit).")
 @click.option("--rate-per-target", "target_pps", type=RATE, help="To each address (no limit).")
-@click.option("--source", "-S", metavar="ADDRESS", help="Send from this address of this host.")
-@click.option("--interface", "-I", metavar="NAME", help="Send through this interface.")
-@click.option("--mark", type=NUMBER, help="Firewall mark of the packets, for policy routing.")
+@way_out_options
 @click.option("--method", metavar="icmp|tcp|udp", help="What to send (icmp); never replaced.")
 @click.option("--port", type=NUMBER, help="Port for tcp and udp, 1 to 65535.")
 @click.option(

@@ -1,26 +1,20 @@
 """What `netsonde ping` prints: a line, a row or an object per target, and what all amount to."""
 
-import asyncio
 import csv
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 
-from netsonde.cli.exits import Exit
-from netsonde.cli.measuring import exit_of
-from netsonde.cli.output import Outlet, Progress, explain, has_colour, printable, uncoloured, warn
-from netsonde.cli.render import Headline, line_text, milliseconds, ping_text, with_cause
+from netsonde.cli.output import printable
+from netsonde.cli.render import Headline, line_text, milliseconds, percent, ping_text, with_cause
+from netsonde.cli.report import Report
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
-from netsonde.errors import PrivilegeError
-from netsonde.model import Outcome
-from netsonde.probe.base import RunFailure
+from netsonde.model import Outcome, TaskKind
 from netsonde.probe.ping.briefs import Brief
 from netsonde.probe.ping.driver import EchoEngine
 from netsonde.probe.ping.totals import Standing, Totals
 from netsonde.stats import RttSummary
-
-REDRAW_S = 0.1
 
 HEADINGS = (
     "target", "address", "outcome", "reason", "sent", "received", "loss_pct", "min_ms", "avg_ms",
@@ -49,54 +43,22 @@ class Chosen(Enum):
     UNREACHABLE = "unreachable"
 
 
-class PingReport:
-    """Writes targets as they end, counts them, and says at the end what they amount to.
-
-    `ended` is set when nothing can be gone on with; `check` says why.
-    """
+class PingReport(Report):
+    """Writes targets as they end, counts them, and says at the end what they amount to."""
 
     def __init__(self, clock: Clock, form: Form, chosen: Chosen) -> None:
-        self.code = Exit.OK
-        self.total: int | None = None  # targets, where that is known
+        super().__init__(clock, TaskKind.PING)
         self.engines: list[EchoEngine] = []  # that send, to ask how much
         self._form = form
         self._chosen = chosen
-        self._clock = clock
         self._totals = Totals()
-        self._progress = Progress()
-        self._outlet = Outlet(self._progress.clear)
         self._rows = csv.writer(self._outlet, lineterminator="\n")
-        self._has_colour = has_colour(sys.stdout)
-        self._is_explained = False
-        self._warned: set[str] = set()
-        self._failure: PrivilegeError | None = None
-        self._began_ns: int | None = None
-
-    @property
-    def ended(self) -> asyncio.Event:
-        """Set when there is no use in going on."""
-        return self._outlet.failed
 
     def begin(self) -> None:
         """Start the clock; what was asked for makes sense."""
-        self._began_ns = self._clock.monotonic_ns()
+        super().begin()
         if self._form is Form.CSV:
             self._rows.writerow(HEADINGS)
-
-    def check(self) -> None:
-        """Raise what has ended it.
-
-        Raises:
-            PrivilegeError: no packet can be sent.
-            OSError: nobody reads any more.
-        """
-        if (error := self._failure or self._outlet.error) is not None:
-            raise error
-
-    def give_up(self, error: PrivilegeError) -> None:
-        """Go no further: every other target would end like this one."""
-        self._failure = error
-        self.ended.set()
 
     def add(self, brief: Brief, encoded: Callable[[], bytes]) -> None:
         """Count a target and write it; encoded: its result as JSON."""
@@ -104,33 +66,18 @@ class PingReport:
             return
         self._totals.add(brief)
         if brief.failure is not None:
-            self._judge(brief.target, brief.failure)
+            self._judge(brief.target, brief.outcome, brief.failure)
         if not self._is_chosen(brief):
             return
         match self._form:
             case Form.TEXT:
-                line = line_text(_headline(brief))
-                self._outlet.write(f"{line if self._has_colour else uncoloured(line)}\n")
+                self._write(f"{line_text(_headline(brief))}\n")
             case Form.NAMES:
                 self._outlet.write(f"{printable(brief.target)}\n")
             case Form.CSV:
                 self._rows.writerow(_row(brief))
             case Form.JSON:
                 self._outlet.take(encoded() + b"\n")
-
-    def warn(self, text: str) -> None:
-        """Write a sentence on standard error, once."""
-        if text in self._warned:
-            return
-        self._warned.add(text)
-        self._progress.clear()
-        warn(text)
-
-    async def draw_progress(self) -> None:
-        """Draw how far it is, until cancelled."""
-        while self._progress.is_wanted:
-            await asyncio.sleep(REDRAW_S)
-            self._progress.show(self._progress_text())
 
     def end(self) -> None:
         """Write what is left, and the summary where it is wanted.
@@ -153,15 +100,6 @@ class PingReport:
             with suppress(OSError):
                 sys.stderr.write(f"{text}\n")
 
-    def _judge(self, target: str, failure: RunFailure) -> None:
-        """Take the exit code; of what could not be measured the first is explained."""
-        code = exit_of(failure.outcome, failure.failure_source)
-        self.code = max(self.code, code)
-        if code > Exit.TARGET_FAILED and not self._is_explained:
-            self._is_explained = True
-            self._progress.clear()
-            explain(f"ping {printable(target)}: {failure.message}")
-
     def _is_chosen(self, brief: Brief) -> bool:
         match self._chosen:
             case Chosen.ALIVE:
@@ -171,18 +109,13 @@ class PingReport:
             case _:
                 return True
 
-    def _elapsed_ns(self) -> int:
-        return self._clock.monotonic_ns() - (self._began_ns or 0)
-
     def _progress_text(self) -> str:
         totals, elapsed_ns = self._totals, self._elapsed_ns()
-        done = f"{totals.targets} done"
-        if self.total is not None:
-            done = f"{totals.targets} of {self.total} done"
+        done = self._done_text(totals.targets)
         sent = max(sum(map(_sent, self.engines)), totals.sent)
         pps = sent * NS_PER_S // max(elapsed_ns, 1)
         return (
-            f"{done}, {pps} packets/s, {totals.alive} alive, loss {_percent(totals.loss_pct)},"
+            f"{done}, {pps} packets/s, {totals.alive} alive, loss {percent(totals.loss_pct)},"
             f" {elapsed_ns // NS_PER_S} s"
         )
 
@@ -197,7 +130,7 @@ def summary_lines(totals: Totals, elapsed_ns: int) -> list[str]:
     lines = {
         "targets": f"{totals.targets}: {', '.join(standings)}",
         "packets": f"{totals.sent} sent, {totals.received} received,"
-        f" loss {_percent(totals.loss_pct)}, {totals.duplicates} duplicates, {totals.late} late",
+        f" loss {percent(totals.loss_pct)}, {totals.duplicates} duplicates, {totals.late} late",
         "this host": f"{totals.tx_errors} not sent (tx errors),"
         f" {totals.rx_drops} replies dropped (rx drops)",
     }
@@ -266,7 +199,3 @@ def _rtts(rtts: RttSummary) -> tuple[float, ...]:
 
 def _ms(number_ns: float) -> float:
     return round(number_ns / NS_PER_MS, 6)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:g} %"

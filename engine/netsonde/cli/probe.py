@@ -1,4 +1,4 @@
-"""The one-shots: `netsonde trace|dns|http|tcp TARGET…`."""
+"""The one-shots: `netsonde dns|http|tcp TARGET…`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -29,22 +29,6 @@ def _targets(metavar: str) -> Callable[[F], F]:
 
 def _timeout(text: str) -> Callable[[F], F]:
     return click.option("--timeout", "timeout_ms", type=DURATION, help=text)
-
-
-@click.command()
-@_targets("HOST")
-@click.option("--max-hops", "-m", type=NUMBER, help="Last TTL to try, 1 to 255 (30).")
-@click.option("--first-hop", "-f", type=NUMBER, help="First TTL to try, 1 to 255 (1).")
-@click.option(
-    "--probes", "-q", "probes_per_hop", type=NUMBER, help="Probes to a silent TTL, 1 to 10 (3)."
-)
-@click.option("--gap-limit", type=NUMBER, help="Stop after so many silent hops, 1 to 255 (5).")
-@_timeout("Longest wait for each reply (1.5s).")
-@family_options
-@json_options
-def trace(targets: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Find the routers on the way to each HOST."""
-    return _one_shot(TaskKind.TRACE, targets, options, as_json)
 
 
 @click.command()

@@ -112,7 +112,7 @@ def ping_text(summary: Mapping[str, Any]) -> str:
         return ""
     text = (
         f"{printable(summary.get('received'))}/{printable(summary.get('sent'))} replies, "
-        f"loss {_percent(summary.get('loss_pct'))}"
+        f"loss {percent(summary.get('loss_pct'))}"
     )
     if _number(summary.get("avg_rtt_ms")) is None:
         return text
@@ -127,7 +127,8 @@ def _ping(result: Result) -> str:
     return ping_text(observed(result, "ping_summary"))
 
 
-def _trace(result: Result) -> str:
+def trace_text(result: Result) -> str:
+    """Say how far a trace came; nothing when it has no hop."""
     hops = _hops(result)
     if not hops:
         return ""
@@ -163,23 +164,6 @@ def _tcp(result: Result) -> str:
     if not summary.get("success"):
         return ""
     return f"connected to {printable(summary.get('address'))} in {milliseconds(latency_ms(result))}"
-
-
-def _trace_hops(result: Result) -> list[str]:
-    hops: dict[int, list[Mapping[str, Any]]] = {}
-    for hop in _hops(result):
-        hops.setdefault(_ttl(hop), []).extend(_mappings(hop.get("probes")) or [hop])
-    lines = []
-    for ttl, probes in sorted(hops.items()):
-        addresses = dict.fromkeys(
-            printable(probe["address"]) for probe in probes if probe.get("address")
-        )
-        rtts = [
-            milliseconds(probe.get("rtt_ms")) if probe.get("rtt_ms") is not None else "*"
-            for probe in probes
-        ]
-        lines.append(f"{ttl:>3}  {' '.join(addresses) or '*':<39}  {'  '.join(rtts)}".rstrip())
-    return lines
 
 
 def _dns_answers(result: Result) -> list[str]:
@@ -229,7 +213,8 @@ def _mappings(value: object) -> list[Mapping[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def _percent(value: object) -> str:
+def percent(value: object) -> str:
+    """Format a percentage."""
     number = _number(value)
     return "-" if number is None else f"{number:g} %"
 
@@ -243,13 +228,12 @@ def _number(value: object) -> float | None:
 
 _SUMMARIES: Mapping[str, Callable[[Result], str]] = {
     "ping": _ping,
-    "trace": _trace,
+    "trace": trace_text,
     "dns": _dns,
     "http": _http,
     "tcp": _tcp,
 }
 _DETAILS: Mapping[str, Callable[[Result], Sequence[str]]] = {
-    "trace": _trace_hops,
     "dns": _dns_answers,
     "http": _http_hops,
 }

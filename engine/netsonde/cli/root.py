@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 ENTRIES = {
     "up": Entry("up:up", "Run a control plane and an agent here, and measure."),
     "ping": Entry("ping:ping", "Ping any number of targets."),
-    "trace": Entry("probe:trace", "Find the routers on the way."),
+    "trace": Entry("trace:trace", "Find the routers on the way to any number of targets."),
     "dns": Entry("probe:dns", "Ask a DNS server."),
     "http": Entry("probe:http", "Make an HTTP request and time its phases."),
     "tcp": Entry("probe:tcp", "Open a TCP connection."),

@@ -6,7 +6,7 @@ from typing import Any
 
 from netsonde.control_plane.operator import OperatorClient
 from netsonde.model import TaskKind
-from netsonde.probe.privilege import GRANT_HINT, capabilities, icmp_access
+from netsonde.probe.privilege import GRANT_HINT, icmp_access
 
 PREFIX = "up: "  # checks of this name belong to `up`, which replaces those of its last run
 
@@ -24,12 +24,9 @@ class Services:
 
 def unmeasurable() -> frozenset[TaskKind]:
     """Return the kinds this process lacks the privilege for."""
-    missing = set()
     if icmp_access(4) is None:
-        missing.add(TaskKind.PING)
-    if not capabilities()["raw_trace"]:
-        missing.add(TaskKind.TRACE)
-    return frozenset(missing)
+        return frozenset({TaskKind.PING, TaskKind.TRACE})
+    return frozenset()
 
 
 def refusal(kinds: Collection[str]) -> str:

@@ -1,15 +1,17 @@
-"""Lists of targets: files and standard input, read a line at a time, as they come."""
+"""Any number of targets: given one by one, as prefixes, and in lists that are read as they come."""
 
 import asyncio
 import errno
 import os
 import stat
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any, NamedTuple
 
-from netsonde.errors import ConfigError
-from netsonde.model import HOST_MAX
+from netsonde import wire
+from netsonde.errors import ConfigError, RequestError
+from netsonde.model import HOST_MAX, TaskKind, TaskSpec
+from netsonde.probe.prefixes import host_count, hosts_of, is_prefix, prefix_of
 
 STANDARD_INPUT = "-"
 CHUNK_BYTES = 1 << 16
@@ -41,6 +43,64 @@ def opened(paths: Sequence[str]) -> Iterator[list[TargetList]]:
         for each in lists:
             if each.descriptor != 0:
                 os.close(each.descriptor)
+
+
+def spec_maker(kind: TaskKind, options: Mapping[str, Any]) -> Callable[[str], TaskSpec]:
+    """Check the options; return what makes the spec of a host, or raises RequestError for none.
+
+    Raises:
+        RequestError: an option is wrong.
+    """
+    make = wire.host_specs(kind, options)
+
+    def spec_of(host: str) -> TaskSpec:
+        if is_prefix(host):
+            prefix_of(host)  # says what is wrong with it
+        return make(host)
+
+    return spec_of
+
+
+def count_hosts(targets: Sequence[str], spec_of: Callable[[str], TaskSpec]) -> int:
+    """Check targets that were given one by one; return how many hosts they are.
+
+    Raises:
+        RequestError: one is neither a host nor a prefix.
+    """
+    total = 0
+    for target in targets:
+        if is_prefix(target):
+            total += host_count(prefix_of(target))
+        else:
+            spec_of(target)
+            total += 1
+    return total
+
+
+def hosts_in(target: str) -> Iterator[str]:
+    """Return a target's hosts; of one that is wrong itself, for its result to say so."""
+    if is_prefix(target):
+        with suppress(RequestError):
+            return hosts_of(prefix_of(target))
+    return iter((target,))
+
+
+async def all_hosts(
+    targets: Sequence[str], lists: Sequence[TargetList]
+) -> AsyncGenerator[str, None]:
+    """Yield the hosts of every target, then those of every list.
+
+    Raises:
+        ConfigError: a list cannot be read on.
+    """
+    for target in targets:
+        for host in hosts_in(target):
+            yield host
+    for each in lists:
+        async with aclosing(targets_in(each)) as lines:
+            async for line in lines:
+                for host in hosts_in(line):
+                    yield host
 
 
 async def targets_in(source: TargetList) -> AsyncGenerator[str, None]:

@@ -19,7 +19,7 @@ from netsonde.probe.privilege import ReceiveBuffer
     ("access", "status", "word"),
     [
         ("raw", "ok", "raw sockets"),
-        ("datagram", "warn", "ping only"),
+        ("datagram", "warn", "by ICMP"),
         (None, "fail", "cannot ping"),
     ],
 )
@@ -33,7 +33,8 @@ def test_icmp(monkeypatch: pytest.MonkeyPatch, access: str | None, status: str, 
 
 def test_trace_and_time_stamps() -> None:
     assert doctor.traceroute({"raw_trace": True}).status == "ok"
-    refused = doctor.traceroute({"raw_trace": False})
+    assert doctor.traceroute({"raw_trace": False, "datagram_icmp": True}).status == "warn"
+    refused = doctor.traceroute({"raw_trace": False, "datagram_icmp": False})
     assert refused.status == "fail"
     assert "AmbientCapabilities=CAP_NET_RAW" in (refused.fix or "")
     assert doctor.kernel_timestamps({"kernel_timestamps": True}).status == "ok"

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from netsonde import netinfo, wire
 from netsonde._native import icmp
 from netsonde.cli import ping as command
-from netsonde.cli import pinging
+from netsonde.cli import pinging, way_out
 from netsonde.cli.exits import Exit
 from netsonde.cli.ping import SECTIONS, read_plan
 from netsonde.cli.ping_report import HEADINGS, summary_lines
@@ -74,7 +74,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
     monkeypatch.setattr(command, "run", stage.run)
     monkeypatch.setattr(command, "SystemClock", lambda: stage.clock)
-    monkeypatch.setattr(pinging, "open_engine", stage.open_engine)
+    monkeypatch.setattr(way_out, "open_engine", stage.open_engine)
     monkeypatch.setattr(pinging, "TargetResolver", partial(TargetResolver, look_up=stage.look_up))
     return stage
 
@@ -461,7 +461,7 @@ def test_no_way_is_looked_for_before_all_is_checked(
     assert (done.exit_code, stage.sent) == (Exit.USAGE, [])
     assert "size may be 72 at the most" in done.stderr
     prober = PingProber(stage.clock, TargetResolver(TargetPolicy.person()))
-    prober._open_engine = lambda family: stage.open_engine(
+    prober.lanes._open_engine = lambda family: stage.open_engine(
         family, EngineOptions(backends=("packet",))
     )
     plan, _ = read_plan(["192.0.2.1"], options_of("192.0.2.1", "--df"))

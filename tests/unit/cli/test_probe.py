@@ -75,12 +75,6 @@ def results(done: Result) -> list[dict[str, Any]]:
     ("args", "spec"),
     [
         (
-            ["trace", "h", "-m", "9", "-f", "2", "-q", "1", "--gap-limit", "3", "--timeout",
-             "100ms", "-6"],
-            {"host": "h", "max_hops": 9, "first_hop": 2, "probes_per_hop": 1, "gap_limit": 3,
-             "timeout_ms": 100, "family": 6},
-        ),
-        (
             ["dns", "h", "--type", "MX", "--server", "127.0.0.1:53", "--transport", "tcp",
              "--timeout", "1s", "--retries", "0"],
             {"query": "h", "qtype": "MX", "server": "127.0.0.1:53", "transport": "tcp",
@@ -121,7 +115,7 @@ def test_options_become_the_spec(
 def test_the_worst_outcome_is_the_exit_code(
     probers: dict[TaskKind, ScriptedProber], targets: list[str], code: Exit, outcomes: list[str]
 ) -> None:
-    done = invoke("trace", *targets, "--ndjson")
+    done = invoke("dns", *targets, "--ndjson")
     assert done.exit_code == code
     assert sorted(result["outcome"] for result in results(done)) == outcomes
 
@@ -129,8 +123,8 @@ def test_the_worst_outcome_is_the_exit_code(
 def test_what_could_not_be_measured_is_said_on_standard_error_too(
     probers: dict[TaskKind, ScriptedProber],
 ) -> None:
-    done = invoke("trace", "broken", "--json")
-    assert done.stderr == "netsonde: trace broken: no raw socket: run as root\n"
+    done = invoke("dns", "broken", "--json")
+    assert done.stderr == "netsonde: dns broken: no raw socket: run as root\n"
     assert results(done)[0]["error"]["message"] == "no raw socket: run as root"
 
 
@@ -145,13 +139,12 @@ def test_people_get_lines_without_colour_codes(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["trace", "h", "--probes", "0"], ["probes_per_hop", "1 to 10"]),
-        (["trace", "h", "--probes", "abc"], ["probes_per_hop", "1 to 10", "abc"]),
-        (["trace", "h", "--timeout", "2h"], ["timeout_ms", "1 to 60000"]),
-        (["trace", "h", "--timeout", "soon"], ["--timeout", "500ms"]),
-        (["trace", "a b"], ["host", "a b"]),
-        (["trace", ""], ["host"]),
-        (["trace", "h", "--max-hops", "256"], ["max_hops", "1 to 255"]),
+        (["dns", "h", "--retries", "11"], ["retries", "0 to 10"]),
+        (["dns", "h", "--retries", "abc"], ["retries", "0 to 10", "abc"]),
+        (["tcp", "h:1", "--timeout", "2h"], ["timeout_ms", "1 to 60000"]),
+        (["tcp", "h:1", "--timeout", "soon"], ["--timeout", "500ms"]),
+        (["tcp", "a b:1"], ["host", "a b"]),
+        (["tcp", ""], ["port"]),
         (["tcp", "h"], ["port", "1 to 65535"]),
         (["tcp", "h:0"], ["port", "1 to 65535"]),
         (["tcp", "h:99999"], ["port", "1 to 65535"]),

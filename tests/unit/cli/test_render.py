@@ -113,13 +113,6 @@ def test_headlines(given_result: dict[str, Any], line: str) -> None:
     assert click.unstyle(headline_text(given_result)) == line
 
 
-def test_trace_details_are_a_line_per_ttl() -> None:
-    first, second, third = details(TRACE)
-    assert first.split() == ["1", "192.0.2.254", "192.0.2.253", "0.400", "ms", "0.600", "ms"]
-    assert second.split() == ["2", "*", "*", "*"]
-    assert third.split() == ["3", "192.0.2.1", "9.500", "ms"]
-
-
 def test_dns_and_http_details() -> None:
     assert details(DNS) == ["    example.net  60  A  192.0.2.7"]
     assert details(HTTP) == ["    301  http://example.net/  resolve 1.000 ms"]

@@ -75,7 +75,7 @@ def test_no_command_shows_the_help_and_exits_2() -> None:
     ("args", "sentence"),
     [
         (["pong"], "No such command 'pong'"),
-        (["trace"], "Missing argument 'HOST…'"),
+        (["tcp"], "Missing argument 'HOST:PORT…'"),
         (["ping", "--nope", "x"], "No such option"),
     ],
 )

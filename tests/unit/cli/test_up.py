@@ -55,14 +55,12 @@ def test_the_starters_are_all_five_kinds_and_make_sense() -> None:
 
 
 @pytest.mark.parametrize(
-    ("access", "raw_trace", "missing"),
-    [("raw", True, set()), ("datagram", False, {"trace"}), (None, False, {"ping", "trace"})],
+    ("access", "missing"), [("raw", set()), ("datagram", set()), (None, {"ping", "trace"})]
 )
 def test_what_cannot_be_measured_is_known(
-    monkeypatch: pytest.MonkeyPatch, access: str | None, raw_trace: bool, missing: set[str]
+    monkeypatch: pytest.MonkeyPatch, access: str | None, missing: set[str]
 ) -> None:
     monkeypatch.setattr(starter, "icmp_access", lambda family: access)
-    monkeypatch.setattr(starter, "capabilities", lambda: {"raw_trace": raw_trace})
     assert unmeasurable() == missing
 
 
