@@ -14,17 +14,15 @@ thread (pump.pxd), or an event loop.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from budget cimport (
-    bucket_t, budget_note_sent, budget_return, budget_take, keyed_bucket, keyed_note_sent, next_due,
-    wait_ns,
-)
-from cookie cimport siphash24
+from budget cimport budget_note_sent, keyed_note_sent
+from echogate cimport echo_gate
 from echoreceive cimport echo_receive, echo_receive_batch, echo_receive_errors
 from echosend cimport echo_can_receive, echo_prepare, echo_send_batch
 from echostamp cimport echo_resume_stamps
 from echostate cimport (
-    BATCH_ROOM, DONE_STOPPED, FLAG_CANCELLED, SEND_BATCH, echo_has_room, echo_note, echo_publish,
-    echo_t, tx_t,
+    BATCH_ROOM, DONE_STOPPED, FLAG_CANCELLED, FLAG_TRACE, FULL_RETRY_NS,
+    SEND_BATCH, STEP_AGAIN, STEP_BLOCKED, STEP_ENDED, STEP_PARKED, echo_has_room, echo_note,
+    echo_publish, echo_t,
 )
 from inflight cimport slab_has_room, slab_next_deadline_ns
 from ring cimport atomic_load, ring_count, ring_record, ring_release
@@ -33,70 +31,20 @@ from schedule cimport (
     schedule_remove, schedule_reserve,
 )
 from stamps cimport monotonic_ns, step_timer_fired, wall_sample, wall_stepped
-from sysnet cimport AF_INET, sched_yield
+from sysnet cimport sched_yield
+from tracereceive cimport trace_receive
+from tracesend cimport (
+    trace_is_waiting, trace_new_run, trace_step, trace_take_cancellations,
+)
 
 cdef enum:
     TURN_PACKETS = 4096          # sent, and read, in one turn
     CATCH_UP_NS = 2000000        # a late turn may shorten a gap by this much, never by more
     QUANTUM_NS = 1000000         # a busy pump turns once in this time
-    FULL_RETRY_NS = 1000000      # until another look when slots, runs or completions are full
+    YIELD_PACKETS = 64           # of a turn after which it is a long one
     LOOKS_MAX = 1024             # at runs, for one batch: most may find their bucket empty
     CANCELS_MAX = 16             # in one turn: each may look at every run
     NEVER_NS = 0x7FFFFFFFFFFFFFFF
-
-cdef enum:
-    STEP_AGAIN = 0               # the batch is full, or the run waits for its next turn
-    STEP_ENDED = 1               # all its packets have been sent
-    STEP_BLOCKED = 2             # nobody may send now
-
-
-cdef inline uint64_t address_key(const echo_t *e, const uint8_t *address, size_t n) noexcept nogil:
-    return siphash24(e.key, address, n)
-
-
-cdef inline int64_t echo_take_budgets(echo_t *e, int64_t now_ns) noexcept nogil:
-    """Take a token of every budget and return 0, or of none and return the ns to wait."""
-    cdef int i, taken
-    cdef int64_t wait
-    for i in range(e.budget_count):
-        wait = budget_take(e.budgets[i], now_ns)
-        if wait:
-            for taken in range(i):
-                budget_return(e.budgets[taken])
-            return wait
-    return 0
-
-
-cdef inline int64_t echo_gate(
-    echo_t *e, tx_t *tx, const request_t *r, int64_t now_ns,
-) noexcept nogil:
-    """Take what one packet to a target needs; returns 0, or when the target may be tried again.
-
-    Where a budget is empty, which holds for all targets, e.blocked_until_ns says so.
-    """
-    cdef bint v4 = e.family == AF_INET
-    cdef int64_t wait = 0, other
-    tx.prefix = tx.target = NULL
-    if e.prefixes.entries != NULL:
-        tx.prefix = keyed_bucket(
-            &e.prefixes, address_key(e, r.destination, 3 if v4 else 6), now_ns)
-        wait = wait_ns(tx.prefix.due, e.prefixes.slack, now_ns)
-    if e.targets.entries != NULL:
-        tx.target = keyed_bucket(
-            &e.targets, address_key(e, r.destination, 4 if v4 else 16), now_ns)
-        other = wait_ns(tx.target.due, e.targets.slack, now_ns)
-        wait = other if other > wait else wait
-    if wait == 0:
-        wait = echo_take_budgets(e, now_ns)
-        if wait:
-            e.blocked_until_ns = now_ns + wait
-    if wait:
-        return now_ns + wait
-    if tx.prefix != NULL:
-        tx.prefix.due = next_due(tx.prefix.due, e.prefixes.gap, now_ns)
-    if tx.target != NULL:
-        tx.target.due = next_due(tx.target.due, e.targets.gap, now_ns)
-    return 0
 
 
 cdef inline int64_t after_gap(int64_t due_ns, int64_t gap_ns, int64_t now_ns) noexcept nogil:
@@ -112,6 +60,8 @@ cdef inline int echo_step(
     """Put what a run may send now into the batch; returns a STEP_. due_ns: of its next packet."""
     cdef run_t *run = &e.schedule.runs[number]
     cdef int64_t again_ns
+    if run.request.flags & FLAG_TRACE:
+        return trace_step(e, number, due_ns, now_ns, filled)
     if due_ns[0] < run.not_before_ns:
         due_ns[0] = run.not_before_ns
     while filled[0] < SEND_BATCH and due_ns[0] <= now_ns:
@@ -148,11 +98,16 @@ cdef inline uint32_t echo_due_run(echo_t *e, int64_t now_ns, int64_t *due_ns) no
 
 
 cdef inline uint32_t echo_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) noexcept nogil:
-    """Take the oldest request out of the ring; RUN_NIL when there is none, or no room for it."""
-    cdef uint32_t number
+    """Take the oldest request out of the ring; RUN_NIL when there is none, or no room for it.
+
+    Traces and pings take turns, so that neither can starve the other.
+    """
+    cdef uint32_t number = RUN_NIL
     cdef run_t *run
-    if ring_count(&e.submitted) == 0:
-        return RUN_NIL
+    if e.traces.methods and (e.batches & 2 or ring_count(&e.submitted) == 0):
+        number = trace_new_run(e, now_ns, due_ns)
+    if number != RUN_NIL or ring_count(&e.submitted) == 0:
+        return number
     number = schedule_reserve(&e.schedule)
     e.crowded = number == RUN_NIL
     if e.crowded:
@@ -190,6 +145,8 @@ cdef inline size_t echo_fill_batch(echo_t *e, int64_t now_ns) noexcept nogil:
             step = echo_step(e, number, &due_ns, now_ns, &filled)
         if step == STEP_ENDED:
             schedule_free(&e.schedule, number)
+            continue
+        if step == STEP_PARKED:
             continue
         schedule_push(&e.schedule, number, due_ns)
         if step == STEP_BLOCKED:
@@ -233,8 +190,10 @@ cdef inline size_t echo_transmit(echo_t *e) noexcept nogil:
         echo_send_batch(e, batch)
         echo_keep_gaps(e, batch, monotonic_ns())
         sent += batch
-        if e.threaded:
-            sched_yield()  # a loop woken on this processor would wait for the whole turn
+        # A loop woken on this processor would wait for all of a short turn. In a long one the
+        # scheduler sees to it, and every yield may cost a time slice of whoever else is busy.
+        if e.threaded and sent <= YIELD_PACKETS:
+            sched_yield()
         if batch == SEND_BATCH and echo_receive_batch(e) <= 0 and e.exact:
             echo_receive_errors(e, e.tx_socket)  # stamps come where no replies do
         now_ns = monotonic_ns()
@@ -264,6 +223,8 @@ cdef inline void echo_cancel(echo_t *e, uint64_t token) noexcept nogil:
 cdef inline void echo_take_cancellations(echo_t *e) noexcept nogil:
     cdef uint64_t token = 0
     cdef int _
+    if e.traces.methods and echo_has_room(e, CANCELS_MAX):
+        trace_take_cancellations(e, CANCELS_MAX)
     for _ in range(CANCELS_MAX):
         if ring_count(&e.cancelled) == 0 or not echo_has_room(e, 1):
             break
@@ -292,6 +253,8 @@ cdef inline size_t echo_turn(echo_t *e, int64_t now_ns, int limit) noexcept nogi
         echo_receive_errors(e, e.tx_socket)
     if e.hears_errors:
         packets += <size_t>echo_receive_errors(e, e.socket)
+    if e.traces.methods:
+        packets += <size_t>trace_receive(e, limit)
     packets += <size_t>echo_receive(e, now_ns, limit)
     echo_publish(e)
     return packets
@@ -299,18 +262,20 @@ cdef inline size_t echo_turn(echo_t *e, int64_t now_ns, int limit) noexcept nogi
 
 cdef inline bint echo_is_idle(echo_t *e) noexcept nogil:
     """Whether nothing is in flight and nothing waits to be sent."""
-    return e.slab.in_flight == 0 and e.schedule.count == 0 and ring_count(&e.submitted) == 0
+    return (e.slab.in_flight == 0 and e.schedule.count == 0 and ring_count(&e.submitted) == 0
+            and e.traces.count == 0 and ring_count(&e.traces.submitted) == 0)
 
 
 cdef inline int64_t echo_next_turn_ns(echo_t *e, int64_t now_ns) noexcept nogil:
     """Return when the next turn is due if nothing arrives: now_ns or before, or NEVER_NS."""
     cdef int64_t next_ns = NEVER_NS
     cdef int64_t deadline_ns = slab_next_deadline_ns(&e.slab)
+    cdef int64_t trace_ns = slab_next_deadline_ns(&e.traces.slab) if e.traces.methods else -1
     if not echo_has_room(e, BATCH_ROOM):
         return now_ns + FULL_RETRY_NS  # whoever reads the completions is behind
-    if ring_count(&e.cancelled):
+    if ring_count(&e.cancelled) or ring_count(&e.traces.cancelled):
         return now_ns
-    if ring_count(&e.submitted):
+    if ring_count(&e.submitted) or trace_is_waiting(e):
         next_ns = e.blocked_until_ns if e.blocked_until_ns else now_ns
         if e.crowded:
             next_ns = now_ns + FULL_RETRY_NS
@@ -321,4 +286,6 @@ cdef inline int64_t echo_next_turn_ns(echo_t *e, int64_t now_ns) noexcept nogil:
             next_ns = e.blocked_until_ns
     if 0 <= deadline_ns < next_ns:
         next_ns = deadline_ns
+    if 0 <= trace_ns < next_ns:
+        next_ns = trace_ns
     return next_ns

@@ -4,8 +4,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 from echosend cimport echo_cookie, echo_ident
+from echostamp cimport echo_received_ns
 from echostate cimport (
-    BACKEND_DATAGRAM, CLOCK_RX_KERNEL, COOKIE_BYTES, DONE_DUPLICATE, DONE_ERROR, DONE_LATE,
+    BACKEND_DATAGRAM, COOKIE_BYTES, DONE_DUPLICATE, DONE_ERROR, DONE_LATE,
     DONE_REPLY, DONE_TIMEOUT, arrival_t, completion_t, echo_complete, echo_t,
 )
 from inflight cimport (
@@ -17,13 +18,8 @@ from packet cimport (
     PROTOCOL_ICMP, PROTOCOL_ICMPV6, icmp_t, ip_t, is_icmp_error, load_be32, load_be64,
     parse_icmp, parse_quote,
 )
-from stamps cimport wall_to_monotonic
 from sysnet cimport AF_INET
-
-
-cdef enum:
-    EARLY_NS = 100000000  # sendmmsg may be preempted for some scheduler slices
-    LATE_NS = 1000000     # what two clocks read one after the other may differ by
+from tracematch cimport trace_match_error, trace_match_reply
 
 
 cdef inline bint echo_is_ours(const echo_t *e, uint16_t ident) noexcept nogil:
@@ -55,24 +51,6 @@ cdef inline uint32_t echo_named(echo_t *e, const icmp_t *icmp) noexcept nogil:
         e.counters.stale += 1
         return SLOT_NIL
     return index
-
-
-cdef inline int64_t echo_received_ns(
-    echo_t *e, const slot_t *slot, const arrival_t *a, uint8_t *clocks,
-) noexcept nogil:
-    """Return when a packet arrived, CLOCK_MONOTONIC, and which clock says so.
-
-    The kernel's stamp, unless there is none, the wall clock stepped while the probe was under way,
-    or the stamp makes no sense: after it was read, or further before it was sent than
-    the interpolation of send stamps can be wrong.
-    """
-    cdef int64_t at
-    if a.stamp_ns and slot.steps == e.wall.steps:
-        at = wall_to_monotonic(&e.wall, a.stamp_ns)
-        if slot.sent_ns - EARLY_NS <= at <= a.user_ns + LATE_NS:
-            clocks[0] |= CLOCK_RX_KERNEL
-            return at
-    return a.user_ns
 
 
 cdef inline void echo_finish(
@@ -170,22 +148,35 @@ cdef inline void echo_match_quote(
     echo_finish(e, index, DONE_ERROR, a, outer)
 
 
-cdef inline void echo_match(echo_t *e, const arrival_t *a) noexcept nogil:
-    """Take one ICMP message."""
+cdef inline void echo_match_error(echo_t *e, const arrival_t *a, const icmp_t *icmp) noexcept nogil:
+    """Take an ICMP error."""
     cdef int version = 4 if e.family == AF_INET else 6
-    cdef icmp_t icmp, quoted
+    cdef icmp_t quoted
     cdef ip_t ip
-    if parse_icmp(a.icmp, a.icmp_bytes, &icmp) != PARSE_OK:
-        e.counters.malformed += 1
-    elif icmp.type == (ICMP4_ECHO_REPLY if version == 4 else ICMP6_ECHO_REPLY):
-        echo_match_reply(e, a, &icmp)
-    elif not is_icmp_error(version, icmp.type):
-        e.counters.foreign += 1
-    elif parse_quote(version, a.icmp, a.icmp_bytes, &ip) != PARSE_OK:
+    if e.traces.methods and trace_match_error(e, a, icmp):
+        return
+    if parse_quote(version, a.icmp, a.icmp_bytes, &ip) != PARSE_OK:
         e.counters.malformed += 1
     elif ip.protocol != (PROTOCOL_ICMP if version == 4 else PROTOCOL_ICMPV6):
         e.counters.foreign += 1
     elif parse_icmp(ip.body, ip.body_bytes, &quoted) != PARSE_OK:
         e.counters.malformed += 1
     else:
-        echo_match_quote(e, a, &icmp, &quoted, ip.destination)
+        echo_match_quote(e, a, icmp, &quoted, ip.destination)
+
+
+cdef inline void echo_match(echo_t *e, const arrival_t *a) noexcept nogil:
+    """Take one ICMP message."""
+    cdef int version = 4 if e.family == AF_INET else 6
+    cdef icmp_t icmp
+    if parse_icmp(a.icmp, a.icmp_bytes, &icmp) != PARSE_OK:
+        e.counters.malformed += 1
+    elif icmp.type == (ICMP4_ECHO_REPLY if version == 4 else ICMP6_ECHO_REPLY):
+        if e.traces.methods and icmp.ident == e.traces.ident:
+            trace_match_reply(e, a, &icmp)
+        else:
+            echo_match_reply(e, a, &icmp)
+    elif is_icmp_error(version, icmp.type):
+        echo_match_error(e, a, &icmp)
+    else:
+        e.counters.foreign += 1

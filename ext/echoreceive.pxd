@@ -3,13 +3,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from echomatch cimport LATE_NS, echo_match, echo_match_quote
+from echomatch cimport echo_match, echo_match_quote
 from echosend cimport echo_clear_error
-from echostamp cimport echo_take_stamp
+from echostamp cimport LATE_NS, echo_take_stamp
 from echostate cimport (
     BACKEND_DATAGRAM, BATCH_ROOM, CONTROL_BYTES, DONE_RX_DROP, DONE_TIMEOUT, ERROR_BATCH,
-    ERROR_ROUNDS, RECEIVE_BATCH, SEND_TRIES, arrival_t, batch_t, echo_complete, echo_has_room,
-    echo_t, has_ip_header,
+    ERROR_ROUNDS, RECEIVE_BATCH, SEND_TRIES, arrival_t, batch_t, echo_claims_drop, echo_complete,
+    echo_has_room, echo_t, has_ip_header,
 )
 from frames cimport (
     frame_at, frame_interface, frame_stamp_ns, frames_dropped, frames_ready, frames_release,
@@ -34,6 +34,8 @@ from sysnet cimport (
     SOL_PACKET, SOL_SOCKET, cmsghdr, errno, getsockopt, msghdr, recvmmsg,
     sock_extended_err, sockaddr, sockaddr_in, sockaddr_in6, socklen_t, timespec,
 )
+from tracematch cimport trace_match_quoted
+from tracerun cimport trace_expire
 
 
 cdef enum:
@@ -49,7 +51,8 @@ cdef inline void echo_note_overflow(echo_t *e, uint32_t more) noexcept nogil:
     if more == 0:
         return
     now_ns = monotonic_ns()
-    if e.slab.in_flight == 0 or now_ns > e.overflowed_ns + <int64_t>CLAIM_NS:
+    if (e.slab.in_flight + e.traces.slab.in_flight == 0
+            or now_ns > e.overflowed_ns + <int64_t>CLAIM_NS):
         e.drops_unclaimed = 0
     e.overflowed_ns = now_ns
     e.overflows += more
@@ -217,8 +220,8 @@ cdef inline void echo_take_icmp_error(
             <const uint8_t *>e.errors.parts[at].iov_base, e.errors.messages[at].msg_len,
             &quoted) != PARSE_OK:
         e.counters.malformed += 1
-        return
-    echo_match_quote(e, a, &outer, &quoted, destination)
+    elif not trace_match_quoted(e, a, &outer, &quoted, destination):
+        echo_match_quote(e, a, &outer, &quoted, destination)
 
 
 cdef inline void echo_take_error(echo_t *e, int at, int64_t user_ns) noexcept nogil:
@@ -337,10 +340,7 @@ cdef inline void echo_expire(echo_t *e, int64_t now_ns) noexcept nogil:
     cdef slot_t *slot
     while index != SLOT_NIL and echo_has_room(e, 1):
         slot = &e.slab.slots[index]
-        kind = DONE_TIMEOUT
-        if slot.overflows != e.overflows and e.drops_unclaimed:
-            kind = DONE_RX_DROP
-            e.drops_unclaimed -= 1
+        kind = DONE_RX_DROP if echo_claims_drop(e, slot) else DONE_TIMEOUT
         echo_complete(e, slot, kind)
         slab_settle(&e.slab, index, SLOT_UNANSWERED, now_ns)
         index = slab_due(&e.slab, now_ns)
@@ -363,9 +363,14 @@ cdef inline int echo_receive(echo_t *e, int64_t now_ns, int limit) noexcept nogi
         if count <= 0:
             break
         packets += count
-    if count == 0:
-        echo_expire(e, now_ns)
-    elif count > 0 and e.newest_stamp_ns:
+    if count > 0:
+        if e.newest_stamp_ns == 0:
+            return packets
         read_ns = wall_to_monotonic(&e.wall, e.newest_stamp_ns) - LATE_NS
-        echo_expire(e, read_ns if read_ns < now_ns else now_ns)
+        if read_ns < now_ns:
+            now_ns = read_ns
+    if count >= 0:
+        echo_expire(e, now_ns)
+        if e.traces.methods:
+            trace_expire(e, now_ns)
     return packets

@@ -19,6 +19,7 @@ from packet cimport (
 )
 from schedule cimport request_t
 from stamps cimport monotonic_ns
+from tracerun cimport trace_refused, trace_sent
 from sysnet cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, ENOBUFS, IP_PKTINFO, IP_RECVERR,
     IP_TOS, IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_DONTFRAG, IPV6_HOPLIMIT, IPV6_PKTINFO,
@@ -101,12 +102,8 @@ cdef inline void put_header_options(echo_t *e, msghdr *head, const request_t *r)
 
 
 cdef inline void echo_name(echo_t *e, tx_t *tx, msghdr *head, const request_t *r) noexcept nogil:
-    """Fill in the socket address a message goes to."""
-    cdef path_t *path = &e.paths[r.path]
-    if e.backend == BACKEND_PACKET:
-        head.msg_name = &path.link
-        head.msg_namelen = sizeof(sockaddr_ll)
-    elif e.family == AF_INET:
+    """Fill in the socket address that the kernel routes a message to."""
+    if e.family == AF_INET:
         tx.name4.sin_family = <unsigned short>AF_INET
         memcpy(&tx.name4.sin_addr, r.destination, 4)
         head.msg_name = &tx.name4
@@ -231,9 +228,14 @@ cdef inline void echo_prepare(
     cdef size_t header = 0
     cdef bint ours = header_is_ours(e, r)
     slot = echo_fill_slot(e, index, r, attempt)
+    tx.slab = &e.slab
     tx.slot = index
     tx.socket = e.tx_socket if ours else e.socket
-    echo_name(e, tx, head, r)
+    if e.backend == BACKEND_PACKET:
+        head.msg_name = &e.paths[r.path].link
+        head.msg_namelen = sizeof(sockaddr_ll)
+    else:
+        echo_name(e, tx, head, r)
     head.msg_control = tx.control
     head.msg_controllen = 0
     if ours:
@@ -259,22 +261,31 @@ cdef inline void echo_file(
     It took that time for all of them; each gets the start of its even share.
     """
     cdef size_t i
+    cdef tx_t *tx
     cdef slot_t *slot
     for i in range(count):
-        slot = &e.slab.slots[e.tx[first + i].slot]
+        tx = &e.tx[first + i]
+        slot = &tx.slab.slots[tx.slot]
         slot.sent_ns = before_ns + (after_ns - before_ns) * <int64_t>i // <int64_t>count
-        slab_file(&e.slab, e.tx[first + i].slot)
-        if e.tx[first + i].asks:
-            echo_await_stamp(e, e.tx[first + i].slot)
+        slab_file(tx.slab, tx.slot)
+        if tx.asks:
+            echo_await_stamp(e, tx.slot)
+        if tx.slab != &e.slab:
+            trace_sent(e, slot)
     e.counters.sent += count
 
 
 cdef inline void echo_refuse(echo_t *e, size_t at, int code, int64_t now_ns) noexcept nogil:
     """Complete message `at` as one the kernel would not send."""
-    cdef slot_t *slot = &e.slab.slots[e.tx[at].slot]
+    cdef tx_t *tx = &e.tx[at]
+    cdef slot_t *slot = &tx.slab.slots[tx.slot]
+    cdef uint8_t error = <uint8_t>(code if 0 < code < 256 else 255)
     slot.sent_ns = now_ns
-    echo_complete(e, slot, DONE_TX_ERROR).error = <uint8_t>(code if 0 < code < 256 else 255)
-    slab_release(&e.slab, e.tx[at].slot)
+    if tx.slab == &e.slab:
+        echo_complete(e, slot, DONE_TX_ERROR).error = error
+    else:
+        trace_refused(e, slot, error, now_ns)
+    slab_release(tx.slab, tx.slot)
     e.counters.tx_errors += 1
 
 

@@ -47,24 +47,27 @@ cdef inline int open_frames(echo_t *e, int largest_size) except -1:
           else filter_ipv6(fd, e.ident, idents), "set SO_ATTACH_FILTER")
     check(frames_open(&e.frames, fd, frame_bytes), "set PACKET_RX_RING")
     check(frames_bind(fd, ETHERTYPE_IPV4 if v4 else ETHERTYPE_IPV6), "bind AF_PACKET socket")
+    set_option(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS")
     return 0
 
 
-cdef inline int bind_datagram(echo_t *e) except -1:
+cdef inline int bind_datagram(int fd, int family, uint16_t *ident) except -1:
     """Let the kernel pick the identifier now, and learn it: checksums cover it."""
     cdef sockaddr_in6 name
     cdef socklen_t length = sizeof(name)
     memset(&name, 0, sizeof(name))
-    name.sin6_family = <unsigned short>e.family
-    check(bind(e.socket, <const sockaddr *>&name, length), "bind ICMP datagram socket")
-    check(getsockname(e.socket, <sockaddr *>&name, &length), "read ICMP identifier")
+    name.sin6_family = <unsigned short>family
+    check(bind(fd, <const sockaddr *>&name, length), "bind ICMP datagram socket")
+    check(getsockname(fd, <sockaddr *>&name, &length), "read ICMP identifier")
     # The port sits at the same place in both families' socket addresses.
-    e.ident = <uint16_t>((name.sin6_port & 0xFF) << 8 | name.sin6_port >> 8)
+    ident[0] = <uint16_t>((name.sin6_port & 0xFF) << 8 | name.sin6_port >> 8)
     return 0
 
 
-cdef inline int open_icmp(echo_t *e, int receive_buffer_bytes) except -1:
-    """Open an ICMP socket, filtered to what can be an answer."""
+cdef inline int open_icmp(
+    echo_t *e, int receive_buffer_bytes, int *place, uint16_t *ident,
+) except -1:
+    """Open an ICMP socket, filtered to what can be an answer. ident: of a datagram socket."""
     cdef bint v4 = e.family == AF_INET
     cdef bint datagram = e.backend == BACKEND_DATAGRAM
     cdef int kind = SOCK_DGRAM if datagram else SOCK_RAW
@@ -72,9 +75,9 @@ cdef inline int open_icmp(echo_t *e, int receive_buffer_bytes) except -1:
         socket(e.family, kind | SOCK_CLOEXEC | SOCK_NONBLOCK,
                IPPROTO_ICMP if v4 else IPPROTO_ICMPV6),
         f"open ICMPv{4 if v4 else 6} {'datagram' if datagram else 'raw'} socket")
-    e.socket = fd
+    place[0] = fd
     if datagram:
-        bind_datagram(e)
+        bind_datagram(fd, e.family, ident)
     else:
         check(filter_types(fd, 4 if v4 else 6), "set ICMP type filter")
     if v4:
@@ -89,6 +92,7 @@ cdef inline int open_icmp(echo_t *e, int receive_buffer_bytes) except -1:
     if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer_bytes, sizeof(int)) < 0:
         # Beyond net.core.rmem_max needs CAP_NET_ADMIN, which an agent does not have.
         set_option(fd, SOL_SOCKET, SO_RCVBUF, receive_buffer_bytes, "SO_RCVBUF")
+    set_option(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS")
     return 0
 
 
@@ -97,8 +101,7 @@ cdef inline int open_receiver(echo_t *e, int receive_buffer_bytes, int largest_s
     if e.backend == BACKEND_PACKET:
         open_frames(e, largest_size)
     else:
-        open_icmp(e, receive_buffer_bytes)
-    set_option(e.socket, SOL_SOCKET, SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS")
+        open_icmp(e, receive_buffer_bytes, &e.socket, &e.ident)
     with nogil:
         await_stamping()
     return 0
@@ -127,13 +130,21 @@ cdef inline int open_sender(echo_t *e) except -1:
     return 0
 
 
+cdef inline int watch(echo_t *e, int fd) except -1:
+    """Let a descriptor wake the loop."""
+    cdef epoll_event event
+    memset(&event, 0, sizeof(event))
+    event.events = EPOLLIN
+    event.data.fd = fd
+    return check(epoll_ctl(e.epoll, EPOLL_CTL_ADD, fd, &event), "watch ICMP socket")
+
+
 cdef inline int open_watch(echo_t *e) except -1:
     """Open the descriptors that wake whoever turns the engine.
 
     The socket itself will not do for an event loop: an ICMP error makes it POLLERR, on which
     libuv stops watching for good.
     """
-    cdef epoll_event event
     cdef int fd
     e.step_timer = check(step_timer_open(), "open clock step timer")
     check(step_timer_arm(e.step_timer), "arm clock step timer")
@@ -143,9 +154,6 @@ cdef inline int open_watch(echo_t *e) except -1:
     e.ready = check(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "open eventfd")
     e.epoll = check(epoll_create1(EPOLL_CLOEXEC), "open epoll")
     for fd in (e.socket, e.step_timer, e.turn_timer):
-        memset(&event, 0, sizeof(event))
-        event.events = EPOLLIN
-        event.data.fd = fd
-        check(epoll_ctl(e.epoll, EPOLL_CTL_ADD, fd, &event), "watch ICMP socket")
+        watch(e, fd)
     wall_sample(&e.wall)
     return 0

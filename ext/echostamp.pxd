@@ -1,4 +1,6 @@
-"""Transmit stamps by the kernel, one per packet, through the error queue (exact mode).
+"""When packets arrived, and when they left: the kernel's stamps on our clock.
+
+Transmit stamps come one per packet, through the error queue (exact mode).
 
 The kernel numbers the packets of a socket that ask for a stamp, and its report carries the number,
 the stamp and no packet (SOF_TIMESTAMPING_OPT_ID, _OPT_TSONLY; Documentation/networking/
@@ -7,10 +9,10 @@ asked for, until those under way have come and the numbering can start again: th
 not meet the new ones.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
-from echostate cimport CLOCK_TX_KERNEL, STAMPS, awaited_t, echo_t
+from echostate cimport CLOCK_RX_KERNEL, CLOCK_TX_KERNEL, STAMPS, arrival_t, awaited_t, echo_t
 from inflight cimport SLOT_IN_FLIGHT, slot_t
 from stamps cimport wall_to_monotonic
 from sysnet cimport (
@@ -21,6 +23,8 @@ from sysnet cimport (
 cdef enum:
     STAMP_EARLY_NS = 100000000   # what an interpolated stamp may be wrong by
     STAMP_WAIT_NS = 2000000000   # longer than a queue holds a packet; some stamps never come
+    EARLY_NS = 100000000         # sendmmsg may be preempted for some scheduler slices
+    LATE_NS = 1000000            # what two clocks read one after the other may differ by
 
 
 cdef inline int stamps_ask(int fd, int flags) noexcept nogil:
@@ -83,3 +87,21 @@ cdef inline void echo_take_stamp(
     if slot.sent_ns - STAMP_EARLY_NS <= at <= user_ns:
         slot.sent_ns = at
         slot.clocks = CLOCK_TX_KERNEL
+
+
+cdef inline int64_t echo_received_ns(
+    echo_t *e, const slot_t *slot, const arrival_t *a, uint8_t *clocks,
+) noexcept nogil:
+    """Return when a packet arrived, CLOCK_MONOTONIC, and which clock says so.
+
+    The kernel's stamp, unless there is none, the wall clock stepped while the probe was under way,
+    or the stamp makes no sense: after it was read, or further before it was sent than
+    the interpolation of send stamps can be wrong.
+    """
+    cdef int64_t at
+    if a.stamp_ns and slot.steps == e.wall.steps:
+        at = wall_to_monotonic(&e.wall, a.stamp_ns)
+        if slot.sent_ns - EARLY_NS <= at <= a.user_ns + LATE_NS:
+            clocks[0] |= CLOCK_RX_KERNEL
+            return at
+    return a.user_ns

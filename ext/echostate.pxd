@@ -12,6 +12,7 @@ from ring cimport ring_close, ring_open, ring_publish, ring_record, ring_room, r
 from schedule cimport request_t, schedule_close, schedule_t
 from stamps cimport wall_t
 from sysnet cimport AF_INET, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_ll
+from tracestate cimport traces_close, traces_t
 
 cdef enum:
     SEND_BATCH = 16           # larger ones blur the interpolated send stamps and gain nothing
@@ -35,6 +36,7 @@ cdef enum:
     BUDGETS_MAX = 4
     INTERFACES_MAX = 16
     STAMPS = 65536            # packets whose transmit stamp is awaited
+    FULL_RETRY_NS = 1000000   # until another look when slots, runs or completions are full
     BATCH_ROOM = 256          # a batch of packets and one of errors write no more completions;
     #                           below it the engine neither sends nor reads
 
@@ -47,6 +49,13 @@ cdef enum:
 cdef enum:
     FLAG_DF = 1               # of a request: never fragment
     FLAG_CANCELLED = 2
+    FLAG_TRACE = 4            # its packets are a trace's probes; the token names it
+
+cdef enum:                    # what came of asking a run for packets
+    STEP_AGAIN = 0            # the batch is full, or the run waits for its next turn
+    STEP_ENDED = 1            # all its packets have been sent
+    STEP_BLOCKED = 2          # nobody may send now
+    STEP_PARKED = 3           # it waits for an answer, which puts it into the heap again
 
 cdef enum:
     DONE_REPLY = 1       # answered in time
@@ -57,6 +66,8 @@ cdef enum:
     DONE_DUPLICATE = 6   # answered again
     DONE_RX_DROP = 7     # not answered in time, and our receive queue overflowed meanwhile
     DONE_STOPPED = 8     # a run was cancelled
+    DONE_TRACED = 9      # a trace has ended; rtt_ns is its number
+    DONE_HOP = 10        # an answer of a trace that is watched
 
 cdef enum:
     CLOCK_RX_KERNEL = 1
@@ -88,6 +99,7 @@ ctypedef struct tx_t:
     sockaddr_in6 name6
     iovec parts[2]
     int socket               # the one that sends it
+    slab_t *slab             # where its slot is: pings' or traces'
     uint32_t slot
     uint32_t run             # whose packet it is
     bucket_t *prefix         # that it took a token of, or NULL
@@ -169,6 +181,7 @@ ctypedef struct echo_t:
     uint32_t drops_unclaimed  # not yet blamed for a missing reply
     int64_t overflowed_ns    # when the last of them was noticed
     counters_t counters
+    traces_t traces
     awaited_t *awaited       # exact: by the kernel's number of the packet
     uint32_t stamp_number    # of the next packet
     uint32_t stamps_out      # asked for, not come yet
@@ -290,6 +303,7 @@ cdef inline void echo_free(echo_t *e) noexcept nogil:
     """Free all memory; the descriptors are the owner's."""
     frames_close(&e.frames)
     slab_close(&e.slab)
+    traces_close(&e.traces)
     schedule_close(&e.schedule)
     ring_close(&e.submitted)
     ring_close(&e.cancelled)
@@ -335,3 +349,11 @@ cdef inline void echo_publish(echo_t *e) noexcept nogil:
     if e.done_pending:
         ring_publish(&e.done, e.done_pending)
         e.done_pending = 0
+
+
+cdef inline bint echo_claims_drop(echo_t *e, const slot_t *slot) noexcept nogil:
+    """Whether a missing answer may be one that our full receive queue dropped; each excuses one."""
+    if slot.overflows == e.overflows or e.drops_unclaimed == 0:
+        return False
+    e.drops_unclaimed -= 1
+    return True

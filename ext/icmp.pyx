@@ -7,11 +7,23 @@ Requests go in and completions come out in batches, as packed records in host by
   (`add_path`; 0: the routing table's), TTL, traffic class, flags (`DF`);
 * completion, `COMPLETION_FORMAT`: token, rtt_ns (-1: none), sent_ns (CLOCK_MONOTONIC), responder
   (as destination; zeros: nobody), kind, ICMP type, ICMP code, TTL of the packet that came (0: not
-  known), payload size of it, clocks (`RX_KERNEL`, `TX_KERNEL`: the kernel stamped it), errno.
+  known), payload size of it, clocks (`RX_KERNEL`, `TX_KERNEL`: the kernel stamped it), errno;
+* trace, `TRACE_FORMAT`: token, timeout_ns, interval_ns (between rounds, with
+  `TRACE_ALL_ATTEMPTS`), destination, source (zeros: what the routing table picks), scope id, flow
+  number, path, destination port, payload size, method, first TTL, last TTL, attempts, gap limit,
+  traffic class, flags (`TRACE_`);
+* answer, `ANSWER_FORMAT`: sent_ns (CLOCK_MONOTONIC), rtt_ns (-1: the kernel refused the probe, code
+  is errno), responder, MTU (of a too-big message), place and length of its extension structure, TTL
+  of the probe, attempt, kind (`ANSWER_`), ICMP type, code (a segment's flags), TTL it came with (0:
+  not known), TTL and TOS it quotes, flags.
 
 A request is a run of `count` packets to one target. The token is the caller's; packet n of a run,
 counted from 0, comes back as token + n. Every packet gets exactly one REPLY, TIMEOUT, ERROR,
 TX_ERROR or RX_DROP, and then any number of LATE and DUPLICATE.
+
+A trace is a run that finds the routers on the way (`tracepath.pxd` decides what it sends). It gets
+one TRACED, whose rtt_ns is a number for `take_trace`; if it is watched, a HOP for every answer:
+TTL is the probe's, size its attempt, clocks the answer's kind and errno its flags.
 """
 
 import os
@@ -20,11 +32,11 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_WarnEx
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cimport cython
 from budget cimport budget_t, keyed_open, pace_gap, pace_slack
-from cookie cimport load_key, siphash24 as sip
+from cookie cimport load_key
 from echo cimport (
     NEVER_NS, TURN_PACKETS, echo_next_turn_ns, echo_take_cancellations, echo_take_steps,
     echo_transmit, echo_turn,
@@ -36,25 +48,34 @@ from echosockets cimport (
 from echostate cimport (
     BACKEND_DATAGRAM, BACKEND_HEADER, BACKEND_PACKET, BACKEND_RAW, BUDGETS_MAX, CLOCK_RX_KERNEL,
     CLOCK_TX_KERNEL, COOKIE_BYTES, DEFAULT_TTL, DONE_DUPLICATE, DONE_ERROR, DONE_LATE, DONE_REPLY,
-    DONE_RX_DROP, DONE_STOPPED, DONE_TIMEOUT, DONE_TX_ERROR, FLAG_DF, INTERFACES_MAX, PATHS_MAX,
-    SIZE_MAX, completion_t, echo_allocate, echo_free, echo_publish, echo_t, path_t,
+    DONE_HOP, DONE_RX_DROP, DONE_STOPPED, DONE_TIMEOUT, DONE_TRACED, DONE_TX_ERROR, FLAG_DF,
+    INTERFACES_MAX, PATHS_MAX, SIZE_MAX, completion_t, echo_allocate, echo_free, echo_publish,
+    echo_t, path_t,
 )
 from inflight cimport slab_open
-from packet cimport (
-    PARSE_FOREIGN, PARSE_OK, PARSE_SHORT, icmp_t, internet_checksum, ip_t, is_icmp_error,
-    parse_icmp, parse_ipv4, parse_ipv6, parse_quote, store_be16,
-)
+from packet cimport store_be16
 from pump cimport event_clear, event_set, loop_arm, pump_start, pump_stop
 from rc cimport raise_errno
+from requestcheck cimport INTERVAL_LIMIT_NS, TIMEOUT_LIMIT_NS, check_requests, check_traces
 from ring cimport (
-    atomic_store, ring_count, ring_publish, ring_record, ring_release, ring_room,
+    atomic_store, ring_count, ring_publish, ring_record, ring_release, ring_room, ring_t,
 )
 from schedule cimport request_t, schedule_open
-from stamps cimport monotonic_ns, wall_merge, wall_t
+from stamps cimport monotonic_ns
+from traceprobe cimport TCP_PORTS, UDP_PORT_FIRST, trace_draw_flow
+from tracesockets cimport look_up_source, open_traces
+from tracestate cimport (
+    METHOD_ICMP, METHOD_TCP, METHOD_UDP, STOP_CANCELLED, STOP_COMPLETED,
+    STOP_GAP_LIMIT, STOP_LOOP, STOP_MAX_HOPS, STOP_TX_ERROR, STOP_UNREACHABLE, TRACE_ALL,
+    TRACE_DF, TRACE_WATCH, TRACES_MAX, answer_t, trace_new, trace_request_t, trace_t,
+)
 from sysnet cimport AF_INET, AF_INET6, AF_PACKET, close
 
 REQUEST_FORMAT = "=QQQ16sIIHHBBBx"
 COMPLETION_FORMAT = "=Qqq16sBBBBHBB"
+TRACE_FORMAT = "=QQQ16s16sIIHHHBBBBBBB3x"
+ANSWER_FORMAT = "=qq16sIIHBBBBBBBBB5x"
+TRACE_REQUEST_BYTES = sizeof(trace_request_t)
 
 REPLY = DONE_REPLY
 TIMEOUT = DONE_TIMEOUT
@@ -64,6 +85,24 @@ LATE = DONE_LATE
 DUPLICATE = DONE_DUPLICATE
 RX_DROP = DONE_RX_DROP
 STOPPED = DONE_STOPPED
+TRACED = DONE_TRACED
+HOP = DONE_HOP
+
+STOPPED_COMPLETED = STOP_COMPLETED
+STOPPED_UNREACHABLE = STOP_UNREACHABLE
+STOPPED_LOOP = STOP_LOOP
+STOPPED_GAP_LIMIT = STOP_GAP_LIMIT
+STOPPED_MAX_HOPS = STOP_MAX_HOPS
+STOPPED_TX_ERROR = STOP_TX_ERROR
+STOPPED_CANCELLED = STOP_CANCELLED
+
+TRACE_ICMP = METHOD_ICMP
+TRACE_UDP = METHOD_UDP
+TRACE_TCP = METHOD_TCP
+
+TRACE_FORBID_FRAGMENTS = TRACE_DF
+TRACE_ALL_ATTEMPTS = TRACE_ALL
+TRACE_WATCHED = TRACE_WATCH
 
 RX_KERNEL = CLOCK_RX_KERNEL
 TX_KERNEL = CLOCK_TX_KERNEL
@@ -72,8 +111,8 @@ DF = FLAG_DF
 
 SIZE_MIN_BYTES = COOKIE_BYTES
 SIZE_MAX_BYTES = SIZE_MAX
-TIMEOUT_MAX_NS = 60_000_000_000  # the timeout wheel turns once in 68.7 s
-INTERVAL_MAX_NS = 3_600_000_000_000
+TIMEOUT_MAX_NS = <uint64_t>TIMEOUT_LIMIT_NS
+INTERVAL_MAX_NS = <uint64_t>INTERVAL_LIMIT_NS
 CAPACITY_MAX = 1 << 24           # 1 GiB of slots, 256 identifiers
 
 LINGER_NS = 3_000_000_000        # how long a settled probe is remembered for late replies
@@ -188,6 +227,8 @@ cdef class EchoEngine:
             raise MemoryError
         self._e.socket = self._e.tx_socket = self._e.epoll = self._e.step_timer = -1
         self._e.turn_timer = self._e.wake = self._e.ready = -1
+        self._e.traces.socket = self._e.traces.tx_socket = self._e.traces.tcp_socket = -1
+        self._e.traces.routes = -1
         self._e.family = AF_INET if family == 4 else AF_INET6
         self._e.backend = BACKENDS[backend]
         self._e.exact = exact
@@ -207,7 +248,7 @@ cdef class EchoEngine:
 
     cdef int _draw(self, bytes secret, ident) except -1:
         """Draw what must not be guessed."""
-        cdef bytes drawn = os.urandom(14)
+        cdef bytes drawn = os.urandom(15)
         cdef bytes key = os.urandom(16) if secret is None else secret
         cdef const uint8_t *bits = <const uint8_t *><const char *>drawn
         cdef uint16_t first = <uint16_t>(<uint32_t>bits[12] << 8 | bits[13])
@@ -217,6 +258,8 @@ cdef class EchoEngine:
         memcpy(self._e.instance, bits, 8)
         memcpy(&self._e.serial, bits + 8, 4)
         self._e.ident = first
+        self._e.traces.ident = first - 1  # pings have it and those above
+        self._e.traces.ports = <uint16_t>(UDP_PORT_FIRST + (bits[14] & 31) * TCP_PORTS)
         return 0
 
     cdef int _pace(self, double prefix_pps, double target_pps) except -1:
@@ -240,10 +283,14 @@ cdef class EchoEngine:
             return
         with nogil:
             pump_stop(self._e)
+        if self._e.traces.tx_socket in (self._e.traces.socket, self._e.tx_socket):
+            self._e.traces.tx_socket = -1
         if self._e.tx_socket == self._e.socket:
             self._e.tx_socket = -1
         for fd in (self._e.epoll, self._e.ready, self._e.wake, self._e.turn_timer,
-                   self._e.step_timer, self._e.tx_socket, self._e.socket):
+                   self._e.step_timer, self._e.traces.routes, self._e.traces.tcp_socket,
+                   self._e.traces.tx_socket, self._e.traces.socket, self._e.tx_socket,
+                   self._e.socket):
             if fd >= 0:
                 close(fd)
         echo_free(self._e)
@@ -376,7 +423,7 @@ cdef class EchoEngine:
         cdef size_t count = length // sizeof(request_t)
         cdef uint32_t taken
         try:
-            self._check(records, count, length)
+            check_requests(self._e, records, length, self._paths, self._largest_size)
             with nogil:
                 taken = self._put(records, count)
                 self._give_turn()
@@ -413,33 +460,6 @@ cdef class EchoEngine:
         echo_publish(e)
         loop_arm(e, packets, begun_ns, monotonic_ns())
 
-    cdef int _check(self, const uint8_t *records, size_t count, size_t length) except -1:
-        """Refuse what the core must not see."""
-        cdef request_t r
-        cdef size_t i
-        cdef bint df = self._family == 6 or self._e.backend in (BACKEND_HEADER, BACKEND_PACKET)
-        if count * sizeof(request_t) != length:
-            raise ValueError(f"requests must be whole records of {sizeof(request_t)} bytes")
-        for i in range(count):
-            memcpy(&r, records + i * sizeof(request_t), sizeof(r))
-            if not 1 <= r.timeout_ns <= <uint64_t>TIMEOUT_MAX_NS:
-                raise ValueError(f"request {i}: timeout_ns must be 1 to {TIMEOUT_MAX_NS}")
-            if r.interval_ns > <uint64_t>INTERVAL_MAX_NS:
-                raise ValueError(f"request {i}: interval_ns must be 0 to {INTERVAL_MAX_NS}")
-            if not COOKIE_BYTES <= r.size <= self._largest_size:
-                raise ValueError(
-                    f"request {i}: size must be {COOKIE_BYTES} to {self._largest_size}")
-            if r.ttl == 0:
-                raise ValueError(f"request {i}: ttl must be 1 to 255")
-            if r.count == 0:
-                raise ValueError(f"request {i}: count must be at least 1")
-            if r.path >= self._paths or (r.path == 0 and self._e.backend == BACKEND_PACKET):
-                raise ValueError(f"request {i}: no path {r.path}: see add_path")
-            if r.flags & ~<uint32_t>FLAG_DF or (r.flags and not df):
-                raise ValueError(f"request {i}: flags must be 0"
-                                 f"{' or DF' if df else f': no DF with {self._backend}, IPv4'}")
-        return 0
-
     def cancel(self, uint64_t token):
         """Send no more packets of the run that began with this token.
 
@@ -449,15 +469,136 @@ cdef class EchoEngine:
         Raises:
             ValueError: 1024 cancellations wait already.
         """
-        cdef echo_t *e = self._live()
-        if ring_room(&e.cancelled) == 0:
+        self._cancel(&self._live().cancelled, token)
+
+    cdef int _cancel(self, ring_t *cancelled, uint64_t token) except -1:
+        """Pass a cancellation on."""
+        cdef echo_t *e = self._e
+        if ring_room(cancelled) == 0:
             raise ValueError("too many cancellations at once: poll first")
-        memcpy(ring_record(&e.cancelled, e.cancelled.tail), &token, sizeof(token))
-        ring_publish(&e.cancelled, 1)
+        memcpy(ring_record(cancelled, cancelled.tail), &token, sizeof(token))
+        ring_publish(cancelled, 1)
         if e.threaded:
             event_set(e.wake)
         else:
             loop_arm(e, e.deaf, monotonic_ns(), monotonic_ns())
+
+    def open_traces(self, uint32_t methods):
+        """Open what traces by these methods (TRACE_ bits) need; what is open stays.
+
+        Raises:
+            OSError: a socket could not be opened or set up; PermissionError without the privilege.
+            ValueError: a datagram engine traces by TRACE_ICMP only.
+        """
+        cdef echo_t *e = self._live()
+        if methods == 0 or methods & ~<uint32_t>(METHOD_ICMP | METHOD_UDP | METHOD_TCP):
+            raise ValueError(f"methods must be TRACE_ bits, not {methods}")
+        if e.backend == BACKEND_DATAGRAM and methods != METHOD_ICMP:
+            raise ValueError("a datagram engine traces by ICMP only")
+        open_traces(e, methods)
+
+    def submit_traces(self, bytes traces not None):
+        """Take traces (packed records) in order; return how many were taken.
+
+        Fewer than given are taken when many wait or have not been taken back: offer the rest again
+        after `poll`. One without a route ends at once.
+
+        Raises:
+            ValueError: not whole records, or one is out of range; then none is taken.
+        """
+        cdef const uint8_t *records = <const uint8_t *><const char *>traces
+        cdef size_t length = <size_t>len(traces)
+        cdef size_t count = length // sizeof(trace_request_t)
+        cdef uint32_t taken
+        self._enter()
+        try:
+            check_traces(self._e, records, length, self._paths)
+            with nogil:
+                taken = self._put_traces(records, count)
+                self._give_turn()
+            return taken
+        finally:
+            self._busy = False
+
+    cdef uint32_t _put_traces(self, const uint8_t *records, size_t count) noexcept nogil:
+        """Put traces into the ring; returns how many there was room and memory for."""
+        cdef echo_t *e = self._e
+        cdef uint32_t taken = 0
+        cdef uint32_t room = ring_room(&e.traces.submitted)
+        cdef trace_t *trace
+        while taken < count and taken < room:
+            trace = trace_new(<const trace_request_t *>(records + taken * sizeof(trace_request_t)))
+            if trace == NULL:
+                break
+            self._settle_flow(trace)
+            memcpy(ring_record(&e.traces.submitted, e.traces.submitted.tail + taken), &trace,
+                   sizeof(trace))
+            taken += 1
+        ring_publish(&e.traces.submitted, taken)
+        if taken < count:
+            atomic_store(&e.starved, 1)
+        return taken
+
+    cdef void _settle_flow(self, trace_t *trace) noexcept nogil:
+        """Choose the source address and what is constant in the flow."""
+        cdef echo_t *e = self._e
+        cdef path_t *path = &e.paths[trace.request.path]
+        cdef uint8_t nowhere[16]
+        memset(nowhere, 0, sizeof(nowhere))
+        if memcmp(trace.request.source, nowhere, 16) == 0:
+            if path.has_source:
+                memcpy(trace.request.source, path.source, 16)
+            else:
+                trace.error = <uint32_t>look_up_source(
+                    e.traces.routes, e.family, trace.request.destination, trace.request.scope,
+                    trace.request.source)
+                trace.is_void = trace.error != 0
+        trace_draw_flow(&e.traces, e.key, trace, e.family == AF_INET)
+
+    def cancel_trace(self, uint64_t token):
+        """Send no more of a trace; its TRACED comes with what was seen so far.
+
+        Raises:
+            ValueError: 1024 cancellations wait already, or no trace was ever possible.
+        """
+        self._cancel(&self._live().traces.cancelled, token)
+
+    def take_trace(self, uint32_t number):
+        """Return what an ended trace saw, and forget it: a summary, answers and extensions, packed.
+
+        summary: token, stop (STOP_), TTL of the end (0: unknown), probes sent, tx_errors, late,
+        duplicates, rx_drops, errno of the last refusal, answers not kept, source address, ICMP
+        checksum, source port, flow label, first TTL, and attempts at each TTL from there.
+
+        Raises:
+            ValueError: no trace with this number has ended.
+        """
+        cdef echo_t *e = self._live()
+        cdef trace_t *t = NULL
+        cdef bytes attempts
+        cdef tuple taken
+        if e.traces.live != NULL and number < TRACES_MAX:
+            t = e.traces.live[number]
+        if t == NULL or not t.is_ended or t.is_taken:
+            raise ValueError(f"no trace {number} has ended")
+        attempts = bytes([t.hops[ttl].attempts
+                          for ttl in range(t.request.first_ttl, t.sent_ttl + 1)])
+        taken = (
+            (t.request.token, t.stop, t.end_ttl, t.sent, t.tx_errors, t.late, t.duplicates,
+             t.rx_drops, t.error, t.answers_missed,
+             PyBytes_FromStringAndSize(
+                 <const char *>t.request.source, 4 if self._family == 4 else 16),
+             t.checksum, t.source_port, t.flow_label, t.request.first_ttl, attempts),
+            PyBytes_FromStringAndSize(
+                <const char *>t.answers, <Py_ssize_t>(t.answers_count * sizeof(answer_t))),
+            PyBytes_FromStringAndSize(<const char *>t.extensions, t.extensions_bytes),
+        )
+        t.is_taken = True
+        memcpy(ring_record(&e.traces.returned, e.traces.returned.tail), &number, sizeof(number))
+        ring_publish(&e.traces.returned, 1)
+        if e.threaded and ring_count(&e.traces.submitted):
+            event_set(e.wake)  # they may have waited for its number
+        return taken
 
     def poll(self, *, now_ns=None, int limit=TURN_PACKETS):
         """Return the completions there are, packed, without blocking.
@@ -619,82 +760,49 @@ def pack_requests(
     return packed
 
 
-# ── the packet core, as the engine uses it ───────────────────────────────────────────────────────
+def pack_traces(
+    int family, bytes addresses not None, bytes source=None, *, uint64_t token, uint64_t timeout_ns,
+    uint8_t method=METHOD_ICMP, uint16_t port=0, uint32_t flow=0, uint8_t first_ttl=1,
+    uint8_t last_ttl=30, uint8_t attempts=3, uint8_t gap_limit=5, uint16_t size=20, uint8_t tos=0,
+    uint16_t path=0, uint64_t interval_ns=0, uint8_t flags=0, uint32_t scope=0,
+):
+    """Return one trace record for each packed address (4 or 16 bytes each), in order.
 
+    Trace n has the token `token + n`; all else is the same for all. source: 4 or 16 bytes, None:
+    what the routing table picks.
 
-def checksum(bytes data):
-    """Return the Internet checksum of data, its own checksum field 0 (RFC 1071)."""
-    return internet_checksum(<const uint8_t *><const char *>data, <size_t>len(data))
-
-
-def siphash24(bytes key, bytes data):
-    """Return the SipHash-2-4 of data under a key of 16 bytes."""
-    if len(key) != 16:
-        raise ValueError(f"key must be 16 bytes, not {len(key)}")
-    return sip(load_key(<const uint8_t *><const char *>key),
-               <const uint8_t *><const char *>data, <size_t>len(data))
-
-
-def count_steps(samples):
-    """Return how many wall clock steps a series of (low_ns, high_ns) proves.
-
-    Each sample is an interval in which CLOCK_REALTIME - CLOCK_MONOTONIC lay at that moment.
+    Raises:
+        ValueError: not whole addresses.
     """
-    cdef wall_t wall
-    cdef int64_t low_ns, high_ns
-    memset(&wall, 0, sizeof(wall))
-    for low_ns, high_ns in samples:
-        wall_merge(&wall, low_ns, high_ns)
-    return wall.steps
-
-
-cdef str parse_problem(int code):
-    return {PARSE_SHORT: "short", PARSE_FOREIGN: "foreign"}[code]
-
-
-def parse_ip(int version, bytes data, *, bint quoted=False):
-    """Read an IP packet: (protocol, tos, ttl, source, destination, body), or why it is not one.
-
-    quoted: it is what an ICMP error quotes, so its end may be missing (IPv6: always allowed).
-    The reason is "short" or "foreign".
-    """
-    cdef ip_t ip
-    cdef const uint8_t *p = <const uint8_t *><const char *>data
-    cdef int code
-    cdef int width = 4 if version == 4 else 16
-    if version != 4 and version != 6:
-        raise ValueError(f"version must be 4 or 6, not {version}")
-    if version == 4:
-        code = parse_ipv4(p, <size_t>len(data), quoted, &ip)
-    else:
-        code = parse_ipv6(p, <size_t>len(data), &ip)
-    if code != PARSE_OK:
-        return parse_problem(code)
-    return (ip.protocol, ip.tos, ip.ttl, ip.source[:width], ip.destination[:width],
-            ip.body[:ip.body_bytes])
-
-
-def parse_message(int version, bytes data):
-    """Read an ICMP message: (type, code, checksum, ident, sequence, payload, quote) or "short".
-
-    quote is None for a message that is not an error, else what `parse_ip` makes of the packet it
-    quotes (RFC 792, 4443, 4884).
-    """
-    cdef icmp_t icmp
-    cdef ip_t ip
-    cdef const uint8_t *p = <const uint8_t *><const char *>data
-    cdef int code, width = 4 if version == 4 else 16
-    if version != 4 and version != 6:
-        raise ValueError(f"version must be 4 or 6, not {version}")
-    if parse_icmp(p, <size_t>len(data), &icmp) != PARSE_OK:
-        return "short"
-    quote = None
-    if is_icmp_error(version, icmp.type):
-        code = parse_quote(version, p, <size_t>len(data), &ip)
-        if code != PARSE_OK:
-            quote = parse_problem(code)
-        else:
-            quote = (ip.protocol, ip.tos, ip.ttl, ip.source[:width], ip.destination[:width],
-                     ip.body[:ip.body_bytes])
-    return (icmp.type, icmp.code, icmp.checksum, icmp.ident, icmp.sequence,
-            icmp.payload[:icmp.payload_bytes], quote)
+    cdef size_t width = 4 if family == 4 else 16
+    cdef size_t n = <size_t>len(addresses) // width
+    cdef size_t i
+    cdef trace_request_t r
+    cdef bytes packed
+    if n * width != <size_t>len(addresses) or (family != 4 and family != 6):
+        raise ValueError(f"addresses must be whole IPv{family} addresses")
+    if source is not None and <size_t>len(source) != width:
+        raise ValueError(f"source must be {width} bytes, not {len(source)}")
+    memset(&r, 0, sizeof(r))
+    if source is not None:
+        memcpy(r.source, <const char *>source, width)
+    r.timeout_ns = timeout_ns
+    r.interval_ns = interval_ns
+    r.scope = scope
+    r.flow = flow
+    r.path = path
+    r.port = port
+    r.size = size
+    r.method = method
+    r.first_ttl = first_ttl
+    r.last_ttl = last_ttl
+    r.attempts = attempts
+    r.gap_limit = gap_limit
+    r.tos = tos
+    r.flags = flags
+    packed = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(n * sizeof(trace_request_t)))
+    for i in range(n):
+        r.token = token + i
+        memcpy(r.destination, <const char *>addresses + i * width, width)
+        memcpy(<char *>packed + i * sizeof(trace_request_t), &r, sizeof(r))
+    return packed

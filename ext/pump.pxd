@@ -11,6 +11,7 @@ from echo cimport NEVER_NS, QUANTUM_NS, TURN_PACKETS, echo_is_idle, echo_next_tu
 from echostate cimport BATCH_ROOM, SUBMIT_RING, echo_has_room, echo_t
 from ring cimport atomic_load, atomic_store, atomic_swap, ring_count, ring_room
 from stamps cimport monotonic_ns
+from tracestate cimport TRACES_MAX
 from sysnet cimport (
     CLOCK_MONOTONIC, EPOLL_CTL_MOD, EPOLLIN, POLLIN, PR_SET_NAME, PR_SET_TIMERSLACK, SIG_SETMASK,
     TFD_TIMER_ABSTIME, TIMER_ABSTIME, clock_nanosleep, epoll_ctl, epoll_event, getpid, itimerspec,
@@ -47,7 +48,8 @@ cdef inline int64_t pump_tell(echo_t *e, int64_t now_ns) noexcept nogil:
     writer that found the ring of requests full is woken when half of it is free.
     """
     cdef uint32_t unread = ring_count(&e.done)
-    cdef bint refill = e.starved and ring_room(&e.submitted) >= SUBMIT_RING // 2
+    cdef bint refill = e.starved and ring_room(&e.submitted) >= SUBMIT_RING // 2 and (
+        e.traces.methods == 0 or ring_room(&e.traces.submitted) >= TRACES_MAX // 2)
     if not refill and (unread == 0 or atomic_load(&e.ready_told)):
         return NEVER_NS
     if (not refill and unread < TELL_COUNT and now_ns < e.told_ns + TELL_NS
@@ -65,7 +67,7 @@ cdef inline void pump_wait(echo_t *e, int64_t until_ns) noexcept nogil:
 
     Not for packets while there is no room for their completions: those that wait would not let it.
     """
-    cdef pollfd fds[3]
+    cdef pollfd fds[5]
     cdef timespec wait
     cdef int64_t wait_ns = until_ns - monotonic_ns()
     if wait_ns <= 0:
@@ -75,8 +77,10 @@ cdef inline void pump_wait(echo_t *e, int64_t until_ns) noexcept nogil:
     fds[0].fd = e.wake
     fds[1].fd = e.step_timer
     fds[2].fd = e.socket
-    fds[0].events = fds[1].events = fds[2].events = POLLIN
-    ppoll(fds, 3 if echo_has_room(e, BATCH_ROOM) else 2,
+    fds[3].fd = e.traces.socket if e.traces.methods else -1  # ppoll passes over those below 0
+    fds[4].fd = e.traces.tcp_socket if e.traces.methods else -1
+    fds[0].events = fds[1].events = fds[2].events = fds[3].events = fds[4].events = POLLIN
+    ppoll(fds, 5 if echo_has_room(e, BATCH_ROOM) else 2,
           NULL if until_ns == NEVER_NS else &wait, NULL)
     if fds[0].revents:
         event_clear(e.wake)

@@ -169,10 +169,13 @@ cdef inline void schedule_remove(schedule_t *s, uint32_t at) noexcept nogil:
 cdef inline uint32_t schedule_find(schedule_t *s, uint64_t token) noexcept nogil:
     """Return the place in the heap of the run whose request has this token, or RUN_NIL.
 
-    Looks at every run: cancelling is rare.
+    Looks at every run: cancelling is rare. A trace's, which has no count of packets, has a name of
+    another kind.
     """
     cdef uint32_t at
+    cdef const request_t *request
     for at in range(s.count):
-        if s.runs[s.heap[at].run].request.token == token:
+        request = &s.runs[s.heap[at].run].request
+        if request.token == token and request.count:
             return at
     return RUN_NIL

@@ -117,16 +117,33 @@ class TraceSpec(
 ):
     """Find the routers on the way to one host by stepping the TTL; all TTLs are in flight at once.
 
-    `gap_limit` ends the path after that many silent hops in a row.
+    A hop is asked again, up to `probes_per_hop` times, while it owes an answer; with `all_probes`
+    it gets that many whether it answers or not, `interval_ms` apart. `gap_limit` ends the path
+    after that many silent hops in a row. `port` is the destination's, for methods udp (33434) and
+    tcp (80). `size` is the payload of methods icmp and udp in bytes. `multipath` finds every path
+    that routers balance load over, with `confidence` in percent that none is missed. `pmtud` finds
+    the path's MTU too. `source`, `interface` and `mark` (fwmark) choose the way out.
     """
 
     host: HostName
     max_hops: Ttl = 30
     first_hop: Ttl = 1
-    probes_per_hop: Annotated[int, Meta(ge=1, le=10)] = 3
+    probes_per_hop: Annotated[int, Meta(ge=1, le=100)] = 3
     timeout_ms: TimeoutMs = 1500
     gap_limit: Annotated[int, Meta(ge=1, le=255)] = 5
     family: Family = "any"
+    method: Literal["icmp", "udp", "tcp"] = "icmp"
+    port: Port | None = None
+    size: Annotated[int, Meta(ge=18, le=65_507)] = 20
+    dscp: Annotated[int, Meta(ge=0, le=63)] = 0
+    all_probes: bool = False
+    interval_ms: Annotated[int, Meta(ge=0, le=60_000)] = 100
+    multipath: Literal["none", "mda"] = "none"
+    confidence: Annotated[float, Meta(ge=50, le=99.9)] = 95
+    pmtud: bool = False
+    source: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    interface: Annotated[str, Meta(min_length=1, max_length=15)] | None = None
+    mark: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
 
 
 TaskSpec = DnsSpec | HttpSpec | TcpSpec | PingSpec | TraceSpec

@@ -17,7 +17,7 @@ from fuzz import corpus, coverage
 from fuzz.targets import PLANTS, TARGETS, Plant, Target
 from fuzz.toolchain import BUILD, Toolchain, compile_harness, find_toolchain
 
-QUICK_SECONDS = 4  # of each target
+QUICK_SECONDS = 3  # of each target
 EXECUTED = re.compile(rb"stat::number_of_executed_units:\s*(\d+)")
 REASON = re.compile(rb"^(broken invariant: .*|.*runtime error: .*|SUMMARY: .*)$", re.MULTILINE)
 # A small quarantine: harnesses allocate little and often.

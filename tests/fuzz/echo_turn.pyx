@@ -7,9 +7,10 @@ from budget cimport (
     KEYED_ENTRIES, KEYED_LOOKS, bucket_t, budget_t, keyed_open, keyed_t, pace_gap, pace_slack,
 )
 from echo cimport (
-    CATCH_UP_NS, NEVER_NS, address_key, echo_fill_batch, echo_keep_gaps, echo_next_turn_ns,
+    CATCH_UP_NS, NEVER_NS, echo_fill_batch, echo_keep_gaps, echo_next_turn_ns,
     echo_take_cancellations,
 )
+from echogate cimport address_key
 from echoreceive cimport echo_expire
 from echosend cimport echo_file, echo_refuse
 from echostate cimport (

@@ -1,6 +1,7 @@
 """An engine for which there is no memory, sooner or later: it says so, and frees what it had."""
 
 from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memset
 
 from budget cimport keyed_open
 from echostate cimport (
@@ -10,6 +11,10 @@ from fuzz.feed cimport feed_byte, feed_t, must
 from inflight cimport slab_has_room, slab_open, slab_reserve
 from native.echo_door cimport door_open
 from schedule cimport RUN_NIL, RUNS_FIRST, schedule_reserve
+from tracestate cimport (
+    ANSWER_TRUNCATED, ANSWERS_MAX, EXTENSION_MAX, EXTENSIONS_MAX, answer_t, trace_add_answer,
+    trace_enter, trace_keep_extension, trace_new, trace_request_t, trace_t, traces_open,
+)
 
 cdef extern from *:
     """
@@ -32,7 +37,8 @@ cdef bint open_engine(bint exact) noexcept nogil:
     """Open everything that an engine allocates."""
     return (door_open(&engine, 4, BACKEND_RAW, exact, 7) == 0
             and slab_open(&engine.slab, 2000, 0) == 0
-            and keyed_open(&engine.prefixes, 1) == 0 and keyed_open(&engine.targets, 1) == 0)
+            and keyed_open(&engine.prefixes, 1) == 0 and keyed_open(&engine.targets, 1) == 0
+            and traces_open(&engine.traces) == 0)
 
 
 cdef void grow() noexcept nogil:
@@ -54,15 +60,45 @@ cdef void grow() noexcept nogil:
          b"without memory the old runs stay")
 
 
+cdef void trace() noexcept nogil:
+    """Let a trace see more than it may keep; it is the engine's, which frees it."""
+    cdef trace_request_t r
+    cdef trace_t *t
+    cdef answer_t answer
+    cdef uint32_t _
+    memset(&r, 0, sizeof(r))
+    r.first_ttl = r.last_ttl = 9
+    t = trace_new(&r)
+    if t == NULL:
+        return
+    must(trace_enter(&engine.traces, t) == 0, b"an engine without traces has a number for one")
+    for _ in range(ANSWERS_MAX + 3):
+        trace_add_answer(t)
+    must(t.answers_count + t.answers_missed == ANSWERS_MAX + 3 and t.answers_count <= ANSWERS_MAX
+         and t.answers_missed >= 3, b"answers beyond the limit, or memory, are counted")
+    for _ in range(2 * EXTENSIONS_MAX // EXTENSION_MAX):
+        memset(&answer, 0, sizeof(answer))
+        trace_keep_extension(t, &answer, engine.filler, EXTENSION_MAX)
+        must(answer.extension_bytes == (0 if answer.flags & ANSWER_TRUNCATED else EXTENSION_MAX)
+             and answer.extension_at + answer.extension_bytes <= t.extensions_bytes,
+             b"an extension is kept whole or not at all")
+    must(t.extensions_bytes <= EXTENSIONS_MAX, b"and they have a limit")
+
+
 cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) noexcept nogil:
-    """The first byte says which allocation fails; the second, whether it is an exact engine."""
+    """The first byte says which allocation fails; the second, which engine and what it does."""
     global allocations
     cdef feed_t feed
+    cdef uint8_t how
     feed.data = data
     feed.left = n
     allocations = feed_byte(&feed) & 63
-    if open_engine(feed_byte(&feed) & 1):
-        grow()
+    how = feed_byte(&feed)
+    if open_engine(how & 1):
+        if how & 2:
+            trace()
+        else:
+            grow()
     else:
         must(allocations < 0, b"only for want of memory")
     allocations = -1

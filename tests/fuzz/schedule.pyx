@@ -48,6 +48,7 @@ cdef void push(schedule_t *s, int64_t due_ns) noexcept nogil:
     run = schedule_reserve(s)
     must(run != RUN_NIL, b"there is room for a million runs")
     s.runs[run].request.token = token
+    s.runs[run].request.count = 1
     schedule_queue(s, run)
     schedule_push(s, run, due_ns)
     model.due_ns[token] = due_ns

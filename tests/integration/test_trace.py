@@ -1,42 +1,45 @@
 """Traces over real sockets: loopback, and kernels that route for one another."""
 
 import asyncio
-import errno
-import random
+import contextlib
 import socket
-import subprocess
-import sys
+import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any, Self
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, Literal
 
 import pytest
 
-from netsonde._native.trace import DUPLICATE, TraceSocket
-from netsonde.clock import NS_PER_MS, SystemClock
-from netsonde.model import FailureSource, Measurement, Outcome, Reason, TraceSpec
+from netsonde._native import icmp
+from netsonde.clock import SystemClock
+from netsonde.model import FailureSource, Measurement, Outcome, PingSpec, Reason, TraceSpec
 from netsonde.policy import TargetPolicy
 from netsonde.probe.base import Recorder, measure
+from netsonde.probe.ping import EngineOptions, PingProber
+from netsonde.probe.ping.engines import Backend, open_engine
+from netsonde.probe.ping.lanes import Lanes
 from netsonde.probe.targets import TargetResolver
 from netsonde.probe.trace import TraceProber
-from netsonde.probe.trace_lane import TraceEngine, open_engine
-from netsonde.probe.trace_path import Answer
-from support import quotes
 from support.namespaces import Chain, Namespace, chain, left_address, right_address
+from support.trace_captures import Probe, ProbeCapture, icmp_error
 
+pytestmark = [pytest.mark.raw, pytest.mark.netns]
+
+Family = Literal[4, 6]
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
-FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
-LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+METHODS = pytest.mark.parametrize("method", ["icmp", "udp", "tcp"])
 ROUTERS = 4
 MANY = {4: "10.98.0.0/24", 6: "fd98::/64"}
 UNUSED = {4: "10.99.0.0/24", 6: "fd99::/64"}
 REFUSED = {4: "10.96.0.0/24", 6: "fd96::/64"}
 PROHIBITED = {4: "10.95.0.0/24", 6: "fd95::/64"}
 CIRCLES = {4: "10.94.0.0/24", 6: "fd94::/64"}
-ETH_P_ALL = 3  # linux/if_ether.h
+ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
+INET = {4: socket.AF_INET, 6: socket.AF_INET6}
+CLOCK = SystemClock()
 
 
 @pytest.fixture(scope="module")
@@ -50,48 +53,50 @@ def path() -> Iterator[Chain]:
 
 
 @pytest.fixture(scope="module")
-def silent_path() -> Iterator[Chain]:
-    """A chain whose second router sends no errors; UNUSED ends nowhere, and nobody says so."""
+def odd_path() -> Iterator[Chain]:
+    """A chain whose second router sends no errors, and prefixes that end in several ways."""
     with chain(ROUTERS, silent={2}) as built:
-        for prefix in UNUSED.values():
-            built.route_all_to(prefix)
-            built.nodes[ROUTERS].refuse(prefix, "blackhole")
-        yield built
-
-
-@pytest.fixture(scope="module")
-def broken_path() -> Iterator[Chain]:
-    """A chain with prefixes that are refused, go in circles, or that the host cannot send."""
-    with chain(ROUTERS) as built:
-        for prefix in (*REFUSED.values(), *PROHIBITED.values(), *CIRCLES.values()):
-            built.route_all_to(prefix)
-        for prefix in REFUSED.values():
-            built.nodes[3].refuse(prefix)
-        for prefix in PROHIBITED.values():
-            built.nodes[2].refuse(prefix, "prohibit")
+        for each in (UNUSED, REFUSED, PROHIBITED, CIRCLES):
+            for prefix in each.values():
+                built.route_all_to(prefix)
         for version, prefix in CIRCLES.items():
+            built.nodes[ROUTERS].refuse(UNUSED[version], "blackhole")
+            built.nodes[3].refuse(REFUSED[version])
+            built.nodes[3].refuse(PROHIBITED[version], "prohibit")
             built.nodes[3].route_to(prefix, left_address(2, version))
         yield built
 
 
-def prober_in(node: Namespace | None = None) -> TraceProber:
-    def engine(family: int) -> TraceEngine:
-        return open_engine(family) if node is None else node.call(open_engine, family)
-
-    return TraceProber(SystemClock(), TargetResolver(TargetPolicy.person()), engine=engine)
+def host_in(prefix: str) -> str:
+    return str(ip_address(prefix.partition("/")[0]) + 7)
 
 
-async def trace(node: Namespace | None, *specs: TraceSpec) -> list[Measurement]:
-    """Trace all specs at once with one prober."""
-    clock = SystemClock()
-    prober = prober_in(node)
-    records = [Recorder(clock) for _ in specs]
+@contextlib.contextmanager
+def probers(
+    node: Namespace, backend: Backend | None = None
+) -> Iterator[tuple[TraceProber, PingProber]]:
+    """A trace and a ping prober over the same engines."""
+    options = EngineOptions() if backend is None else EngineOptions(backends=(backend,))
+    resolver = TargetResolver(TargetPolicy.person())
+    pings = PingProber(
+        CLOCK, resolver, engine=partial(node.call, partial(open_engine, options=options))
+    )
+    traces = TraceProber(CLOCK, resolver, pings.lanes)
     try:
+        yield traces, pings
+    finally:
+        pings.lanes.close()
+
+
+async def trace(
+    node: Namespace, *specs: TraceSpec, backend: Backend | None = None
+) -> list[Measurement]:
+    """Trace all specs at once with one prober."""
+    records = [Recorder(CLOCK) for _ in specs]
+    with probers(node, backend) as (prober, _), node.entered():
         async with asyncio.TaskGroup() as group:
             for spec, record in zip(specs, records, strict=True):
                 group.create_task(measure(prober, spec, record))
-    finally:
-        await prober.close()
     return [record.measurement() for record in records]
 
 
@@ -104,454 +109,382 @@ def hops(measurement: Measurement) -> list[str | None]:
     return [hop.get("address") for hop in seen(measurement)["hops"]]
 
 
-def open_in(node: Namespace, version: int) -> TraceSocket:
-    return node.call(TraceSocket, FAMILY[version])
+def expected(path: Chain, version: int, method: str) -> list[str]:
+    """Who answers on the way to the target; it sends errors from its own address."""
+    assert method in ("icmp", "udp", "tcp")
+    return [*path.hops(version)[:-1], path.target_address(version)]
 
 
-def begin(sock: TraceSocket, version: int, address: str, **kwargs: int) -> int:
-    handle = sock.begin(socket.inet_pton(FAMILY[version], address), **kwargs)
-    assert handle is not None
-    return handle
+# ── the path ──
 
 
-def pump_until(sock: TraceSocket, done: Callable[[list[Answer]], bool]) -> list[Answer]:
-    """Pump until done says so, at most two seconds."""
-    answers: list[Answer] = []
-    limit = time.monotonic() + 2
-    while not done(answers):
-        assert time.monotonic() < limit, (answers, sock.counters())
-        found, refusals = sock.pump()
-        assert refusals == []
-        answers += map(Answer._make, found)
-    return answers
-
-
-# ── loopback ──
-
-
-@pytest.mark.raw
+@METHODS
 @FAMILIES
-async def test_loopback_is_one_hop_and_one_burst(version: int) -> None:
-    (measurement,) = await trace(None, TraceSpec(host=LOOPBACK[version]))
-
-    assert measurement.outcome is Outcome.OK
-    assert hops(measurement) == [LOOPBACK[version]]
-    value = seen(measurement)
-    assert value["sent"] == 4
-    assert value["hops"][0]["reached_destination"] is True
-    assert 0 <= value["hops"][0]["rtt_ms"] < 50
-    assert (value["tx_clock"], value["rx_clock"]) == ("user", "kernel")
-
-
-@pytest.mark.raw
-@FAMILIES
-def test_flow_is_what_the_packets_carry(version: int) -> None:
-    with (
-        TraceSocket(FAMILY[version]) as sock,
-        socket.socket(FAMILY[version], socket.SOCK_RAW, ICMP[version]) as listener,
-    ):
-        handle = begin(sock, version, LOOPBACK[version])
-        source, checksum, _ = sock.flow(handle)
-        sock.submit(handle, 0, bytes([1, 2, 3]))
-        pump_until(sock, lambda answers: len(answers) == 3)
-
-        listener.settimeout(2)
-        requests: list[bytes] = []
-        while len(requests) < 3:
-            message = listener.recv(2048)[20 if version == 4 else 0 :]
-            if message[0] == quotes.ECHO_REQUEST[version]:
-                requests.append(message)
-
-    assert source == socket.inet_pton(FAMILY[version], LOOPBACK[version])
-    assert [int.from_bytes(each[2:4], "big") for each in requests] == [checksum] * 3
-    assert len({each[4:6] for each in requests}) == 1
-    assert len({each[6:8] for each in requests}) == 3
-
-
-@pytest.mark.raw
-@FAMILIES
-def test_pings_of_others_do_not_reach_us(version: int) -> None:
-    with ExitStack() as stack:
-        # Identifiers are drawn: one listener in 65536 draws the pinger's.
-        ours = [stack.enter_context(TraceSocket(FAMILY[version], traces_max=1)) for _ in range(3)]
-        theirs = stack.enter_context(TraceSocket(FAMILY[version], traces_max=1))
-        handle = begin(theirs, version, LOOPBACK[version], last_ttl=255)
-        theirs.submit(handle, 0, bytes(range(1, 256)))
-        pump_until(theirs, lambda answers: len(answers) == 255)
-        for sock in ours:
-            sock.pump()
-        received = sorted(sock.counters()["received"] for sock in ours)
-
-        assert received[:2] == [0, 0]
-        assert [sock.counters()["rx_drops"] for sock in ours] == [0, 0, 0]
-
-
-@pytest.mark.raw
-def test_socket_is_closed_once_and_for_all() -> None:
-    sock = TraceSocket(socket.AF_INET)
-    sock.close()
-    sock.close()
-
-    assert sock.closed
-    for use in (sock.pump, sock.fileno, sock.counters):
-        with pytest.raises(ValueError, match="closed"):
-            use()
-    with pytest.raises(ValueError, match="closed"):
-        sock.begin(b"\x7f\0\0\1")
-
-
-@pytest.mark.raw
-def test_forgotten_socket_warns() -> None:
-    sockets = [TraceSocket(socket.AF_INET)]
-    with pytest.warns(ResourceWarning, match="unclosed TraceSocket"):
-        sockets.clear()
-
-
-@pytest.mark.raw
-def test_misuse_is_refused_and_sends_nothing() -> None:
-    with TraceSocket(socket.AF_INET, traces_max=1, queue_max=3) as sock:
-        handle = begin(sock, 4, "127.0.0.1", last_ttl=5, attempts=2)
-
-        assert sock.begin(b"\x7f\0\0\1") is None
-        assert sock.submit(handle, 0, bytes([1, 2])) == 2
-        for attempt, ttl in ((0, 1), (0, 6), (0, 0), (2, 1), (-1, 1)):
-            with pytest.raises(ValueError, match="not announced or is submitted"):
-                sock.submit(handle, attempt, bytes([ttl]))
-        assert sock.submit(handle, 1, bytes([1, 2, 3])) == 1
-        assert (sock.queued, sock.progress(handle)) == (3, (3, 0))
-        sock.end(handle)
-        with pytest.raises(ValueError, match="not live"):
-            sock.submit(handle, 1, b"\x05")
-        assert sock.pump() == ([], [])
-        assert (sock.queued, sock.traces, sock.counters()["sent"]) == (0, 0, 0)
-        with pytest.raises(ValueError, match="limit must be"):
-            sock.pump(1)
-
-
-@pytest.mark.raw
-def test_pump_returns_the_rest_with_the_next_call() -> None:
-    with TraceSocket(socket.AF_INET) as sock:
-        handle = begin(sock, 4, "127.0.0.1", last_ttl=255)
-        sock.submit(handle, 0, bytes(range(1, 256)))
-        answers: list[Any] = []
-        for _ in range(100):
-            found, _ = sock.pump(64)
-            assert len(found) <= 64
-            answers += found
-
-    assert sorted(answer[1] for answer in answers) == list(range(1, 256))
-
-
-@pytest.mark.netns
-def test_missing_privilege_is_told_by_the_kernel_and_by_us() -> None:
-    program = """
-import asyncio, ctypes
-from netsonde.clock import SystemClock
-from netsonde.errors import PrivilegeError
-from netsonde.model import TraceSpec
-from netsonde.policy import TargetPolicy
-from netsonde.probe.base import Recorder
-from netsonde.probe.targets import TargetResolver
-from netsonde.probe.trace import TraceProber
-
-assert ctypes.CDLL(None).unshare(0x10000000) == 0  # CLONE_NEWUSER: root there, nobody here
-clock = SystemClock()
-prober = TraceProber(clock, TargetResolver(TargetPolicy.person()))
-record = Recorder(clock)
-try:
-    asyncio.run(prober.run(TraceSpec(host="127.0.0.1"), record))
-except PrivilegeError as error:
-    print(error)
-print(record.measurement().observations[0].value["status"])
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-
-    assert "open raw ICMP socket: Operation not permitted" in found.stdout
-    assert "AmbientCapabilities=CAP_NET_RAW" in found.stdout
-    assert found.stdout.endswith("permission_denied\n")
-
-
-# ── a chain of routers ──
-
-
-@pytest.mark.netns
-@FAMILIES
-async def test_hops_are_the_routers_on_the_way(path: Chain, version: int) -> None:
-    spec = TraceSpec(host=path.target_address(version))
-
+async def test_hops_are_the_routers_on_the_way(path: Chain, version: int, method: Any) -> None:
+    spec = TraceSpec(host=path.target_address(version), method=method)
     (measurement,) = await trace(path.host, spec)
-
     value = seen(measurement)
     assert measurement.outcome is Outcome.OK
-    assert hops(measurement) == path.hops(version)
-    assert [hop["ttl"] for hop in value["hops"]] == list(range(1, ROUTERS + 2))
+    assert hops(measurement) == expected(path, version, method)
+    assert (value["stop_reason"], value["method"]) == ("completed", method)
+    assert value["protocols"] == [method] * value["sent"]
+    assert value["rx_clock"] == "kernel"
+    assert not value["nat_detected"]
     assert [hop["reached_destination"] for hop in value["hops"]] == [False] * ROUTERS + [True]
-    assert [hop["probes"][0]["reply_ttl"] for hop in value["hops"]] == [64, 63, 62, 61, 60]
-    assert [hop["probes"][0]["quoted_ttl"] for hop in value["hops"][:-1]] == [1] * ROUTERS
-    assert measurement.env["source"] == left_address(0, version)
-    assert (value["nat_detected"], value["loop_detected"], value["tx_errors"]) == (False, False, 0)
-    assert value["sent"] <= 8
+    assert {probe["quoted_ttl"] for hop in value["hops"][:ROUTERS] for probe in hop["probes"]} == {
+        1
+    }
+    assert all(hop["rtt_ms"] > 0 for hop in value["hops"])
 
 
-@pytest.mark.netns
+@pytest.mark.parametrize("backend", ["raw", "header", "datagram", "packet"])
+@FAMILIES
+async def test_every_back_end_traces(path: Chain, version: int, backend: Backend) -> None:
+    if backend == "header" and version == 6:
+        pytest.skip("IPv4 only: the kernel writes IPv6 headers of pings")
+    if backend == "datagram":
+        path.host.sysctl("net.ipv4.ping_group_range", 0)
+    spec = TraceSpec(host=path.target_address(version))
+    (measurement,) = await trace(path.host, spec, backend=backend)
+    assert hops(measurement) == expected(path, version, "icmp")
+
+
+@pytest.mark.parametrize("method", ["udp", "tcp"])
+async def test_without_raw_sockets_only_icmp_traces(path: Chain, method: Any) -> None:
+    path.host.sysctl("net.ipv4.ping_group_range", 0)
+    spec = TraceSpec(host=path.target_address(4), method=method)
+    (measurement,) = await trace(path.host, spec, backend="datagram")
+    assert seen(measurement)["status"] == "permission_denied"
+    assert measurement.error is not None
+    assert "CAP_NET_RAW" in measurement.error.message
+
+
+async def test_loopback_is_one_hop_and_one_burst(path: Chain) -> None:
+    (measurement,) = await trace(path.host, TraceSpec(host="127.0.0.1"))
+    assert hops(measurement) == ["127.0.0.1"]
+    assert seen(measurement)["sent"] <= 4
+
+
 @FAMILIES
 async def test_first_hop_and_max_hops_cut_the_path(path: Chain, version: int) -> None:
-    spec = TraceSpec(host=path.target_address(version), first_hop=2, max_hops=4)
-
+    spec = TraceSpec(host=path.target_address(version), first_hop=2, max_hops=3)
     (measurement,) = await trace(path.host, spec)
-
-    assert hops(measurement) == path.hops(version)[1:4]
+    assert hops(measurement) == path.hops(version)[1:3]
     assert seen(measurement)["stop_reason"] == "max_hops"
     assert measurement.error is not None
-    assert measurement.error.reason == Reason.TTL_EXCEEDED
+    assert measurement.error.reason is Reason.TTL_EXCEEDED
 
 
-@pytest.mark.netns
 async def test_two_hundred_traces_at_once_are_all_true(path: Chain) -> None:
-    targets = [f"10.98.0.{number}" for number in range(1, 101)]
-    targets += [f"fd98::{number:x}" for number in range(1, 101)]
-    stop = threading.Event()
-    flood = threading.Thread(target=path.nodes[1].call, args=(forge_until, stop))
-    flood.start()
-    witness = open_in(path.host, 4)
-    try:
-        measurements = await trace(path.host, *(TraceSpec(host=target) for target in targets))
-    finally:
-        stop.set()
-        flood.join()
-        witness.pump()
-        forged = witness.counters()["foreign"]
-        witness.close()
-
+    targets = [str(ip_address(f"10.98.0.{n}")) for n in range(1, 101)]
+    targets += [str(ip_address("fd98::") + n) for n in range(1, 101)]
+    measurements = await trace(path.host, *(TraceSpec(host=target) for target in targets))
     for target, measurement in zip(targets, measurements, strict=True):
         version = 6 if ":" in target else 4
         assert hops(measurement) == [*path.hops(version)[:-1], target]
-        assert measurement.outcome is Outcome.OK
-    assert forged > 100
 
 
-def forge_until(stop: threading.Event) -> None:
-    """Send the host time-exceeded errors that guess identifiers, sequences and checksums."""
-    chance = random.Random(2026)
-    host, forger = left_address(0, 4), right_address(0, 4)
-    address = socket.inet_aton(host)
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
-        while not stop.is_set():
-            target = socket.inet_aton(f"10.98.0.{chance.randint(1, 100)}")
-            quoted = bytes([0x45, 0, 0, 44]) + bytes(4) + bytes([1, 1, 0, 0]) + address + target
-            quoted += bytes([8, 0]) + chance.randbytes(4)
-            quoted += bytes([0x10, chance.randint(1, 8) << 4])
-            packet = quotes.error(4, quoted, responder=forger)
-            sock.sendto(packet[20:], (host, 0))
+async def test_every_probe_of_every_hop_where_that_is_asked_for(path: Chain) -> None:
+    spec = TraceSpec(host=path.target_address(4), all_probes=True, probes_per_hop=7, interval_ms=5)
+    (measurement,) = await trace(path.host, spec)
+    answered = [len(hop["probes"]) for hop in seen(measurement)["hops"]]
+    assert answered == [7] * (ROUTERS + 1)
+    assert "loss_class" not in seen(measurement)["hops"][0]
 
 
-def host_in(prefix: str) -> str:
-    return prefix.partition("/")[0].removesuffix(".0") + (".7" if "." in prefix else "7")
+async def test_pings_and_traces_share_an_engine(path: Chain) -> None:
+    target = path.target_address(4)
+    ping_record, trace_record = Recorder(CLOCK), Recorder(CLOCK)
+    with probers(path.host) as (traces, pings), path.host.entered():
+        async with asyncio.TaskGroup() as group:
+            spec = PingSpec(host=target, count=200, interval_ms=1)
+            group.create_task(measure(pings, spec, ping_record))
+            group.create_task(measure(traces, TraceSpec(host=target), trace_record))
+    assert ping_record.observed("ping_summary")["received"] == 200
+    assert hops(trace_record.measurement()) == expected(path, 4, "icmp")
 
 
-class Sniffer:
-    """Sees the IP packets that leave a node."""
-
-    def __init__(self, node: Namespace) -> None:
-        self._socket = node.call(
-            socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)
-        )
-        self._socket.settimeout(2)
-
-    def probe(self, version: int) -> bytes:
-        """Return the next echo request."""
-        start = quotes.IP_HEADER_BYTES[version]
-        while True:
-            packet = self._socket.recv(2048)
-            if packet[0] >> 4 != version or packet[9 if version == 4 else 6] != ICMP[version]:
-                continue
-            if packet[start] == quotes.ECHO_REQUEST[version]:
-                return packet
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
+# ── the flow, by capture ──
 
 
-class Forger:
-    """Sends the host of a chain ICMP messages from its first router."""
-
-    def __init__(self, built: Chain, version: int) -> None:
-        self._host = left_address(0, version)
-        self._start = 20 if version == 4 else 0
-        self.address = right_address(0, version)
-        self._socket = built.nodes[1].call(
-            socket.socket, FAMILY[version], socket.SOCK_RAW, ICMP[version]
-        )
-
-    def send(self, packet: bytes) -> None:
-        """Send a packet of `support.quotes`, with a header of the kernel's."""
-        self._socket.sendto(packet[self._start :], (self._host, 0))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-
-@pytest.mark.netns
+@METHODS
 @FAMILIES
-def test_forged_errors_are_rejected_and_true_ones_from_elsewhere_kept(
-    path: Chain, version: int
+async def test_the_flow_is_constant_and_the_same_next_time(
+    path: Chain, version: int, method: Any
 ) -> None:
-    with (
-        open_in(path.host, version) as sock,
-        Sniffer(path.host) as sniffer,
-        Forger(path, version) as forger,
-    ):
-        handle = begin(sock, version, path.target_address(version))
-        sock.submit(handle, 0, bytes([3]))
-        pump_until(sock, lambda answers: len(answers) == 1)
-        probe = sniffer.probe(version)
-        wrong = bytearray(probe)
-        wrong[quotes.IP_HEADER_BYTES[version] + 2] ^= 0x40
-
-        forger.send(quotes.error(version, bytes(wrong), quoted_bytes=8))
-        forger.send(quotes.error(version, bytes(wrong)))
-        forger.send(quotes.error(version, probe, quoted_bytes=8))
-        (again,) = pump_until(sock, lambda answers: len(answers) == 1)
-        counters = sock.counters()
-
-    assert (again.flags, again.ttl, again.address) == (DUPLICATE, 3, forger.address)
-    assert (counters["forged"], counters["matched"], counters["duplicates"]) == (2, 1, 1)
+    spec = TraceSpec(host=path.target_address(version), method=method, probes_per_hop=2)
+    other = TraceSpec(host=host_in(MANY[version]), method=method)
+    with ProbeCapture(path.host) as capture, probers(path.host) as (prober, _):
+        with path.host.entered():
+            for each in (spec, spec, other):
+                await measure(prober, each, Recorder(CLOCK))
+        targets = {ip_address(each.host).packed for each in (spec, other)}
+        probes = [probe for probe in capture.probes() if probe.flow.destination in targets]
+    flows = {probe.flow for probe in probes}
+    assert {probe.method for probe in probes} == {method}
+    assert {flow.destination for flow in flows} == targets
+    assert len(flows) == 2
+    assert len({probe.varies for probe in probes}) == len(probes) > 3 * (ROUTERS + 1)
+    if version == 6:
+        assert all(flow.label for flow in flows)
+    assert len({(flow.first_bytes, flow.label) for flow in flows}) == 2
 
 
-@pytest.mark.netns
+# ── what is not ours ──
+
+
+class Told:
+    """One watched trace without a driver: what the engine says of it."""
+
+    def __init__(self, node: Namespace, version: Family, method: int = icmp.TRACE_ICMP) -> None:
+        self.version = version
+        self.engine = node.call(icmp.EchoEngine, version, backend="raw")
+        node.call(self.engine.open_traces, method)
+        self._method = method
+
+    def begin(self, address: str, **options: Any) -> None:
+        packed = ip_address(address).packed
+        record = icmp.pack_traces(
+            self.version, packed, token=5, timeout_ns=10**9, method=self._method, port=80,
+            flags=icmp.TRACE_WATCHED, **options,
+        )  # fmt: skip
+        assert self.engine.submit_traces(record) == 1
+
+    def until_done(self) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+        """Turn the engine until the trace has ended; return summary and answers."""
+        limit_ns = CLOCK.monotonic_ns() + 5 * 10**9
+        while CLOCK.monotonic_ns() < limit_ns:
+            for record in struct.iter_unpack(icmp.COMPLETION_FORMAT, self.engine.poll()):
+                if record[4] == icmp.TRACED:
+                    summary, answers, _ = self.engine.take_trace(record[1])
+                    return summary, list(struct.iter_unpack(icmp.ANSWER_FORMAT, answers))
+        raise AssertionError(self.engine.counters)
+
+
+# Bytes of the transport that nobody off the path can guess, beside IPv4's identification.
+SECRET = {
+    icmp.TRACE_ICMP: (5, 7),  # identifier, sequence
+    icmp.TRACE_UDP: (1, 7),  # source port, checksum
+    icmp.TRACE_TCP: (5, 7),  # sequence number
+}
+
+
+@pytest.mark.parametrize("method", SECRET)
 @FAMILIES
-def test_reader_that_lags_does_not_lengthen_the_rtt(silent_path: Chain, version: int) -> None:
-    with (
-        open_in(silent_path.host, version) as sock,
-        Sniffer(silent_path.host) as sniffer,
-        Forger(silent_path, version) as router,
-    ):
-        handle = begin(sock, version, silent_path.target_address(version))
-        sock.submit(handle, 0, bytes([2]))
-        assert sock.pump() == ([], [])
-        router.send(quotes.error(version, sniffer.probe(version)))
-        answered_ns = time.monotonic_ns()
-        time.sleep(0.1)
-        (answer,) = pump_until(sock, lambda answers: len(answers) == 1)
+def test_forged_errors_are_nobodys(odd_path: Chain, version: Family, method: int) -> None:
+    told = Told(odd_path.host, version, method)
+    target = odd_path.target_address(version)
+    header, destination = (20, 16) if version == 4 else (40, 24)
+    places = [destination, *(header + at for at in SECRET[method])]
+    if version == 4 and method == icmp.TRACE_ICMP:
+        places.append(4)
+    with told.engine, ProbeCapture(odd_path.host) as capture, forger(odd_path, version) as send:
+        told.begin(target, first_ttl=2, last_ttl=2, attempts=1)
+        (probe,) = capture.probes()
+        for at in places:
+            wrong = bytearray(probe.packet)
+            wrong[at] ^= 0x41
+            send(icmp_error(probe._replace(packet=bytes(wrong)), quoted_bytes=8))
+        summary, answers = told.until_done()
+        counters = told.engine.counters
+    assert answers == []
+    assert summary[1] != icmp.STOPPED_COMPLETED
+    assert counters["forged"] + counters["foreign"] == len(places)
 
-    assert answer.flags == 0
-    assert answer.tx_ns < answer.rx_ns < answered_ns + 20 * NS_PER_MS
 
-
-@pytest.mark.netns
 @FAMILIES
-async def test_silent_router_is_a_gap_and_not_the_end(silent_path: Chain, version: int) -> None:
-    target = silent_path.target_address(version)
-    spec = TraceSpec(host=target, timeout_ms=300, probes_per_hop=2)
+def test_what_quotes_the_probe_is_believed_whoever_sends_it(
+    odd_path: Chain, version: Family
+) -> None:
+    told = Told(odd_path.host, version)
+    with told.engine, ProbeCapture(odd_path.host) as capture, forger(odd_path, version) as send:
+        told.begin(odd_path.target_address(version), first_ttl=2, last_ttl=2, attempts=1)
+        (probe,) = capture.probes()
+        send(icmp_error(probe))
+        _, answers = told.until_done()
+        assert told.engine.counters["forged"] == 0
+    width = 4 if version == 4 else 16
+    assert [answer[2][:width] for answer in answers] == [
+        ip_address(right_address(0, version)).packed
+    ]
 
-    (measurement,) = await trace(silent_path.host, spec)
 
-    truth: list[str | None] = [*silent_path.hops(version)]
-    truth[1] = None
-    assert measurement.outcome is Outcome.OK
-    assert hops(measurement) == truth
+@contextlib.contextmanager
+def forger(path: Chain, version: Family) -> Iterator[Any]:
+    """Send the host of a chain ICMP messages from its first router."""
+    sock = path.nodes[1].call(socket.socket, INET[version], socket.SOCK_RAW, ICMP[version])
+
+    def send(message: bytes) -> None:
+        whole = bytearray(message)
+        if version == 4:  # of ICMPv6 the kernel writes it
+            whole[2:4] = struct.pack("!H", internet_checksum(message))
+        sock.sendto(whole, (left_address(0, version), 0))
+
+    with sock:
+        yield send
+
+
+def internet_checksum(data: bytes) -> int:
+    padded = data + bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+async def test_a_flood_of_foreign_packets_keeps_no_trace_from_its_end(path: Chain) -> None:
+    stop = threading.Event()
+    sent = Counter[str]()
+    foreign = Probe(4, "icmp", 1, None, b"", bytes((0x45, 0, 0, 44)) + bytes(40))  # type: ignore[arg-type]
+
+    def flood() -> None:
+        with forger(path, 4) as send:
+            while not stop.is_set():
+                send(icmp_error(foreign))
+                send(bytes((0, 0, 0, 0)) + bytes(60))  # an echo reply of nobody's
+                sent["packets"] += 2
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        measurements = await trace(
+            path.host, *(TraceSpec(host=f"10.98.0.{n}") for n in range(1, 21))
+        )
+    finally:
+        stop.set()
+        thread.join()
+    assert sent["packets"] > 100
+    for number, measurement in enumerate(measurements, 1):
+        assert hops(measurement) == [*path.hops(4)[:-1], f"10.98.0.{number}"]
+
+
+# ── ends ──
+
+
+@FAMILIES
+async def test_a_silent_router_is_a_gap_and_not_the_end(odd_path: Chain, version: int) -> None:
+    (measurement,) = await trace(odd_path.host, TraceSpec(host=odd_path.target_address(version)))
+    addresses = [*odd_path.hops(version)[:-1], odd_path.target_address(version)]
+    addresses[1] = None  # type: ignore[call-overload]
+    assert hops(measurement) == addresses
     silent = seen(measurement)["hops"][1]
-    assert (silent["success"], silent["error"]) == (False, "timeout")
-    assert len(silent["probes"]) == 2
+    assert [probe["error"] for probe in silent["probes"]] == ["timeout"] * 3
 
 
-@pytest.mark.netns
 @FAMILIES
-async def test_path_that_goes_silent_ends_at_the_gap_limit(
-    silent_path: Chain, version: int
-) -> None:
-    host = host_in(UNUSED[version])
-    spec = TraceSpec(host=host, timeout_ms=300, probes_per_hop=1, gap_limit=3)
-
-    (measurement,) = await trace(silent_path.host, spec)
-
-    routers = silent_path.hops(version)
-    assert hops(measurement) == [routers[0], None, routers[2], None, None, None]
+async def test_a_path_that_goes_silent_ends_at_the_gap_limit(odd_path: Chain, version: int) -> None:
+    spec = TraceSpec(host=host_in(UNUSED[version]), gap_limit=3, timeout_ms=400)
+    (measurement,) = await trace(odd_path.host, spec)
     assert seen(measurement)["stop_reason"] == "gap_limit"
-    assert measurement.outcome is Outcome.TARGET_ERROR
+    assert len(hops(measurement)) == ROUTERS - 1 + 3
     assert measurement.error is not None
-    assert measurement.error.reason == Reason.TIMEOUT
-    assert measurement.error.failure_source == FailureSource.PATH
+    assert (measurement.outcome, measurement.error.reason, measurement.error.failure_source) == (
+        Outcome.TARGET_ERROR, Reason.TIMEOUT, FailureSource.PATH,
+    )  # fmt: skip
 
 
-@pytest.mark.netns
 @pytest.mark.parametrize(
-    ("prefix", "reason", "router", "icmp"),
-    [
-        (REFUSED[4], Reason.UNREACHABLE_HOST, 3, (3, 1)),
-        (REFUSED[6], Reason.UNREACHABLE_NET, 3, (1, 0)),
-        (PROHIBITED[4], Reason.FILTERED, 2, (3, 13)),
-        (PROHIBITED[6], Reason.FILTERED, 2, (1, 1)),
-    ],
+    ("prefixes", "reason"),
+    [(REFUSED, Reason.UNREACHABLE_HOST), (PROHIBITED, Reason.FILTERED)],
+    ids=["refused", "prohibited"],
 )
-async def test_router_that_refuses_ends_the_path(
-    broken_path: Chain, prefix: str, reason: Reason, router: int, icmp: tuple[int, int]
+async def test_a_router_that_refuses_ends_the_path(
+    odd_path: Chain, prefixes: dict[int, str], reason: Reason
 ) -> None:
-    (measurement,) = await trace(broken_path.host, TraceSpec(host=host_in(prefix)))
-
-    version = 6 if ":" in prefix else 4
+    (measurement,) = await trace(odd_path.host, TraceSpec(host=host_in(prefixes[4])))
     value = seen(measurement)
-    assert hops(measurement) == broken_path.hops(version)[:router]
-    assert measurement.outcome is Outcome.TARGET_ERROR
-    assert measurement.error is not None
-    assert measurement.error.reason == reason
     assert value["stop_reason"] == "unreachable"
-    found = value["unreachable"]
-    assert (found["icmp_type"], found["icmp_code"]) == icmp
-    assert (found["ttl"], found["address"]) == (router, broken_path.hops(version)[router - 1])
-
-
-@pytest.mark.netns
-@FAMILIES
-async def test_circle_is_a_loop(broken_path: Chain, version: int) -> None:
-    spec = TraceSpec(host=host_in(CIRCLES[version]), timeout_ms=300)
-
-    (measurement,) = await trace(broken_path.host, spec)
-
-    value = seen(measurement)
-    assert (value["stop_reason"], value["loop_detected"]) == ("loop", True)
-    assert hops(measurement)[:3] == broken_path.hops(version)[:3]
-    assert hops(measurement)[4] == hops(measurement)[6]
+    assert (value["unreachable"]["ttl"], value["unreachable"]["address"]) == (
+        3, odd_path.hops(4)[2],
+    )  # fmt: skip
     assert measurement.error is not None
-    assert measurement.error.reason == Reason.TTL_EXCEEDED
+    assert measurement.error.reason is reason
 
 
-@pytest.mark.netns
-@pytest.mark.parametrize("host", ["203.0.113.1", "2001:db8::1"])
+@FAMILIES
+async def test_a_circle_is_a_loop(odd_path: Chain, version: int) -> None:
+    spec = TraceSpec(host=host_in(CIRCLES[version]), timeout_ms=400)
+    (measurement,) = await trace(odd_path.host, spec)
+    value = seen(measurement)
+    assert value["loop_detected"]
+    assert value["stop_reason"] in ("loop", "max_hops", "gap_limit")
+    assert measurement.outcome is Outcome.TARGET_ERROR
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "2001:db8::7"])
 async def test_no_route_is_our_own_failure(path: Chain, host: str) -> None:
     (measurement,) = await trace(path.host, TraceSpec(host=host))
-
-    assert measurement.outcome is Outcome.AGENT_ERROR
-    assert measurement.error is not None
-    assert measurement.error.reason == Reason.NO_ROUTE
     assert seen(measurement)["stop_reason"] == "no_route"
+    assert measurement.error is not None
+    assert (measurement.outcome, measurement.error.reason) == (
+        Outcome.AGENT_ERROR, Reason.NO_ROUTE,
+    )  # fmt: skip
 
 
-@pytest.mark.netns
-@FAMILIES
-def test_packets_a_full_queue_drops_are_send_errors(version: int) -> None:
-    with chain(1) as built:
-        target = built.target_address(version)
-        with open_in(built.host, version) as sock:
-            warm = begin(sock, version, target)
-            sock.submit(warm, 0, b"")
-            pump_until(sock, lambda answers: len(answers) == 1)
-            built.host.limit_queue("right", rate=1000, burst=2000, limit=2000)
-            handle = begin(sock, version, target, last_ttl=255)
-            sock.submit(handle, 0, bytes(range(1, 256)))
+async def test_a_cancelled_trace_tells_what_it_saw(odd_path: Chain) -> None:
+    record, answered = Recorder(CLOCK), asyncio.Event()
+    with probers(odd_path.host) as (prober, _), odd_path.host.entered():
+        prober._watch = lambda *_: answered.set()
+        spec = TraceSpec(host=host_in(UNUSED[4]), timeout_ms=60_000)
+        task = asyncio.get_running_loop().create_task(measure(prober, spec, record))
+        await answered.wait()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    value = record.observed("trace")
+    assert (value["status"], value["stop_reason"]) == ("cancelled", "cancelled")
+    assert value["sent"] > 0
 
-            _, refusals = sock.pump()
-            counters = sock.counters()
 
-    assert {refusal[3] for refusal in refusals} == {errno.ENOBUFS}
-    assert counters["tx_errors"] == len(refusals)
-    assert counters["sent"] == 256 - len(refusals)
-    assert 100 < len(refusals) < 255
+# ── misuse ──
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"first_ttl": 3, "last_ttl": 2}, "first_ttl"),
+        ({"attempts": 0}, "attempts"),
+        ({"attempts": 101}, "attempts"),
+        ({"gap_limit": 0}, "gap_limit"),
+        ({"size": 17}, "size"),
+        ({"path": 1}, "no path"),
+        ({"flags": 64}, "flags"),
+        ({"method": icmp.TRACE_UDP}, "not open"),
+        ({"timeout_ns": 0}, "timeout_ns"),
+        ({"interval_ns": 10**13}, "interval_ns"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_sends_nothing(
+    path: Chain, options: dict[str, Any], why: str
+) -> None:
+    told = Told(path.host, 4)
+    chosen = {"token": 1, "timeout_ns": 10**9} | options
+    with told.engine:
+        with pytest.raises(ValueError, match=why):
+            told.engine.submit_traces(icmp.pack_traces(4, bytes(4), **chosen))
+        with pytest.raises(ValueError, match="whole records"):
+            told.engine.submit_traces(b"short")
+        with pytest.raises(ValueError, match="has ended"):
+            told.engine.take_trace(0)
+        assert told.engine.counters["sent"] == 0
+
+
+def test_methods_are_opened_by_name(path: Chain) -> None:
+    with path.host.call(icmp.EchoEngine, 4) as engine:
+        for wrong in (0, 8):
+            with pytest.raises(ValueError, match="methods"):
+                engine.open_traces(wrong)
+    path.host.sysctl("net.ipv4.ping_group_range", 0)
+    with (
+        path.host.call(icmp.EchoEngine, 4, backend="datagram") as engine,
+        pytest.raises(ValueError, match="ICMP only"),
+    ):
+        engine.open_traces(icmp.TRACE_TCP)
+
+
+async def test_lanes_close_twice(path: Chain) -> None:
+    lanes = Lanes(CLOCK, lambda family: path.host.call(open_engine, family))
+    lanes.get(4)
+    lanes.close()
+    lanes.close()
+    assert [*lanes] == []

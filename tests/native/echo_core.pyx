@@ -9,6 +9,8 @@ from libc.string cimport memcpy, memset
 
 cimport cython
 from echoreceive cimport echo_expire, echo_note_overflow
+from echosend cimport echo_can_receive
+from echostamp cimport echo_lose_stamps, echo_renumber_stamps, echo_resume_stamps
 from echostate cimport (
     BACKEND_DATAGRAM, BACKEND_RAW, CLOCK_RX_KERNEL, COOKIE_BYTES, SIZE_MAX, completion_t,
     echo_publish, echo_t,
@@ -21,7 +23,9 @@ from native.echo_door cimport (
 from ring cimport ring_count, ring_record, ring_release
 from schedule cimport request_t
 from stamps cimport wall_merge, wall_stepped
-from sysnet cimport SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, sock_extended_err
+from sysnet cimport (
+    SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_TIMESTAMPING, sock_extended_err,
+)
 
 Completion = namedtuple(
     "Completion", "token kind rtt_ns sent_ns responder icmp_type icmp_code ttl size clocks")
@@ -37,7 +41,7 @@ cdef class EchoCore:
     cdef int _width
 
     def __cinit__(
-        self, int family, *, bint datagram=False, uint32_t capacity=1 << 16,
+        self, int family, *, bint datagram=False, bint exact=False, uint32_t capacity=1 << 16,
         int64_t linger_ns=3_000_000_000, uint8_t secret=7,
     ):
         if family != 4 and family != 6:
@@ -45,9 +49,11 @@ cdef class EchoCore:
         self._width = 4 if family == 4 else 16
         self._e = <echo_t *>calloc(1, sizeof(echo_t))
         if self._e == NULL or door_open(
-                self._e, family, BACKEND_DATAGRAM if datagram else BACKEND_RAW, False,
+                self._e, family, BACKEND_DATAGRAM if datagram else BACKEND_RAW, exact,
                 secret) < 0 or slab_open(&self._e.slab, capacity, linger_ns) < 0:
             raise MemoryError
+        if exact:
+            echo_renumber_stamps(self._e)
 
     def __dealloc__(self):
         if self._e != NULL:
@@ -117,6 +123,26 @@ cdef class EchoCore:
             raise ValueError("no such address")
         door_report(self._e, &d, &error, <const uint8_t *><const char *>offender)
 
+    def stamp(self, uint32_t number, int64_t stamp_ns, int64_t user_ns):
+        """Take in the kernel's transmit stamp (CLOCK_REALTIME) of the packet with its number."""
+        cdef delivery_t d = self._delivery(b"", stamp_ns, user_ns, None)
+        cdef sock_extended_err error
+        cdef uint8_t nobody[16]
+        memset(nobody, 0, sizeof(nobody))
+        memset(&error, 0, sizeof(error))
+        error.ee_origin = <uint8_t>SO_EE_ORIGIN_TIMESTAMPING
+        error.ee_data = number
+        door_report(self._e, &d, &error, nobody)
+
+    def lose_stamps(self, int64_t now_ns):
+        """Learn that the kernel refused a packet that asked for a stamp."""
+        echo_lose_stamps(self._e, now_ns)
+
+    def resume_stamps(self, int64_t now_ns):
+        """Ask for stamps again if it is time, as before each batch while there are none."""
+        if self._e.stamps_lost:
+            echo_resume_stamps(self._e, now_ns)
+
     def sample_clocks(self, int64_t low_ns, int64_t high_ns):
         """Learn an interval that CLOCK_REALTIME - CLOCK_MONOTONIC lies in."""
         wall_merge(&self._e.wall, low_ns, high_ns)
@@ -128,6 +154,14 @@ cdef class EchoCore:
     def overflow(self, uint32_t packets):
         """Learn that the receive queue had no room for so many packets."""
         echo_note_overflow(self._e, packets)
+
+    def age_overflow(self, int64_t by_ns):
+        """Let the last overflow be that much longer ago: the core reads that clock itself."""
+        self._e.overflowed_ns -= by_ns
+
+    def can_receive(self, size_t size):
+        """Make room for replies with so large a payload; whether there is."""
+        return echo_can_receive(self._e, size)
 
     def expire(self, int64_t now_ns):
         """Time out and forget what is due."""
@@ -150,6 +184,16 @@ cdef class EchoCore:
                 "kernel" if c.clocks & CLOCK_RX_KERNEL else "user"))
             ring_release(&self._e.done, 1)
         return done
+
+    @property
+    def asks(self):
+        """Whether the packet sent last asked the kernel for a stamp."""
+        return self._e.tx[0].asks
+
+    @property
+    def buffer_bytes(self):
+        """How large a message can be read whole."""
+        return self._e.received.buffer_bytes
 
     @property
     def steps(self):

@@ -34,6 +34,7 @@ cdef class Schedule:
         if run == RUN_NIL:
             raise MemoryError
         self._s.runs[run].request.token = token
+        self._s.runs[run].request.count = 1
         schedule_queue(&self._s, run)
         schedule_push(&self._s, run, due_ns)
 

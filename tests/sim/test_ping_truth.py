@@ -104,9 +104,9 @@ Told = tuple[Sweep, Truth]
 @pytest.fixture(
     params=[
         Case(4, "header", 100),
-        Case(6, "raw", 20),
-        Case(4, "packet", 20),
-        Case(6, "packet", 20),
+        Case(6, "raw", 10),
+        Case(4, "packet", 10),
+        Case(6, "packet", 10),
     ],
     ids=lambda case: f"{case.family}-{case.backend}",
     scope="module",

@@ -54,7 +54,6 @@ ADAPTERS = {
     "netsonde._native.deadlines": {"leases.py"},
     "netsonde._native.icmp": {"probe/"},
     "netsonde._native.ledger": {"probe/"},
-    "netsonde._native.trace": {"probe/"},
 }
 
 

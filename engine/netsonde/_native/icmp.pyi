@@ -1,9 +1,11 @@
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, final
 
 REQUEST_FORMAT: Final[str]  # for struct: one record of `submit`
 COMPLETION_FORMAT: Final[str]  # for struct: one record of `poll`
+TRACE_FORMAT: Final[str]  # for struct: one record of `submit_traces`
+ANSWER_FORMAT: Final[str]  # for struct: one answer of `take_trace`
+TRACE_REQUEST_BYTES: Final[int]
 
 # Kinds of completion: exactly one of the first five per packet, then any number of LATE and
 # DUPLICATE; one STOPPED per cancelled run.
@@ -15,6 +17,24 @@ RX_DROP: Final[int]
 LATE: Final[int]
 DUPLICATE: Final[int]
 STOPPED: Final[int]
+TRACED: Final[int]  # one per trace
+HOP: Final[int]  # one per answer of a trace that is watched
+
+STOPPED_COMPLETED: Final[int]  # why a trace ended
+STOPPED_UNREACHABLE: Final[int]
+STOPPED_LOOP: Final[int]
+STOPPED_GAP_LIMIT: Final[int]
+STOPPED_MAX_HOPS: Final[int]
+STOPPED_TX_ERROR: Final[int]
+STOPPED_CANCELLED: Final[int]
+
+TRACE_ICMP: Final[int]  # methods of traces, as bits
+TRACE_UDP: Final[int]
+TRACE_TCP: Final[int]
+
+TRACE_FORBID_FRAGMENTS: Final[int]  # bits of a trace's flags
+TRACE_ALL_ATTEMPTS: Final[int]
+TRACE_WATCHED: Final[int]
 
 RX_KERNEL: Final[int]  # bits of a completion's clocks
 TX_KERNEL: Final[int]
@@ -33,10 +53,13 @@ LINGER_NS: Final[int]
 LINGER_MAX_NS: Final[int]
 RECEIVE_BUFFER_BYTES: Final[int]
 
-_Backend: TypeAlias = Literal["raw", "header", "packet", "datagram"]
+# token, stop, end TTL, sent, tx_errors, late, duplicates, rx_drops, errno, answers not kept,
+# source, ICMP checksum, source port, flow label, first TTL, attempts by TTL
+_TraceSummary: TypeAlias = tuple[
+    int, int, int, int, int, int, int, int, int, int, bytes, int, int, int, int, bytes
+]
 
-# protocol, tos, ttl, source, destination, body
-_Ip: TypeAlias = tuple[int, int, int, bytes, bytes, bytes]
+_Backend: TypeAlias = Literal["raw", "header", "packet", "datagram"]
 
 @final
 class PacketBudget:
@@ -86,6 +109,12 @@ class EchoEngine:
     def poll(
         self, *, now_ns: int | None = None, limit: int = ...
     ) -> bytes: ...  # CLOCK_MONOTONIC -> records
+    def open_traces(self, methods: int) -> None: ...
+    def submit_traces(self, traces: bytes) -> int: ...  # records -> how many were taken
+    def cancel_trace(self, token: int) -> None: ...
+    def take_trace(
+        self, number: int
+    ) -> tuple[_TraceSummary, bytes, bytes]: ...  # answers, extensions
     def note_clock_step(self) -> None: ...
     @property
     def family(self) -> Literal[4, 6]: ...
@@ -119,10 +148,24 @@ def pack_requests(
     token_shift: int = 0,
     flags: int = 0,
 ) -> bytes: ...  # records
-def checksum(data: bytes) -> int: ...
-def count_steps(samples: Iterable[tuple[int, int]]) -> int: ...  # ns
-def siphash24(key: bytes, data: bytes) -> int: ...
-def parse_ip(version: Literal[4, 6], data: bytes, *, quoted: bool = False) -> _Ip | str: ...
-def parse_message(
-    version: Literal[4, 6], data: bytes
-) -> tuple[int, int, int, int, int, bytes, _Ip | str | None] | str: ...
+def pack_traces(
+    family: Literal[4, 6],
+    addresses: bytes,  # 4 or 16 bytes each
+    source: bytes | None = None,  # 4 or 16 bytes
+    *,
+    token: int,
+    timeout_ns: int,
+    method: int = ...,
+    port: int = 0,
+    flow: int = 0,
+    first_ttl: int = 1,
+    last_ttl: int = 30,
+    attempts: int = 3,
+    gap_limit: int = 5,
+    size: int = 20,  # bytes
+    tos: int = 0,
+    path: int = 0,
+    interval_ns: int = 0,
+    flags: int = 0,
+    scope: int = 0,
+) -> bytes: ...  # records

@@ -57,9 +57,7 @@ def missing_kinds(config: AgentConfig, able: Mapping[str, bool]) -> Iterator[Tas
         "datagram_icmp" if name == "datagram" else "raw_icmp" for name in config.ping_backends
     }
     if not any(able.get(name) for name in needed):
-        yield TaskKind.PING
-    if not able.get("raw_trace"):
-        yield TaskKind.TRACE
+        yield from (TaskKind.PING, TaskKind.TRACE)  # which have their engines in common
 
 
 async def _addresses_of(control_plane: str) -> frozenset[str]:

@@ -36,13 +36,14 @@ def make_probers(
     """
     resolver = TargetResolver(policy)
     options = ping or EngineOptions()
+    pings = PingProber(
+        clock, resolver, engine=partial(open_engine, options=options), pacer=pacer_of(options)
+    )
     probers: tuple[Prober[Any], ...] = (
         DnsProber(clock, policy),
         HttpProber(clock, resolver),
         TcpProber(clock, resolver),
-        PingProber(
-            clock, resolver, engine=partial(open_engine, options=options), pacer=pacer_of(options)
-        ),
-        TraceProber(clock, resolver),
+        pings,
+        TraceProber(clock, resolver, pings.lanes),
     )
     return {prober.kind: prober for prober in probers}

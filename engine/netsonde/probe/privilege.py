@@ -11,7 +11,7 @@ ICMP needs CAP_NET_RAW, or ICMP datagram sockets. Any one of these grants it:
   systemd unit, section [Service] (preferred; nothing else needs privilege):
     AmbientCapabilities=CAP_NET_RAW
     CapabilityBoundingSet=CAP_NET_RAW
-  ICMP datagram sockets for every group (ping only, not trace):
+  ICMP datagram sockets for every group (of traces those by ICMP only):
     sysctl -w net.ipv4.ping_group_range="0 2147483647"
     echo 'net.ipv4.ping_group_range = 0 2147483647' > /etc/sysctl.d/60-netsonde.conf
   once, as root:

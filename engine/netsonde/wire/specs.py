@@ -117,18 +117,31 @@ def check_spec(spec: TaskSpec) -> None:
     Raises:
         RequestError: ERR_VALIDATION naming the field and what is allowed.
     """
-    if isinstance(spec, TraceSpec) and spec.first_hop > spec.max_hops:
+    if isinstance(spec, TraceSpec):
+        _check_trace(spec)
+    elif isinstance(spec, PingSpec):
+        _check_method(spec)
+    if isinstance(spec, TraceSpec | PingSpec):
+        if spec.source is not None:
+            _check_source(spec.source, spec.family)
+        if spec.interface is not None:
+            _check_interface(spec.interface)
+
+
+def _check_trace(spec: TraceSpec) -> None:
+    if spec.first_hop > spec.max_hops:
         raise _refusal(
             "first_hop",
             f"first_hop must be a whole number from 1 to max_hops, {spec.max_hops}, "
             f"not {spec.first_hop}",
         )
-    if isinstance(spec, PingSpec):
-        _check_method(spec)
-        if spec.source is not None:
-            _check_source(spec.source, spec.family)
-        if spec.interface is not None:
-            _check_interface(spec.interface)
+    if spec.method == "icmp" and spec.port is not None:
+        raise _refusal("port", f"port {spec.port} is for method udp or tcp, not icmp: leave it out")
+    if spec.method == "tcp":
+        if spec.size != TraceSpec(host="any").size:
+            raise _refusal("size", "size is for method icmp or udp, a SYN has none: leave it out")
+        if spec.pmtud:
+            raise _refusal("pmtud", "pmtud is for method icmp or udp: a SYN has no size to vary")
 
 
 def _check_method(spec: PingSpec) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from native import packet_core
 from netsonde._native import icmp
 from support import packets
 
@@ -19,45 +20,45 @@ EDGES = (0, 1, 65_534, 65_535)
 
 @given(st.binary(max_size=400))
 def test_checksum_is_rfc_1071(data: bytes) -> None:
-    assert icmp.checksum(data) == packets.checksum(data)
+    assert packet_core.checksum(data) == packets.checksum(data)
 
 
 def test_checksum_of_extremes() -> None:
-    assert icmp.checksum(b"") == 0xFFFF
-    assert icmp.checksum(b"\xff" * 65_535) == packets.checksum(b"\xff" * 65_535)
-    assert icmp.checksum(b"\xff" * 65_536) == 0  # sums to 0xFFFF however often it wraps
+    assert packet_core.checksum(b"") == 0xFFFF
+    assert packet_core.checksum(b"\xff" * 65_535) == packets.checksum(b"\xff" * 65_535)
+    assert packet_core.checksum(b"\xff" * 65_536) == 0  # sums to 0xFFFF however often it wraps
 
 
 @given(st.binary(min_size=8, max_size=200))
 def test_a_packet_with_its_checksum_sums_to_zero(message: bytes) -> None:
-    assert icmp.checksum(packets.with_checksum(message)) in {0, 0xFFFF}
+    assert packet_core.checksum(packets.with_checksum(message)) in {0, 0xFFFF}
 
 
 def test_siphash_gives_the_papers_value() -> None:
-    assert icmp.siphash24(bytes(range(16)), bytes(range(15))) == 0xA129CA6149BE45E5
+    assert packet_core.siphash24(bytes(range(16)), bytes(range(15))) == 0xA129CA6149BE45E5
 
 
 @given(st.binary(min_size=16, max_size=16), st.binary(max_size=64))
 def test_siphash_matches_the_oracle(key: bytes, data: bytes) -> None:
-    assert icmp.siphash24(key, data) == packets.siphash24(key, data)
+    assert packet_core.siphash24(key, data) == packets.siphash24(key, data)
 
 
 @pytest.mark.parametrize("length", [0, 15, 17])
 def test_siphash_wants_16_bytes_of_key(length: int) -> None:
     with pytest.raises(ValueError, match="16 bytes"):
-        icmp.siphash24(bytes(length), b"")
+        packet_core.siphash24(bytes(length), b"")
 
 
 @given(VERSIONS, st.binary(max_size=200), st.booleans())
 def test_ip_parser_survives_garbage(version: Literal[4, 6], data: bytes, quoted: bool) -> None:
-    assert icmp.parse_ip(version, data, quoted=quoted) == packets.parse_ip(
+    assert packet_core.parse_ip(version, data, quoted=quoted) == packets.parse_ip(
         version, data, quoted=quoted
     )
 
 
 @given(VERSIONS, st.binary(max_size=300))
 def test_message_parser_survives_garbage(version: Literal[4, 6], data: bytes) -> None:
-    assert icmp.parse_message(version, data) == packets.parse_message(version, data)
+    assert packet_core.parse_message(version, data) == packets.parse_message(version, data)
 
 
 @st.composite
@@ -76,7 +77,7 @@ def almost_ipv6(draw: st.DrawFn) -> bytes:
 
 @given(almost_ipv6())
 def test_extension_headers_are_walked_like_the_oracle_does(data: bytes) -> None:
-    assert icmp.parse_ip(6, data) == packets.parse_ip(6, data)
+    assert packet_core.parse_ip(6, data) == packets.parse_ip(6, data)
 
 
 @given(
@@ -98,21 +99,21 @@ def test_errors_are_read_like_the_oracle_does(
     )
     rest = bytes([0, length, 0, 0]) if version == 4 else bytes([length, 0, 0, 0])
     message = packets.icmp(type_, 0, rest, quoted)[:cut]
-    assert icmp.parse_message(version, message) == packets.parse_message(version, message)
+    assert packet_core.parse_message(version, message) == packets.parse_message(version, message)
 
 
 @pytest.mark.parametrize("ident", EDGES)
 @pytest.mark.parametrize("sequence", EDGES)
 def test_sixteen_bit_edges_are_read_back(ident: int, sequence: int) -> None:
     message = packets.echo(4, "reply", ident, sequence, b"payload")
-    parsed = icmp.parse_message(4, message)
+    parsed = packet_core.parse_message(4, message)
     assert parsed == (0, 0, parsed[2], ident, sequence, b"payload", None)
 
 
 def test_a_quote_keeps_source_and_destination_apart() -> None:
     request = packets.echo(4, "request", 7, 9, bytes(16))
     quoted = packets.ipv4("192.0.2.1", "198.51.100.9", request, ttl=1, tos=0x2E)
-    quote = icmp.parse_message(4, packets.icmp_error(11, 0, quoted))[6]
+    quote = packet_core.parse_message(4, packets.icmp_error(11, 0, quoted))[6]
     assert quote == (1, 0x2E, 1, bytes([192, 0, 2, 1]), bytes([198, 51, 100, 9]), request)
 
 
@@ -123,16 +124,16 @@ def test_a_later_fragment_has_no_icmp_header(fragment: int, is_first: bool) -> N
     packet = bytearray(packets.ipv4("192.0.2.1", "192.0.2.2", bytes(8)))
     packet[6:8] = struct.pack("!H", fragment)
     for quoted in (False, True):
-        parsed = icmp.parse_ip(4, bytes(packet), quoted=quoted)
+        parsed = packet_core.parse_ip(4, bytes(packet), quoted=quoted)
         assert parsed == packets.parse_ip(4, bytes(packet), quoted=quoted)
         assert (parsed != "foreign") is is_first
-    error = icmp.parse_message(4, packets.icmp_error(3, 1, bytes(packet)))
+    error = packet_core.parse_message(4, packets.icmp_error(3, 1, bytes(packet)))
     assert (error[6] != "foreign") is is_first
 
 
 @pytest.mark.parametrize("version", [-1, 0, 5, 7])
 def test_parsers_know_two_versions(version: int) -> None:
-    for parse in (icmp.parse_ip, icmp.parse_message):
+    for parse in (packet_core.parse_ip, packet_core.parse_message):
         with pytest.raises(ValueError, match="4 or 6"):
             parse(version, bytes(60))  # type: ignore[arg-type]
 
@@ -185,7 +186,7 @@ def test_records_have_the_documented_sizes() -> None:
     ],
 )
 def test_disjoint_samples_prove_a_clock_step(samples: list[tuple[int, int]], steps: int) -> None:
-    assert icmp.count_steps(samples) == steps
+    assert packet_core.count_steps(samples) == steps
 
 
 @pytest.mark.parametrize("rate_pps", [0, -1, 1.1e9, float("nan"), float("inf")])

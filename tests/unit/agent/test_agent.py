@@ -285,7 +285,7 @@ async def test_unreadable_credentials_are_a_sentence(clock: ManualClock, tmp_pat
     ("able", "left"),
     [
         ({"raw_icmp": False, "raw_trace": False}, {"dns", "http", "tcp"}),
-        ({"datagram_icmp": True, "raw_trace": False}, {"dns", "http", "tcp", "ping"}),
+        ({"datagram_icmp": True, "raw_trace": False}, {"dns", "http", "tcp", "ping", "trace"}),
         ({"raw_icmp": True, "raw_trace": True}, {"dns", "http", "tcp", "ping", "trace"}),
     ],
 )

@@ -44,8 +44,8 @@ def test_by_default_nothing_is_limited() -> None:
     ("able", "backends", "missing"),
     [
         ({"raw_icmp", "raw_trace"}, ("header", "raw"), set()),
-        ({"raw_icmp", "raw_trace"}, ("datagram",), {TaskKind.PING}),
-        ({"datagram_icmp"}, ("header", "raw", "datagram"), {TaskKind.TRACE}),
+        ({"raw_icmp", "raw_trace"}, ("datagram",), {TaskKind.PING, TaskKind.TRACE}),
+        ({"datagram_icmp"}, ("header", "raw", "datagram"), set()),
         ({"datagram_icmp"}, ("packet",), {TaskKind.PING, TaskKind.TRACE}),
         (set(), ("header", "raw", "datagram"), {TaskKind.PING, TaskKind.TRACE}),
     ],

@@ -77,6 +77,27 @@ class EchoEngine(Protocol):
         ...
 
 
+class Traces(Protocol):
+    """What else one engine carries: `netsonde.probe.trace.driver.TraceDriver`."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none is running."""
+        ...
+
+    def take(self, completion: Completion) -> None:
+        """Take what is said of a trace."""
+        ...
+
+    def flush(self) -> None:
+        """Hand the engine what it had no room for."""
+        ...
+
+    def fail(self) -> None:
+        """End all that are running: the engine has been closed."""
+        ...
+
+
 class EchoDriver:
     """Runs any number of `PingRun`s and single probes over one engine of one family."""
 
@@ -92,6 +113,7 @@ class EchoDriver:
         self.is_closed = False
         self._reserved: set[PingRun] = set()  # that are going to be started
         self._on_idle: Callable[[], None] | None = None
+        self._traces: Traces | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(engine.fileno(), self._collect)
 
@@ -124,6 +146,16 @@ class EchoDriver:
         for future in self._probes.values():
             if not future.done():
                 future.set_exception(NetsondeError("the ICMP engine was closed before the reply"))
+        if self._traces is not None:
+            self._traces.fail()
+
+    def carry(self, traces: Traces) -> None:
+        """Pass on what the engine says of traces."""
+        self._traces = traces
+
+    def new_token(self) -> int:
+        """Return a name for what is not a run, below 2^32."""
+        return next(self._numbers) & ATTEMPT_MASK
 
     def reserve(self, run: PingRun) -> None:
         """Count on a run that will be started or forgotten."""
@@ -132,7 +164,7 @@ class EchoDriver:
     def when_idle(self, call: Callable[[], None]) -> None:
         """Call this as soon as there are no runs; none may be added any more."""
         self._on_idle = call
-        self._look_idle()
+        self.look_idle()
 
     def start(self, run: PingRun) -> None:
         """Begin a run; its `on_end` is called when it has ended. `forget` it then."""
@@ -147,7 +179,7 @@ class EchoDriver:
         if self._runs.get(run.number) is run:
             del self._runs[run.number]
             self._ledger.close(run.number)
-        self._look_idle()
+        self.look_idle()
 
     async def run(self, run: PingRun) -> None:
         """Send a run's requests and return when every one has ended. `forget` it then.
@@ -188,7 +220,7 @@ class EchoDriver:
         self, packed: bytes, scope: int, *, timeout_ns: int, size: int, ttl: int, path: int
     ) -> "asyncio.Future[Completion]":
         """Send one echo request as `probe`, to an address of 16 bytes."""
-        token = next(self._numbers) & ATTEMPT_MASK
+        token = self.new_token()
         request = REQUEST.pack(token, 0, timeout_ns, packed, scope, 1, size, path, ttl, 0, 0)
         future = self._probes[token] = self._loop.create_future()
         self._offer(token, request)
@@ -213,8 +245,10 @@ class EchoDriver:
                 if not run.stopped.is_set():
                     self._ledger.fold(run.stop_record(len(run.kinds.rstrip(b"\0"))))
 
-    def _look_idle(self) -> None:
-        if self._on_idle is not None and not (self._runs or self._reserved):
+    def look_idle(self) -> None:
+        """Tell who waits for it if nothing is running any more."""
+        is_tracing = self._traces is not None and not self._traces.is_idle
+        if self._on_idle is not None and not (self._runs or self._reserved or is_tracing):
             self._loop.call_soon(self._on_idle)
 
     def _known(self, runs: Iterable[PingRun]) -> Iterator[PingRun]:
@@ -304,6 +338,8 @@ class EchoDriver:
                 self._tell(run.on_end, run)
         if self._offered:
             self._flush()
+        if self._traces is not None:
+            self._traces.flush()
 
     def _tell(self, whom: Callable[[T], None], what: T) -> None:
         """Call somebody whose failure must not cost the others their turn."""
@@ -314,9 +350,12 @@ class EchoDriver:
             self._loop.call_exception_handler(context)
 
     def _dispatch(self, completion: Completion) -> None:
-        """Hand a completion to the probe or the watched run it belongs to."""
+        """Hand a completion to the trace, probe or watched run it belongs to."""
         number = completion.token >> ATTEMPT_BITS
-        if number == 0:
+        if completion.kind in (icmp.TRACED, icmp.HOP):
+            if self._traces is not None:
+                self._traces.take(completion)
+        elif number == 0:
             future = self._probes.pop(completion.token, None)
             if future is not None and not future.done():
                 future.set_result(completion)

@@ -53,6 +53,7 @@ class Lane:
         monitor: OpenMonitor = netinfo.LinkMonitor,
     ) -> None:
         self.ways = Ways(engine)
+        self.engine = engine
         self.is_retired = False
         self._family = family
         self._listener = None

@@ -14,10 +14,11 @@ from netsonde.pacing import Pacer
 from netsonde.probe.base import Recorder
 from netsonde.probe.ping import observations, tcp, udp, verdicts
 from netsonde.probe.ping.engines import OpenEngine, open_engine
-from netsonde.probe.ping.lane import Lane, OpenMonitor
+from netsonde.probe.ping.lane import OpenMonitor
+from netsonde.probe.ping.lanes import Lanes
 from netsonde.probe.ping.run import Carrier, PingRun
 from netsonde.probe.ping.sockets import SocketDriver, SocketOptions
-from netsonde.probe.ping.ways import Wanted, WaysFullError
+from netsonde.probe.ping.ways import Wanted
 from netsonde.probe.targets import TargetResolver
 
 SOCKET_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -51,10 +52,7 @@ class PingProber:
     ) -> None:
         self.resolver = resolver
         self.clock = clock
-        self._open_engine = engine
-        self._open_monitor = monitor
-        self._lanes: dict[int, Lane] = {}
-        self._retired: set[Lane] = set()  # that know too many ways, and still have runs
+        self.lanes = Lanes(clock, engine, monitor)
         self._sockets = {
             "tcp": SocketDriver(clock, tcp.TcpAttempt(clock), tcp.ACCESS, pacer),
             "udp": SocketDriver(clock, udp.UdpAttempt(clock), udp.ACCESS, pacer),
@@ -90,27 +88,7 @@ class PingProber:
 
     async def close(self) -> None:
         """Close the sockets; what is running fails. Idempotent."""
-        lanes = [*self._lanes.values(), *self._retired]
-        self._lanes.clear()
-        self._retired.clear()
-        for lane in lanes:
-            lane.close()
-
-    def lane(self, family: int) -> Lane:
-        """Return the engine of a family, opened when it is first asked for.
-
-        Raises:
-            PrivilegeError, SendError: it cannot be.
-        """
-        lane = self._lanes.get(family)
-        if lane is None:
-            engine = self._open_engine(family)
-            try:
-                lane = self._lanes[family] = Lane(self.clock, family, engine, self._open_monitor)
-            except BaseException:
-                engine.close()
-                raise
-        return lane
+        self.lanes.close()
 
     async def prepare_all(self, spec: PingSpec) -> Prepared:
         """Make the runs of a spec; of several addresses those that can be.
@@ -154,35 +132,16 @@ class PingProber:
             run.prepare = options.apply
             return run
         if spec.df:
-            await self.lane(family).check_unfragmented(address, wanted, spec.size)
-        lane, path = await self._way(family, address, wanted)
+            await self.lanes.get(family).check_unfragmented(address, wanted, spec.size)
+        lane, path = await self.lanes.way(family, address, wanted)
         run = new_run(spec, address, lane.driver, path)
         lane.driver.reserve(run)
         return run
 
-    async def _way(self, family: int, address: str, wanted: Wanted) -> tuple[Lane, int]:
-        """Find a way, on a new engine when the one there is can name no more of them."""
-        while True:
-            lane = self.lane(family)
-            try:
-                path = await lane.path(address, wanted)
-            except WaysFullError:
-                self._retire(family, lane)
-                continue
-            if not lane.is_retired:  # by somebody else meanwhile
-                return lane, path
-
-    def _retire(self, family: int, lane: Lane) -> None:
-        """Let another engine take the place of a lane."""
-        if self._lanes.get(family) is lane:
-            del self._lanes[family]
-            self._retired = {each for each in self._retired if not each.is_closed} | {lane}
-            lane.retire()
-
     async def stop(self, runs: Iterable[PingRun]) -> None:
         """Send no more echo requests of these runs, and learn how many of each were sent."""
         runs = list(runs)
-        for lane in (*self._lanes.values(), *self._retired):
+        for lane in self.lanes:
             await lane.driver.stop(run for run in runs if run.carrier is lane.driver)
 
     def observe(

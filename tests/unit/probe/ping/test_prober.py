@@ -154,7 +154,7 @@ async def test_an_address_that_cannot_be_pinged_leaves_the_others(bench: PingBen
             raise SendError("open ICMPv6 socket", 97, "no IPv6 here")
         return opened(family)
 
-    bench.prober._open_engine = no_ipv6
+    bench.prober.lanes._open_engine = no_ipv6
     measurement = await bench.ping(host="both.example", count=1, addresses="all")
     assert measurement.outcome is Outcome.OK
     assert [each["address"] for each in addresses(measurement)] == [
@@ -466,7 +466,7 @@ async def test_an_engine_without_a_lane_is_closed(bench: PingBench) -> None:
         raise ConfigError("cannot hear network changes")
 
     bench.backend = "packet"
-    bench.prober._open_monitor = deaf  # type: ignore[assignment]
+    bench.prober.lanes._open_monitor = deaf  # type: ignore[assignment]
     measurement = await bench.ping(host="192.0.2.1")
     assert measurement.outcome is Outcome.REJECTED
     assert bench.engines[4].closed

@@ -1,0 +1,13 @@
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+# protocol, tos, ttl, source, destination, body
+_Ip: TypeAlias = tuple[int, int, int, bytes, bytes, bytes]
+
+def checksum(data: bytes) -> int: ...
+def count_steps(samples: Iterable[tuple[int, int]]) -> int: ...  # ns
+def siphash24(key: bytes, data: bytes) -> int: ...
+def parse_ip(version: Literal[4, 6], data: bytes, *, quoted: bool = False) -> _Ip | str: ...
+def parse_message(
+    version: Literal[4, 6], data: bytes
+) -> tuple[int, int, int, int, int, bytes, _Ip | str | None] | str: ...
