@@ -6,6 +6,8 @@ import os
 import pty
 import re
 import signal
+import socket
+import struct
 import subprocess
 import threading
 import time
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -25,6 +28,7 @@ pytestmark = pytest.mark.raw
 # What the memory test streams. A million takes a minute or two:
 # NETSONDE_PING_TARGETS=1000000 scripts/test tests/integration/test_cli_ping.py -k memory
 STREAMED = int(os.environ.get("NETSONDE_PING_TARGETS", "100000"))
+SOL_RAW, ICMP_FILTER = 255, 1  # linux/socket.h, linux/icmp.h
 GROWTH_MAX_KIB = 20 * 1024
 
 FIRST = int(ip_address("127.1.0.0"))
@@ -60,6 +64,36 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
     """Return exit code, the rest of standard output, standard error."""
     out, err = process.communicate(timeout=TIMEOUT_S)
     return process.returncode, out.decode(), err.decode()
+
+
+class Replies:
+    """The IPv4 echo replies that arrive at a host, seen beside `netsonde ping`."""
+
+    def __init__(self) -> None:
+        self._seen = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        self._seen.setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", ~1 & 0xFFFFFFFF))
+        self._seen.settimeout(TIMEOUT_S)
+
+    def await_from(self, addresses: set[str], times: int) -> None:
+        """Wait until each address has answered so often.
+
+        More than once, since what was just seen here may not have been read there yet.
+        """
+        missing = dict.fromkeys((ip_address(each).packed for each in addresses), times)
+        deadline = time.monotonic() + TIMEOUT_S
+        while missing:
+            source = self._seen.recv(100)[12:16]
+            if source in missing:
+                missing[source] -= 1
+                if not missing[source]:
+                    del missing[source]
+            assert time.monotonic() < deadline, f"{len(missing)} did not answer {times} times"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._seen.close()
 
 
 def loopback(count: int) -> Iterator[str]:
@@ -141,8 +175,12 @@ def test_ctrl_c_ends_the_wait_for_a_pipe() -> None:
 
 
 def test_ctrl_c_tells_what_was_seen_of_many() -> None:
-    with running("ping", "127.0.0.0/21", "-c", "1000", "-i", "100ms") as ping:
-        time.sleep(2)  # so that some of each one's thousand are answered
+    targets = {f"127.0.{n >> 8}.{n & 255}" for n in range(1, 2047)}
+    with (
+        Replies() as replies,
+        running("ping", "127.0.0.0/21", "-c", "1000", "-i", "100ms") as ping,
+    ):
+        replies.await_from(targets, times=3)
         code, out, err = ping.stop(signal.SIGINT)
     assert code == Exit.INTERRUPTED
     assert err.strip() == ""
@@ -285,12 +323,15 @@ def test_by_source_interface_and_size(pair: tuple[Namespace, Namespace]) -> None
 @pytest.mark.netns
 def test_an_interface_that_goes_away_ends_nothing_early(pair: tuple[Namespace, Namespace]) -> None:
     here, _ = pair
-    with fed("-f", "-", "-I", "out", "-c", "30", "-i", "50ms", "-W", "500ms",
-             namespace=here) as process:  # fmt: skip
+    with (
+        here.call(Replies) as replies,
+        fed("-f", "-", "-I", "out", "-c", "30", "-i", "50ms", "-W", "500ms",
+            namespace=here) as process,
+    ):  # fmt: skip
         feed(process, "10.9.0.2\n")
         assert Running(process).line("stdout", "10.9.0.2").startswith("ok ")
         feed(process, "10.10.0.1\n")
-        time.sleep(0.5)  # so that some of its thirty are answered
+        replies.await_from({"10.10.0.1"}, times=3)
         here.route.link("del", index=here.index("out"))
         feed(process, "10.10.0.2\n")
         code, out, err = ended(process)

@@ -45,7 +45,6 @@ from support.icmp_peer import (
     gather,
     is_quiet,
     poll,
-    quiet_host,
     quote,
     reply_to,
     request,
@@ -58,27 +57,15 @@ from support.namespaces import Namespace, connect
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
 
-@pytest.fixture(params=[4, 6])
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = quiet_host()
-    yield namespace
-    namespace.close()
-
-
 Open = Callable[..., EchoEngine]
 
 
 @pytest.fixture
-def open_engine(namespace: Namespace, family: Family) -> Iterator[Open]:
+def open_engine(quiet: Namespace, family: Family) -> Iterator[Open]:
     engines = []
 
     def make(**options: object) -> EchoEngine:
-        engine = namespace.call(EchoEngine, family, **options)  # type: ignore[arg-type]
+        engine = quiet.call(EchoEngine, family, **options)  # type: ignore[arg-type]
         engines.append(engine)
         return engine
 
@@ -90,13 +77,6 @@ def open_engine(namespace: Namespace, family: Family) -> Iterator[Open]:
 @pytest.fixture
 def engine(open_engine: Open) -> EchoEngine:
     return open_engine()
-
-
-@pytest.fixture
-def peer(namespace: Namespace, family: Family) -> Iterator[Peer]:
-    peer = namespace.call(Peer, family)
-    yield peer
-    peer.close()
 
 
 # ── what is sent ─────────────────────────────────────────────────────────────────────────────────
@@ -136,14 +116,14 @@ def test_large_replies_are_taken_whole(family: Family) -> None:
     host.close()
 
 
-def test_ttl_and_traffic_class_reach_the_wire(namespace: Namespace, family: Family) -> None:
+def test_ttl_and_traffic_class_reach_the_wire(quiet: Namespace, family: Family) -> None:
     domain = socket.AF_INET if family == 4 else socket.AF_INET6
     protocol = socket.IPPROTO_ICMP if family == 4 else socket.IPPROTO_ICMPV6
-    wire = namespace.call(socket.socket, domain, socket.SOCK_RAW, protocol)
+    wire = quiet.call(socket.socket, domain, socket.SOCK_RAW, protocol)
     if family == 6:
         wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
         wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-    with wire, namespace.call(EchoEngine, family) as engine:
+    with wire, quiet.call(EchoEngine, family) as engine:
         for ttl, tos in ((64, 0), (3, 0xB8), (255, 0)):
             engine.submit(request(1, TARGET[family], ttl=ttl, tos=tos))
             data, control, _, _ = wire.recvmsg(2000, 200)
@@ -246,11 +226,11 @@ def test_a_damaged_reply_is_not_believed(engine: EchoEngine, peer: Peer) -> None
 
 
 def test_a_reply_from_another_address_is_recorded(
-    namespace: Namespace, engine: EchoEngine, peer: Peer
+    quiet: Namespace, engine: EchoEngine, peer: Peer
 ) -> None:
     elsewhere = "127.9.9.9" if peer.family == 4 else "fd00::9"
     if peer.family == 6:
-        namespace.address("lo", elsewhere, 128)
+        quiet.address("lo", elsewhere, 128)
     peer.send(reply_to(send_one(engine, peer), peer.family), source=elsewhere)
     (done,) = poll(engine)
     assert (done.kind, done.address(peer.family)) == (REPLY, elsewhere)
@@ -404,10 +384,10 @@ def test_other_peoples_errors_neither_refuse_our_sends_nor_keep_us_awake(
 # ── limits ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_garbage_is_a_counter_and_never_an_exception(namespace: Namespace, family: Family) -> None:
-    peer = namespace.call(Peer, family)
+def test_garbage_is_a_counter_and_never_an_exception(quiet: Namespace, family: Family) -> None:
+    peer = quiet.call(Peer, family)
     types = (*packets.ERRORS[family], packets.ECHO_REPLY[family])
-    with namespace.call(EchoEngine, family) as engine:
+    with quiet.call(EchoEngine, family) as engine:
         good = reply_to(send_one(engine, peer), family)
 
         @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -424,14 +404,14 @@ def test_garbage_is_a_counter_and_never_an_exception(namespace: Namespace, famil
 
 
 def test_the_sixteen_bit_edges_of_ident_and_sequence(open_engine: Open, family: Family,
-                                                     namespace: Namespace) -> None:  # fmt: skip
+                                                     quiet: Namespace) -> None:  # fmt: skip
     engine = open_engine(ident=65_535, capacity=70_000)
     target = TARGET[family]
     first = b"".join(request(n, target, timeout_ns=60 * SECOND_NS) for n in range(65_534))
     assert submit_all(engine, first) == []
     while engine.counters["sent"] < 65_534:
         assert poll(engine) == []
-    peer = namespace.call(Peer, family)
+    peer = quiet.call(Peer, family)
     edge = b"".join(request(n, target, timeout_ns=60 * SECOND_NS) for n in range(65_534, 65_539))
     assert engine.submit(edge) == 5
     messages = peer.requests()
@@ -633,7 +613,7 @@ def test_requests_that_could_change_while_they_are_read_are_not_taken(engine: Ec
             engine.submit(requests)  # type: ignore[arg-type]
 
 
-def test_an_engine_left_open_warns(namespace: Namespace) -> None:
-    engine = namespace.call(EchoEngine, 4)
+def test_an_engine_left_open_warns(quiet: Namespace) -> None:
+    engine = quiet.call(EchoEngine, 4)
     with pytest.warns(ResourceWarning, match="unclosed EchoEngine"):
         del engine

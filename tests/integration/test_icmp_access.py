@@ -3,7 +3,6 @@
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +14,6 @@ from support.icmp_peer import (
     Peer,
     gather,
     poll,
-    quiet_host,
     reply_to,
     request,
     send_one,
@@ -26,28 +24,9 @@ from support.namespaces import Namespace, chain
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
 
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    namespace = quiet_host()
-    yield namespace
-    namespace.close()
-
-
-@pytest.fixture(params=[4, 6])
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def peer(namespace: Namespace, family: Family) -> Iterator[Peer]:
-    peer = namespace.call(Peer, family)
-    yield peer
-    peer.close()
-
-
-def test_datagram_sockets_measure_the_same(namespace: Namespace, peer: Peer) -> None:
-    allow_datagrams(namespace)
-    with namespace.call(EchoEngine, peer.family, backend="datagram") as engine:
+def test_datagram_sockets_measure_the_same(quiet: Namespace, peer: Peer) -> None:
+    allow_datagrams(quiet)
+    with quiet.call(EchoEngine, peer.family, backend="datagram") as engine:
         message = send_one(engine, peer, token=4)
         assert struct.unpack("!H", message[4:6]) == (engine.ident,)
         forged = bytearray(reply_to(message, peer.family))
@@ -101,13 +80,13 @@ except PrivilegeError as error:
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_without_privilege_it_falls_back_or_says_what_to_do(
-    namespace: Namespace, allowed: bool
+    quiet: Namespace, allowed: bool
 ) -> None:
     if allowed:
-        allow_datagrams(namespace)
+        allow_datagrams(quiet)
     output = subprocess.run(
-        [sys.executable, "-c", UNPRIVILEGED, str(namespace.fd)],
-        pass_fds=[namespace.fd], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", UNPRIVILEGED, str(quiet.fd)],
+        pass_fds=[quiet.fd], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert output.returncode == 0, output.stderr
     if allowed:

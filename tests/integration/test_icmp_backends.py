@@ -1,7 +1,6 @@
 """Every back end of the echo engine puts the same packets on a wire and says the same of them."""
 
 import errno
-from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import get_args
 
@@ -23,33 +22,25 @@ from support.icmp_wire import (
     ALIAS,
     BACKENDS,
     BEYOND,
-    DRIVERS,
     HERE,
     THERE,
     Backend,
     Driver,
     EchoNetwork,
     beyond,
-    echo_network,
+    both_drivers,
+    every_backend,
 )
 from support.namespaces import connect
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
-every_backend = pytest.mark.parametrize(("family", "backend"), BACKENDS)
 routed = pytest.mark.parametrize(
     ("family", "backend"), [each for each in BACKENDS if each[1] != "packet"]
 )
-both_drivers = pytest.mark.parametrize("driver", DRIVERS)
 
 LATER_FRAGMENT = 100  # index of a table that only marked packets use
 LARGE = 1800  # bytes: more than an Ethernet frame
-
-
-@pytest.fixture
-def network() -> Iterator[EchoNetwork]:
-    with echo_network() as network:
-        yield network
 
 
 def icmp_of(family: Family, packet: bytes) -> bytes:

@@ -4,39 +4,29 @@ A stamp is checked against what the far end's kernel saw: CLOCK_REALTIME there a
 here differ by a constant, so all packets must show the same difference.
 """
 
-from collections.abc import Iterator
-
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
-from netsonde._native.icmp import DF, REPLY, RX_KERNEL, TX_ERROR, TX_KERNEL
+from netsonde._native.icmp import DF, ERROR, REPLY, RX_KERNEL, TX_ERROR, TX_KERNEL
 from support.icmp_peer import Done, Family, gather, request
 from support.icmp_wire import (
-    BACKENDS,
-    DRIVERS,
     THERE,
     Backend,
     Driver,
     EchoNetwork,
     Sight,
+    Wire,
     beyond,
-    echo_network,
+    both_drivers,
+    every_backend,
 )
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
-every_backend = pytest.mark.parametrize(("family", "backend"), BACKENDS)
-both_drivers = pytest.mark.parametrize("driver", DRIVERS)
 
 MS = 1_000_000
 APART_NS = 20 * MS  # the packets; another's stamp would be wrong by this much
 CLOSE_NS = 8 * MS  # a wire's ends may be so far apart on a busy machine
-
-
-@pytest.fixture
-def network() -> Iterator[EchoNetwork]:
-    with echo_network() as network:
-        yield network
 
 
 def assert_true_stamps(sent: list[Done], seen: list[Sight]) -> None:
@@ -93,6 +83,63 @@ def test_a_refused_packet_does_not_shift_the_stamps(
     assert [each.kind for each in done] == [REPLY] * count + [TX_ERROR] * (count // 3)
     assert sum(bool(each.clocks & TX_KERNEL) for each in sent) > count // 2
     assert_true_stamps(sent, wire.packets(count))
+
+
+def assert_pause(done: list[Done], wire: Wire, last_stamped: int) -> None:
+    """Check that of a batch only the first packets were stamped, and truly.
+
+    done: its packets and one that was sent when they had ended, all seen on the wire.
+    """
+    stamped = [each for each in done if each.clocks & TX_KERNEL]
+    assert [each.token for each in stamped] == [*range(last_stamped + 1), done[-1].token]
+    seen = wire.packets(len(done))
+    assert_true_stamps(stamped, [*seen[: last_stamped + 1], seen[-1]])
+
+
+@both_drivers
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_short_count_pauses_the_stamps_for_the_rest_of_the_batch(
+    network: EchoNetwork, family: Family, driver: Driver
+) -> None:
+    """A router's error comes within the call that sent packet 1 and is what packet 2 is told.
+
+    The call ends with 2 of 6. The second one takes packet 2, whose number may have been used up.
+    """
+    gone, victim = ("10.8.0.0/24", "10.8.0.7") if family == 4 else ("fd08::/64", "fd08::7")
+    network.there.make_router()
+    network.there.refuse(gone)
+    network.here.route_to(gone, THERE[family])
+    wire = network.wire(family)
+    engine = network.open(family, "datagram", driver, exact=True)
+    engine.submit(b"".join(request(n, victim if n == 1 else THERE[family]) for n in range(6)))
+    done = sorted(gather(engine, 6))
+    assert [each.kind for each in done] == [REPLY, ERROR, *[REPLY] * 4]
+    assert engine.counters["tx_errors"] == 0
+    engine.submit(request(6, THERE[family]))
+    done += gather(engine, 1)
+    assert_pause(done, wire, last_stamped=1)
+
+
+@both_drivers
+@every_backend
+def test_a_refusal_in_the_middle_of_a_batch_pauses_the_stamps_for_the_rest_of_it(
+    network: EchoNetwork, family: Family, backend: Backend, driver: Driver
+) -> None:
+    wire = network.wire(family)
+    engine = network.open(family, backend, driver, exact=True)
+    refused = (
+        request(3, THERE[family], size=1800, flags=DF, path=1)
+        if backend in {"header", "packet"} or family == 6
+        else request(3, "203.0.113.1")
+    )
+    sent = [request(n, THERE[family], path=1) for n in range(7)]
+    engine.submit(b"".join([*sent[:3], refused, *sent[4:6]]))
+    done = sorted(gather(engine, 6))
+    assert done.pop(3).kind == TX_ERROR
+    assert [each.kind for each in done] == [REPLY] * 5
+    engine.submit(sent[6])
+    done += gather(engine, 1)
+    assert_pause(done, wire, last_stamped=2)
 
 
 @both_drivers

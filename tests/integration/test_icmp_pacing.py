@@ -7,7 +7,7 @@ upper bound as well, which a busy machine may miss: the best of some attempts co
 import select
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -29,34 +29,25 @@ from support.icmp_peer import (
     submit_all,
 )
 from support.icmp_wire import (
-    BACKENDS,
-    DRIVERS,
     THERE,
     Backend,
     Driver,
     EchoNetwork,
     Sight,
     beyond,
-    echo_network,
+    both_drivers,
+    every_backend,
     gaps_ns,
 )
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
-every_backend = pytest.mark.parametrize(("family", "backend"), BACKENDS)
-both_drivers = pytest.mark.parametrize("driver", DRIVERS)
 
 MS = 1_000_000
 CATCH_UP_NS = 2 * MS  # a late turn may shorten the gap of a run by so much
 ROUNDING_NS = 1000  # of a stamp's clock
 ATTEMPTS = 5
 SHARING: tuple[tuple[Family, Driver], ...] = ((4, "thread"), (6, "thread"), (4, "loop"))
-
-
-@pytest.fixture
-def network() -> Iterator[EchoNetwork]:
-    with echo_network() as network:
-        yield network
 
 
 def destination(sight: Sight) -> bytes:

@@ -10,7 +10,6 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +28,10 @@ from support.icmp_peer import (
     TARGET,
     Family,
     Peer,
+    await_rest,
     gather,
     is_quiet,
     poll,
-    quiet_host,
     reply_to,
     request,
     send_one,
@@ -43,32 +42,6 @@ pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
 SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
 COMPLETION_BYTES = struct.calcsize(COMPLETION_FORMAT)
-
-
-@pytest.fixture(params=[4, 6])
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def answering() -> Iterator[Namespace]:
-    host = Namespace("answering host")
-    yield host
-    host.close()
-
-
-@pytest.fixture
-def quiet() -> Iterator[Namespace]:
-    host = quiet_host()
-    yield host
-    host.close()
-
-
-@pytest.fixture
-def peer(quiet: Namespace, family: Family) -> Iterator[Peer]:
-    peer = quiet.call(Peer, family)
-    yield peer
-    peer.close()
 
 
 def assert_pump_threads(wanted: int) -> None:
@@ -394,6 +367,7 @@ def test_a_clock_step_is_heeded_by_the_thread(quiet: Namespace, peer: Peer, fami
     with quiet.call(EchoEngine, family) as engine:
         engine.start()
         stepped = send_one_threaded(engine, peer)
+        await_rest(engine)  # or the turn that sent it could take the reply in, too
         engine.note_clock_step()
         peer.send(reply_to(stepped, family))
         (first,) = gather(engine, 1)

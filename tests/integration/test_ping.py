@@ -125,7 +125,7 @@ async def test_five_thousand_targets_at_once_are_not_mixed_up(prober: PingProber
         found = summary(measurement)
         assert (found["address"], found["received"], found["duplicates"]) == (host, 2, 0)
         assert all("responder" not in each.value for each in measurement.observations)
-    assert len(prober.lane(4).driver._ledger) == 0
+    assert len(prober.lanes.get(4).driver._ledger) == 0
 
 
 @pytest.mark.parametrize("threaded", [True, False])
@@ -212,7 +212,7 @@ async def test_hundreds_are_cancelled_at_once_and_know_what_they_sent(prober: Pi
         found = summary(record.measurement())
         assert found["cancelled"] is True
         assert 0 < found["received"] <= found["sent"] < 10_000
-    assert len(prober.lane(4).driver._ledger) == 0
+    assert len(prober.lanes.get(4).driver._ledger) == 0
 
 
 def test_this_host_says_what_it_can_do() -> None:
@@ -460,7 +460,7 @@ def test_a_neighbour_that_changes_its_address_is_found_again(
         return await ping(prober, host=beyond(family, 1), count=1, timeout_ms=500)
 
     async def after_a_change() -> Measurement:
-        ways = prober.lane(family).ways
+        ways = prober.lanes.get(family).ways
         await until(lambda: ways.known(beyond(family, 1), ANY) is None)
         return await measured()
 
@@ -559,7 +559,7 @@ async def test_a_connection_is_an_answer_with_the_kernels_time(address: str) -> 
     assert (found["received"], found["answers"]) == (5, {"connected": 5})
     assert (found["tx_clock"], found["rx_clock"]) == ("kernel", "kernel")
     assert 0 < found["min_rtt_ms"] < 100
-    assert prober._lanes == {}  # nothing of ICMP
+    assert [*prober.lanes] == []  # nothing of ICMP
 
 
 @pytest.mark.parametrize("method", ["tcp", "udp"])

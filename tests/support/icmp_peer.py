@@ -5,6 +5,7 @@ import select
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Literal, NamedTuple
@@ -86,6 +87,21 @@ def gather(
     return done
 
 
+def await_sent(engine: EchoEngine, count: int) -> None:
+    """Turn the engine, or let it turn, until so many packets have been sent."""
+    for _ in range(int(PATIENCE_S * 1000)):
+        if engine.counters["sent"] >= count:
+            break
+        select.select([engine], [], [], 0.001)
+        assert poll(engine) == []
+    assert engine.counters["sent"] == count
+
+
+def kinds(done: list[Done]) -> Counter[int]:
+    """How many completions of each kind there are."""
+    return Counter(each.kind for each in done)
+
+
 def is_quiet(engine: EchoEngine) -> bool:
     """Whether the descriptor stops being readable while it is heeded."""
     for _ in range(100):
@@ -93,6 +109,17 @@ def is_quiet(engine: EchoEngine) -> bool:
             return True
         poll(engine)
     return False
+
+
+def await_rest(engine: EchoEngine) -> int:
+    """Wait until an engine's thread has slept for a while; return how often it has looked."""
+    turns = -1
+    deadline = time.monotonic() + PATIENCE_S
+    while turns != engine.counters["turns"]:
+        turns = engine.counters["turns"]
+        select.select([], [], [], 0.02)
+        assert time.monotonic() < deadline, "it never rests"
+    return turns
 
 
 class Peer:

@@ -13,6 +13,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import pytest
+
 from netsonde._native.icmp import REPLY, EchoEngine, PacketBudget
 from support import packets
 from support.icmp_peer import PATIENCE_S, Family, gather, request
@@ -35,6 +37,10 @@ BACKENDS: tuple[tuple[Family, Backend], ...] = (
     (6, "datagram"),
 )
 DRIVERS: tuple[Driver, ...] = ("loop", "thread")
+
+every_backend = pytest.mark.parametrize(("family", "backend"), BACKENDS)
+both_drivers = pytest.mark.parametrize("driver", DRIVERS)
+
 LARGEST_BYTES = 1856  # payload that the packet back end has room for
 ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h
@@ -188,6 +194,20 @@ class EchoNetwork:
         self._open.close()
         self.here.close()
         self.there.close()
+
+
+def opened(
+    host: Namespace, family: Family, driver: Driver, *, budgets: tuple[PacketBudget, ...] = (),
+    target_pps: float = 0, capacity: int = 1 << 20, receive_buffer_bytes: int = 8 << 20,
+) -> EchoEngine:  # fmt: skip
+    """Open a raw engine on a host of its own."""
+    engine = host.call(
+        EchoEngine, family, budgets=budgets, target_pps=target_pps, capacity=capacity,
+        receive_buffer_bytes=receive_buffer_bytes,
+    )  # fmt: skip
+    if driver == "thread":
+        engine.start()
+    return engine
 
 
 def allow_datagrams(namespace: Namespace) -> None:

@@ -42,7 +42,7 @@ class PingBench:
 
     def lane(self, family: int = 4) -> Lane:
         """Return an engine's lane; what is not known of the engine yet can be set then."""
-        return self.prober.lane(family)
+        return self.prober.lanes.get(family)
 
     @property
     def requests(self) -> list[Request]:

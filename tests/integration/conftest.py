@@ -1,0 +1,45 @@
+"""Hosts, families and peers that the tests of the echo engine share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.icmp_peer import Family, Peer, quiet_host
+from support.icmp_wire import EchoNetwork, echo_network
+from support.namespaces import Namespace
+
+
+@pytest.fixture(params=[4, 6])
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def quiet() -> Iterator[Namespace]:
+    """A host on its own that answers nothing."""
+    host = quiet_host()
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def answering() -> Iterator[Namespace]:
+    """A host on its own that answers itself."""
+    host = Namespace("answering host")
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def peer(quiet: Namespace, family: Family) -> Iterator[Peer]:
+    """Who answers on the quiet host."""
+    peer = quiet.call(Peer, family)
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def network() -> Iterator[EchoNetwork]:
+    """Two hosts on one wire."""
+    with echo_network() as network:
+        yield network
