@@ -150,6 +150,21 @@ async def test_a_lane_that_was_retired_meanwhile_is_not_given(
     assert engine.paths[path - 1].mark == 1
 
 
+async def test_a_full_lane_is_replaced_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = Lane.path
+
+    async def too_late(lane: Lane, address: str, wanted: Wanted) -> int:
+        if wanted == marked(1) and lane.engine is bench.opened[0]:
+            await bench.lanes.way(4, address, marked(2))  # somebody else has found it full
+        return await find(lane, address, wanted)
+
+    monkeypatch.setattr(Lane, "path", too_late)
+    await bench.lanes.way(4, ADDRESS, marked(0xF))
+    await bench.lanes.way(4, ADDRESS, marked(1))
+    await bench.clock.settle()
+    assert bench.closed == [True, True, False]
+
+
 async def test_no_way_at_all_retires_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def nowhere(_lane: Lane, address: str, wanted: Wanted) -> int:
         raise RouteError(f"cannot send to {address}")

@@ -1,5 +1,7 @@
 """What a trace finds beside and beyond its path: other paths, and the largest packet."""
 
+from typing import Any
+
 import pytest
 
 from netsonde._native import icmp
@@ -7,8 +9,10 @@ from netsonde.errors import RequestError
 from netsonde.model import Outcome, TraceSpec
 from netsonde.probe.base import Recorder
 from netsonde.probe.ping.ways import Wanted, Ways
+from netsonde.probe.trace import prober
+from netsonde.probe.trace.mda import MdaSearch
 from support.trace_bench import ROUTER, TARGET, TraceBench, addresses, path, seen
-from support.trace_endings import Ending, answer
+from support.trace_endings import Ending, answer, echo
 from support.trace_twin import TraceRequest
 
 LINK_MTU, PATH_MTU, HEADERS = 1500, 1400, 28
@@ -36,6 +40,52 @@ async def test_every_path_is_found_when_asked_for(bench: TraceBench) -> None:
     assert found["sent"] == len(bench.traces) - 1
     assert {each.flow for each in bench.traces[1:]} == set(range(1, found["flows"] + 1))
     assert all(each.first_ttl == each.last_ttl for each in bench.traces[1:])
+
+
+@pytest.mark.parametrize(
+    ("ending", "end_ttl", "last_ttl"),
+    [
+        (Ending(answers=[echo(3)], end_ttl=3, attempts=b"\1\1"), 3, 9),
+        (Ending(stop=icmp.STOPPED_GAP_LIMIT, attempts=b"\1\1\1"), 4, 9),
+        (
+            Ending(
+                answers=[answer(2), answer(3, icmp_type=3, icmp_code=13)],
+                stop=icmp.STOPPED_UNREACHABLE,
+                end_ttl=3,
+            ),
+            3,
+            3,
+        ),
+    ],
+)
+async def test_other_paths_are_looked_for_as_far_as_the_path_goes(
+    bench: TraceBench,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: Ending,
+    end_ttl: int,
+    last_ttl: int,
+) -> None:
+    wanted: list[dict[str, Any]] = []
+
+    def search(**fields: Any) -> MdaSearch:
+        wanted.append(fields)
+        return MdaSearch(**fields)
+
+    monkeypatch.setattr(prober, "MdaSearch", search)
+    bench.plans[4] = lambda request: ending if request.flow == 0 else path(request)
+    await bench.trace(
+        method="udp", first_hop=2, max_hops=9, gap_limit=3, multipath="mda", confidence=80
+    )
+    assert wanted == [
+        {
+            "method": "udp",
+            "first_ttl": 2,
+            "end_ttl": end_ttl,
+            "last_ttl": last_ttl,
+            "gap_limit": 3,
+            "confidence": 80,
+        }
+    ]
 
 
 async def test_two_ways_of_flows_are_both_found(bench: TraceBench) -> None:

@@ -151,6 +151,8 @@ async def test_a_watched_run_tells_its_answers_as_they_come(bench: Bench) -> Non
 
 
 async def test_answers_and_ends_of_nobody_are_dropped(bench: Bench) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
     (task,) = await bench.start(run())
     (request,) = bench.engine.traces
     stranger = request._replace(token=request.token + 1)
@@ -161,6 +163,7 @@ async def test_answers_and_ends_of_nobody_are_dropped(bench: Bench) -> None:
     assert not task.done()
     bench.engine.end(request, REACHED)
     assert (await task).token == request.token
+    assert problems == []
 
 
 # ── what the engine does not take ────────────────────────────────────────────────────────────────

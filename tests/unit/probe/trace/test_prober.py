@@ -1,6 +1,8 @@
 """The trace prober over the engine's twin: what a spec becomes, and how a run ends."""
 
 import errno
+import socket
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -88,6 +90,25 @@ async def test_traces_and_pings_share_an_engine(bench: TraceBench) -> None:
     await bench.trace()
     await bench.ping(host=TARGET, count=1)
     assert len(bench.opened) == 1
+
+
+async def test_traces_run_beside_each_other(bench: TraceBench) -> None:
+    bench.plans[4] = lambda _: None
+    records = [Recorder(bench.clock) for _ in range(3)]
+    tasks = [bench.start(record, f"198.51.100.{n}") for n, record in enumerate(records, 1)]
+    await bench.clock.settle()
+    for request in reversed(bench.traces):
+        bench.twins[4].end(request, path(request))
+    await bench.finish(tasks)
+    assert [record.measurement().outcome for record in records] == [Outcome.OK] * 3
+    assert [request.destination[3] for request in bench.traces] == [1, 2, 3]
+
+
+async def test_a_zone_is_the_scope_of_the_request(bench: TraceBench) -> None:
+    await bench.trace("fe80::1%lo")
+    (request,) = bench.twins[6].traces
+    assert request.destination == ip_address("fe80::1").packed
+    assert request.scope == socket.if_nametoindex("lo")
 
 
 async def test_who_watches_hears_of_every_answer_and_its_trace(bench: TraceBench) -> None:
