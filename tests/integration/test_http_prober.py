@@ -279,7 +279,7 @@ async def test_silence_is_a_timeout_that_names_the_phase() -> None:
     (hop,) = hops_of(measurement)
     assert hop["incomplete_phase"] == "first_byte"
     assert "phase first_byte was not over" in summary_of(measurement)["error"]
-    assert 100 <= measurement.duration_ns / 1e6 < 1000
+    assert 99 <= measurement.duration_ns / 1e6 < 1000  # uvloop's clock has whole milliseconds
 
 
 async def test_an_endless_drip_ends_at_the_timeout() -> None:

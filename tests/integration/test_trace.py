@@ -143,7 +143,7 @@ async def test_every_back_end_traces(path: Chain, version: int, backend: Backend
     if backend == "header" and version == 6:
         pytest.skip("IPv4 only: the kernel writes IPv6 headers of pings")
     if backend == "datagram":
-        path.host.sysctl("net.ipv4.ping_group_range", 0)
+        path.host.allow_icmp_datagrams()
     spec = TraceSpec(host=path.target_address(version))
     (measurement,) = await trace(path.host, spec, backend=backend)
     assert hops(measurement) == expected(path, version, "icmp")
@@ -151,7 +151,7 @@ async def test_every_back_end_traces(path: Chain, version: int, backend: Backend
 
 @pytest.mark.parametrize("method", ["udp", "tcp"])
 async def test_without_raw_sockets_only_icmp_traces(path: Chain, method: Any) -> None:
-    path.host.sysctl("net.ipv4.ping_group_range", 0)
+    path.host.allow_icmp_datagrams()
     spec = TraceSpec(host=path.target_address(4), method=method)
     (measurement,) = await trace(path.host, spec, backend="datagram")
     assert seen(measurement)["status"] == "permission_denied"
@@ -474,7 +474,7 @@ def test_methods_are_opened_by_name(path: Chain) -> None:
         for wrong in (0, 8):
             with pytest.raises(ValueError, match="methods"):
                 engine.open_traces(wrong)
-    path.host.sysctl("net.ipv4.ping_group_range", 0)
+    path.host.allow_icmp_datagrams()
     with (
         path.host.call(icmp.EchoEngine, 4, backend="datagram") as engine,
         pytest.raises(ValueError, match="ICMP only"),

@@ -180,6 +180,11 @@ class Namespace:
         self.sysctl("net.ipv4.icmp_ratemask", 0)
         self.sysctl("net.ipv6.icmp.ratelimit", 0)
 
+    def allow_icmp_datagrams(self) -> None:
+        """Let group 0 open ICMP datagram sockets; a new namespace lets nobody."""
+        with self.entered():
+            Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
+
     def close(self) -> None:
         """Let go; the kernel removes the namespace with its last socket."""
         self._route.close()
