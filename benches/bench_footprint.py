@@ -30,8 +30,8 @@ from support.privileges import netns_refusal
 
 EXPORTER = "blackbox_exporter"
 TARGET_COUNT, PACKETS = 100, 20
-PERIOD_S = {Scale.ONCE: 2, Scale.QUICK: 60, Scale.FULL: 60}
-PERIODS = {Scale.ONCE: 1, Scale.QUICK: 1, Scale.FULL: 10}
+PERIOD_S = {Scale.ONCE: 2, Scale.QUICK: 40, Scale.FULL: 60}
+PERIODS = {Scale.ONCE: 1, Scale.QUICK: 2, Scale.FULL: 10}
 MIB = 1 << 20
 
 
