@@ -5,7 +5,7 @@ instant lies further ahead than the slack. Instants are CLOCK_MONOTONIC in 1/16 
 million a second is kept to 31 parts per million, and 63 bits last for 18 years of uptime.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 cdef extern from *:

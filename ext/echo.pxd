@@ -11,7 +11,7 @@ another ring. Packets that are not ours only count. Who calls the turns is the d
 thread (pump.pxd), or an event loop.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from budget cimport budget_note_sent, keyed_note_sent
@@ -20,9 +20,8 @@ from echoreceive cimport echo_receive, echo_receive_batch, echo_receive_errors
 from echosend cimport echo_can_receive, echo_prepare, echo_send_batch
 from echostamp cimport echo_resume_stamps
 from echostate cimport (
-    BATCH_ROOM, DONE_STOPPED, FLAG_CANCELLED, FLAG_TRACE, FULL_RETRY_NS,
-    SEND_BATCH, STEP_AGAIN, STEP_BLOCKED, STEP_ENDED, STEP_PARKED, echo_has_room, echo_note,
-    echo_publish, echo_t,
+    BATCH_ROOM, DONE_STOPPED, FLAG_CANCELLED, FLAG_TRACE, FULL_RETRY_NS, SEND_BATCH, STEP_AGAIN,
+    STEP_BLOCKED, STEP_ENDED, STEP_PARKED, echo_has_room, echo_note, echo_publish, echo_t,
 )
 from inflight cimport slab_has_room, slab_next_deadline_ns
 from ring cimport atomic_load, ring_count, ring_record, ring_release
@@ -33,9 +32,7 @@ from schedule cimport (
 from stamps cimport monotonic_ns, step_timer_fired, wall_sample, wall_stepped
 from sysnet cimport sched_yield
 from tracereceive cimport trace_receive
-from tracesend cimport (
-    trace_is_waiting, trace_new_run, trace_step, trace_take_cancellations,
-)
+from tracesend cimport trace_is_waiting, trace_new_run, trace_step, trace_take_cancellations
 
 cdef enum:
     TURN_PACKETS = 4096          # sent, and read, in one turn

@@ -6,8 +6,8 @@ from libc.string cimport memcmp, memcpy
 from echosend cimport echo_cookie, echo_ident
 from echostamp cimport echo_received_ns
 from echostate cimport (
-    BACKEND_DATAGRAM, COOKIE_BYTES, DONE_DUPLICATE, DONE_ERROR, DONE_LATE,
-    DONE_REPLY, DONE_TIMEOUT, arrival_t, completion_t, echo_complete, echo_t,
+    BACKEND_DATAGRAM, COOKIE_BYTES, DONE_DUPLICATE, DONE_ERROR, DONE_LATE, DONE_REPLY,
+    DONE_TIMEOUT, arrival_t, completion_t, echo_complete, echo_t,
 )
 from inflight cimport (
     SLOT_ANSWERED, SLOT_IN_FLIGHT, SLOT_NIL, SLOT_RESERVED, SLOT_UNANSWERED, slab_settle,

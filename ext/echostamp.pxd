@@ -21,9 +21,9 @@ from sysnet cimport (
 )
 
 cdef enum:
-    STAMP_EARLY_NS = 100000000   # what an interpolated stamp may be wrong by
+    EARLY_NS = 100000000         # what an interpolated stamp may be wrong by: sendmmsg may be
+    #                              preempted for some scheduler slices
     STAMP_WAIT_NS = 2000000000   # longer than a queue holds a packet; some stamps never come
-    EARLY_NS = 100000000         # sendmmsg may be preempted for some scheduler slices
     LATE_NS = 1000000            # what two clocks read one after the other may differ by
 
 
@@ -84,7 +84,7 @@ cdef inline void echo_take_stamp(
             slot.steps != e.wall.steps):
         return
     at = wall_to_monotonic(&e.wall, stamp_ns)
-    if slot.sent_ns - STAMP_EARLY_NS <= at <= user_ns:
+    if slot.sent_ns - EARLY_NS <= at <= user_ns:
         slot.sent_ns = at
         slot.clocks = CLOCK_TX_KERNEL
 

@@ -4,7 +4,7 @@ A header (version, checksum) and objects, behind the quoted datagram. Nothing is
 is read past `n` whatever the lengths inside say.
 """
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
 from packet cimport (

@@ -16,7 +16,7 @@ never taken before those above it, and the heap grows only when none is open.
 What is done with leases, one or many at a time, is in heap_ops.pxd.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 

@@ -32,7 +32,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_WarnEx
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 cimport cython
 from budget cimport budget_t, keyed_open, pace_gap, pace_slack
@@ -62,14 +62,15 @@ from ring cimport (
 )
 from schedule cimport request_t, schedule_open
 from stamps cimport monotonic_ns
-from traceprobe cimport TCP_PORTS, UDP_PORT_FIRST, trace_draw_flow
-from tracesockets cimport look_up_source, open_traces
-from tracestate cimport (
-    METHOD_ICMP, METHOD_TCP, METHOD_UDP, STOP_CANCELLED, STOP_COMPLETED,
-    STOP_GAP_LIMIT, STOP_LOOP, STOP_MAX_HOPS, STOP_TX_ERROR, STOP_UNREACHABLE, TRACE_ALL,
-    TRACE_DF, TRACE_WATCH, TRACES_MAX, answer_t, trace_new, trace_request_t, trace_t,
-)
 from sysnet cimport AF_INET, AF_INET6, AF_PACKET, close
+from traceprobe cimport TCP_PORTS, UDP_PORT_FIRST
+from tracesockets cimport open_traces
+from tracestate cimport (
+    METHOD_ICMP, METHOD_TCP, METHOD_UDP, STOP_CANCELLED, STOP_COMPLETED, STOP_GAP_LIMIT, STOP_LOOP,
+    STOP_MAX_HOPS, STOP_TX_ERROR, STOP_UNREACHABLE, TRACE_ALL, TRACE_DF, TRACE_WATCH, TRACES_MAX,
+    answer_t, trace_request_t, trace_t,
+)
+from tracesubmit cimport trace_submit
 
 REQUEST_FORMAT = "=QQQ16sIIHHBBBx"
 COMPLETION_FORMAT = "=Qqq16sBBBBHBB"
@@ -508,58 +509,22 @@ cdef class EchoEngine:
         """
         cdef const uint8_t *records = <const uint8_t *><const char *>traces
         cdef size_t length = <size_t>len(traces)
-        cdef size_t count = length // sizeof(trace_request_t)
         cdef uint32_t taken
         self._enter()
         try:
             check_traces(self._e, records, length, self._paths)
             with nogil:
-                taken = self._put_traces(records, count)
+                taken = trace_submit(self._e, records, length // sizeof(trace_request_t))
                 self._give_turn()
             return taken
         finally:
             self._busy = False
 
-    cdef uint32_t _put_traces(self, const uint8_t *records, size_t count) noexcept nogil:
-        """Put traces into the ring; returns how many there was room and memory for."""
-        cdef echo_t *e = self._e
-        cdef uint32_t taken = 0
-        cdef uint32_t room = ring_room(&e.traces.submitted)
-        cdef trace_t *trace
-        while taken < count and taken < room:
-            trace = trace_new(<const trace_request_t *>(records + taken * sizeof(trace_request_t)))
-            if trace == NULL:
-                break
-            self._settle_flow(trace)
-            memcpy(ring_record(&e.traces.submitted, e.traces.submitted.tail + taken), &trace,
-                   sizeof(trace))
-            taken += 1
-        ring_publish(&e.traces.submitted, taken)
-        if taken < count:
-            atomic_store(&e.starved, 1)
-        return taken
-
-    cdef void _settle_flow(self, trace_t *trace) noexcept nogil:
-        """Choose the source address and what is constant in the flow."""
-        cdef echo_t *e = self._e
-        cdef path_t *path = &e.paths[trace.request.path]
-        cdef uint8_t nowhere[16]
-        memset(nowhere, 0, sizeof(nowhere))
-        if memcmp(trace.request.source, nowhere, 16) == 0:
-            if path.has_source:
-                memcpy(trace.request.source, path.source, 16)
-            else:
-                trace.error = <uint32_t>look_up_source(
-                    e.traces.routes, e.family, trace.request.destination, trace.request.scope,
-                    trace.request.source)
-                trace.is_void = trace.error != 0
-        trace_draw_flow(&e.traces, e.key, trace, e.family == AF_INET)
-
     def cancel_trace(self, uint64_t token):
         """Send no more of a trace; its TRACED comes with what was seen so far.
 
         Raises:
-            ValueError: 1024 cancellations wait already, or no trace was ever possible.
+            ValueError: 1024 cancellations wait already, or `open_traces` was never called.
         """
         self._cancel(&self._live().traces.cancelled, token)
 

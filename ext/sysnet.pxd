@@ -4,7 +4,7 @@ Declarations only: no code of ours. Constants whose kernel headers clash with th
 given by value, with the header they come from.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from *:

@@ -1,8 +1,8 @@
 """What became of one run's packets: columns by attempt, counts, and the few exceptions in full."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp, memcpy
 
 from echostate cimport (
     CLOCK_RX_KERNEL, CLOCK_TX_KERNEL, DONE_DUPLICATE, DONE_ERROR, DONE_LATE, DONE_REPLY,

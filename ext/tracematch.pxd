@@ -2,7 +2,8 @@
 
 An ICMP error names a probe by the datagram it quotes. Where the quote holds the cookie, that
 decides, and a quote that differs from what was sent in addresses or ports has been translated on
-the way. Without it everything else must fit: destination, flow, and the probe's own keyed 16 bits.
+the way. Without it the destination and the probe's own keyed 16 bits must fit, or a UDP checksum be
+off by as much as another probe's was.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -25,9 +26,9 @@ from traceprobe cimport (
 )
 from tracerun cimport trace_answer, trace_answered
 from tracestate cimport (
-    ANSWER_ECHO, ANSWER_ERROR, ANSWER_EXTENSION_BAD, ANSWER_RST, ANSWER_SYN_ACK,
-    ANSWER_TRANSLATED, HOP_EXPIRED, HOP_REACHED, HOP_REFUSED, METHOD_ICMP, METHOD_TCP, METHOD_UDP,
-    answer_t, probe_trace, trace_keep_extension, trace_t,
+    ANSWER_ECHO, ANSWER_ERROR, ANSWER_EXTENSION_BAD, ANSWER_RST, ANSWER_SYN_ACK, ANSWER_TRANSLATED,
+    HOP_EXPIRED, HOP_REACHED, HOP_REFUSED, METHOD_ICMP, METHOD_UDP, answer_t, probe_trace,
+    trace_keep_extension, trace_t,
 )
 
 cdef enum:

@@ -9,7 +9,7 @@ its end is settled. The end is where the destination answered, else where a rout
 and nothing answered from beyond, else `gap_limit` TTLs after the farthest answer, else `last_ttl`.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from tracestate cimport (

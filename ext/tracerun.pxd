@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from echostate cimport (
-    DONE_HOP, DONE_TRACED, arrival_t, completion_t, echo_claims_drop, echo_has_room, echo_note,
-    echo_t,
+    CLOCK_RX_KERNEL, DONE_HOP, DONE_TRACED, arrival_t, completion_t, echo_claims_drop,
+    echo_has_room, echo_note, echo_t,
 )
 from echostamp cimport echo_received_ns
 from inflight cimport (
@@ -14,14 +14,11 @@ from inflight cimport (
 )
 from schedule cimport schedule_free, schedule_push, schedule_queue
 from sysnet cimport AF_INET
-from tracepath cimport (
-    PATH_DONE, PATH_WAIT, path_gave_up, path_next, path_stop, path_take,
-)
+from tracepath cimport PATH_DONE, PATH_WAIT, path_gave_up, path_next, path_stop, path_take
 from tracestate cimport (
     ANSWER_DUPLICATE, ANSWER_LATE, ANSWER_REFUSED, ANSWER_USER_CLOCK, TRACE_WATCH, answer_t,
     probe_trace, trace_add_answer, trace_t,
 )
-from echostate cimport CLOCK_RX_KERNEL
 
 
 cdef inline int token_ttl(uint64_t token) noexcept nogil:

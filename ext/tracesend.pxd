@@ -8,8 +8,8 @@ from echosend cimport (
     echo_can_receive, echo_cookie, echo_filler_sum, echo_name, put_number, put_path, put_pieces,
 )
 from echostate cimport (
-    BACKEND_DATAGRAM, FLAG_TRACE, FULL_RETRY_NS, SEND_BATCH,
-    STEP_AGAIN, STEP_BLOCKED, STEP_ENDED, STEP_PARKED, echo_t, tx_t,
+    BACKEND_DATAGRAM, FLAG_TRACE, FULL_RETRY_NS, SEND_BATCH, STEP_AGAIN, STEP_BLOCKED, STEP_ENDED,
+    STEP_PARKED, echo_t, tx_t,
 )
 from inflight cimport slab_has_room, slab_reserve, slot_t
 from packet cimport store_be32
@@ -18,15 +18,13 @@ from schedule cimport RUN_NIL, run_t, schedule_queue, schedule_reserve
 from sysnet cimport (
     AF_INET, IP_TOS, IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_TCLASS, msghdr,
 )
-from tracepath cimport (
-    PATH_DONE, PATH_LATER, PATH_WAIT, path_next, path_patience_ns, path_sending,
-)
+from tracepath cimport PATH_DONE, PATH_LATER, PATH_WAIT, path_next, path_patience_ns, path_sending
 from traceprobe cimport (
-    METHOD_ICMP, PROBE_HEAD_BYTES, METHOD_TCP, probe_check, write_probe, write_probe_ip,
+    PROBE_HEAD_BYTES, UDP_HEADER_BYTES, probe_check, write_probe, write_probe_ip,
 )
 from tracerun cimport trace_end
 from tracestate cimport (
-    METHOD_UDP, TRACES_MAX, probe_token, probe_trace, trace_enter, trace_free, trace_leave, trace_t,
+    METHOD_TCP, METHOD_UDP, TRACES_MAX, probe_token, probe_trace, trace_enter, trace_leave, trace_t,
 )
 
 
@@ -58,7 +56,7 @@ cdef inline void trace_prepare(
     cdef uint32_t index = slab_reserve(&e.traces.slab)
     cdef slot_t *slot = trace_fill_slot(e, index, trace, ttl, attempt)
     cdef size_t header = 0, written, rest = 0 if is_tcp else trace.request.size - (
-        PROBE_HEAD_BYTES - 8)
+        PROBE_HEAD_BYTES - UDP_HEADER_BYTES)
     cdef uint8_t name[8]
     cdef uint64_t cookie
     store_be32(name, index)
@@ -139,9 +137,9 @@ cdef inline uint32_t trace_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) n
     cdef trace_t *trace = NULL
     cdef run_t *run
     while ring_count(&e.traces.returned):
-        memcpy(&returned, ring_record(&e.traces.returned, e.traces.returned.head), 4)
+        memcpy(&returned, ring_record(&e.traces.returned, e.traces.returned.head),
+               sizeof(returned))
         ring_release(&e.traces.returned, 1)
-        trace_free(e.traces.live[returned])
         trace_leave(&e.traces, returned)
     if ring_count(&e.traces.submitted) == 0 or e.traces.free_count == 0:
         return RUN_NIL

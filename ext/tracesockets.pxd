@@ -10,11 +10,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from bpf cimport (
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K,
-    BPF_LD, BPF_LDX, BPF_MSH, BPF_RET, BPF_SUB, WHOLE_PACKET, accept_ident, attach, instruct,
-    program_t,
+    BPF_B, BPF_IMM, BPF_IND, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_LDX, BPF_MSH, BPF_RET,
+    accept_ident, attach, instruct, program_t,
 )
-from echosend cimport echo_hear_errors
 from echosockets cimport open_icmp, set_option, watch
 from echostate cimport BACKEND_DATAGRAM, BACKEND_HEADER, BACKEND_PACKET, echo_t
 from rc cimport check
@@ -23,11 +21,11 @@ from sysnet cimport (
     AF_INET, AF_INET6, AF_UNSPEC, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE, IP_RECVERR,
     IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_RAW,
     IPPROTO_TCP, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_V6ONLY, SO_TIMESTAMPNS, SOCK_CLOEXEC,
-    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET, connect, errno, getsockname, setsockopt,
-    sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
+    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_RAW, SOL_SOCKET, close, connect, errno, getsockname, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
 )
 from traceprobe cimport TCP_PORTS, TCP_RST, TCP_SYN
-from tracestate cimport METHOD_ICMP, METHOD_TCP, METHOD_UDP, traces_open
+from tracestate cimport METHOD_TCP, traces_open
 
 cdef enum:
     DISCARD_PORT = 9     # RFC 863; connecting a UDP socket sends nothing
@@ -58,12 +56,17 @@ cdef inline int open_tcp(echo_t *e) except -1:
     cdef int fd = check(
         socket(e.family, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP),
         "open raw TCP socket")
-    e.traces.tcp_socket = fd
-    check(filter_segments(fd, v4, e.traces.ports), "set SO_ATTACH_FILTER")
-    set_option(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS")
-    if not v4:
-        set_option(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1, "IPV6_RECVHOPLIMIT")
-    return watch(e, fd)
+    try:
+        check(filter_segments(fd, v4, e.traces.ports), "set SO_ATTACH_FILTER")
+        set_option(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1, "SO_TIMESTAMPNS")
+        if not v4:
+            set_option(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1, "IPV6_RECVHOPLIMIT")
+        watch(e, fd)
+    except OSError:
+        close(fd)
+        raise
+    e.traces.tcp_socket = fd  # last: a thread that traces by other methods reads it from now on
+    return 0
 
 
 cdef inline int open_probes(echo_t *e) except -1:
@@ -126,7 +129,7 @@ cdef inline int open_traces(echo_t *e, uint32_t methods) except -1:
         open_probes(e)
     if methods & METHOD_TCP and e.traces.tcp_socket < 0:
         open_tcp(e)
-    # Last: the thread looks at nothing else before.
+    # Last: until then the thread looks at nothing of this.
     atomic_store(&e.traces.methods, e.traces.methods | methods)
     return 0
 

@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 from inflight cimport slab_close, slab_open, slab_t
-from ring cimport ring_close, ring_open, ring_t
+from ring cimport ring_close, ring_count, ring_open, ring_record, ring_release, ring_t
 from schedule cimport RUN_NIL
 
 cdef enum:
@@ -159,7 +159,7 @@ ctypedef struct traces_t:
     uint32_t methods             # METHOD_ bits that sockets are open for
     slab_t slab                  # TRACE_SLOTS of the probes in flight
     uint16_t ident               # of every ICMP probe
-    uint16_t ports               # TCP: the first of PORTS_TCP source ports
+    uint16_t ports               # TCP: the first of TCP_PORTS source ports
     int socket                   # receives ICMP; -1: the engine's own does
     int tx_socket                # sends
     int tcp_socket               # receives TCP; -1: METHOD_TCP is not open
@@ -198,12 +198,18 @@ cdef inline trace_t *trace_new(const trace_request_t *request) noexcept nogil:
 cdef inline void traces_close(traces_t *traces) noexcept nogil:
     """Free the memory, traces that nobody took included. Descriptors stay. Idempotent."""
     cdef uint32_t number
+    cdef trace_t *trace = NULL
+    for number in range(ring_count(&traces.submitted)):
+        memcpy(&trace, ring_record(&traces.submitted, traces.submitted.head + number),
+               sizeof(trace))
+        trace_free(trace)
     if traces.live != NULL:
         for number in range(<uint32_t>TRACES_MAX):
             trace_free(traces.live[number])
     free(traces.live)
     free(traces.free_numbers)
     slab_close(&traces.slab)
+    ring_release(&traces.submitted, ring_count(&traces.submitted))
     ring_close(&traces.submitted)
     ring_close(&traces.cancelled)
     ring_close(&traces.returned)
@@ -228,21 +234,19 @@ cdef inline int traces_open(traces_t *traces) noexcept nogil:
     return 0
 
 
-cdef inline int trace_enter(traces_t *traces, trace_t *trace) noexcept nogil:
-    """Give a trace its number; -1 when there is none."""
-    if traces.free_count == 0:
-        return -1
+cdef inline void trace_enter(traces_t *traces, trace_t *trace) noexcept nogil:
+    """Give a trace its number; there is one."""
     traces.free_count -= 1
     trace.number = traces.free_numbers[traces.free_count]
     traces.serial += 1
     trace.serial = traces.serial
     traces.live[trace.number] = trace
     traces.count += 1
-    return 0
 
 
 cdef inline void trace_leave(traces_t *traces, uint32_t number) noexcept nogil:
-    """Take back a number whose trace its caller has taken and freed."""
+    """Take back a number whose trace its caller has taken, and free that."""
+    trace_free(traces.live[number])
     traces.live[number] = NULL
     traces.free_numbers[traces.free_count] = number
     traces.free_count += 1

@@ -86,25 +86,6 @@ unsigned send_batch(struct sender *sender, struct paths *paths)
     return count;
 }
 
-static int64_t read_controls(struct msghdr *message, unsigned *dropped)
-{
-    int64_t received_ns = 0;
-
-    for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control;
-         control = CMSG_NXTHDR(message, control)) {
-        if (control->cmsg_level != SOL_SOCKET)
-            continue;
-        if (control->cmsg_type == SO_TIMESTAMPNS) {
-            struct timespec stamp;
-            memcpy(&stamp, CMSG_DATA(control), sizeof stamp);
-            received_ns = ns_of(stamp);
-        } else if (control->cmsg_type == SO_RXQ_OVFL) {
-            memcpy(dropped, CMSG_DATA(control), sizeof *dropped);
-        }
-    }
-    return received_ns;
-}
-
 unsigned receive_batch(struct inbox *inbox, struct paths *paths)
 {
     const int count = recvmmsg(inbox->fd, inbox->messages, INBOX, 0, NULL);

@@ -1,10 +1,12 @@
-/* Clocks, and the end when the system refuses. */
+/* Clocks and stamps, and the end when the system refuses. */
 #ifndef FLOOR_SYSTEM_H
 #define FLOOR_SYSTEM_H
 
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #define SECOND_NS INT64_C(1000000000)
@@ -26,6 +28,26 @@ static inline int64_t clock_ns(clockid_t clock)
 
     clock_gettime(clock, &now);
     return ns_of(now);
+}
+
+/* When a message arrived by the kernel's stamp, 0 without one; notes what the queue has dropped. */
+static inline int64_t read_controls(struct msghdr *message, unsigned *dropped)
+{
+    int64_t received_ns = 0;
+
+    for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control;
+         control = CMSG_NXTHDR(message, control)) {
+        if (control->cmsg_level != SOL_SOCKET)
+            continue;
+        if (control->cmsg_type == SO_TIMESTAMPNS) {
+            struct timespec stamp;
+            memcpy(&stamp, CMSG_DATA(control), sizeof stamp);
+            received_ns = ns_of(stamp);
+        } else if (control->cmsg_type == SO_RXQ_OVFL) {
+            memcpy(dropped, CMSG_DATA(control), sizeof *dropped);
+        }
+    }
+    return received_ns;
 }
 
 #endif

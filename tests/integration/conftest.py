@@ -1,5 +1,6 @@
-"""Hosts, families and peers that the tests of the echo engine share."""
+"""Hosts, families, peers and simulated networks that tests share."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from support.icmp_peer import Family, Peer, quiet_host
 from support.icmp_wire import EchoNetwork, echo_network
 from support.namespaces import Namespace
+from support.netsim import Scenario, simulated
+from support.netsim.tracer import Play, Tracer
 
 
 @pytest.fixture(params=[4, 6])
@@ -43,3 +46,15 @@ def network() -> Iterator[EchoNetwork]:
     """Two hosts on one wire."""
     with echo_network() as network:
         yield network
+
+
+@pytest.fixture
+def play(family: Family) -> Iterator[Play]:
+    """Start simulated networks, each with a tracer on it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(scenario: Scenario) -> Tracer:
+            network = stack.enter_context(simulated(scenario))
+            return stack.enter_context(contextlib.closing(Tracer(network, family)))
+
+        yield start

@@ -18,14 +18,14 @@ from support.icmp_peer import (
     request,
     send_one,
 )
-from support.icmp_wire import BACKENDS, Backend, allow_datagrams
+from support.icmp_wire import BACKENDS, Backend
 from support.namespaces import Namespace, chain
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
 
 def test_datagram_sockets_measure_the_same(quiet: Namespace, peer: Peer) -> None:
-    allow_datagrams(quiet)
+    quiet.allow_icmp_datagrams()
     with quiet.call(EchoEngine, peer.family, backend="datagram") as engine:
         message = send_one(engine, peer, token=4)
         assert struct.unpack("!H", message[4:6]) == (engine.ident,)
@@ -43,7 +43,7 @@ def test_datagram_sockets_measure_the_same(quiet: Namespace, peer: Peer) -> None
 @pytest.mark.parametrize(("family", "backend"), [each for each in BACKENDS if each[1] != "packet"])
 def test_errors_come_back_through_routers(family: Family, backend: Backend) -> None:
     with chain(2) as net:
-        allow_datagrams(net.host)
+        net.host.allow_icmp_datagrams()
         gone = "10.99.0.0/24" if family == 4 else "fd99::/64"
         net.host.route_to(gone, net.hops(family)[0])
         net.nodes[1].refuse(gone)
@@ -83,7 +83,7 @@ def test_without_privilege_it_falls_back_or_says_what_to_do(
     quiet: Namespace, allowed: bool
 ) -> None:
     if allowed:
-        allow_datagrams(quiet)
+        quiet.allow_icmp_datagrams()
     output = subprocess.run(
         [sys.executable, "-c", UNPRIVILEGED, str(quiet.fd)],
         pass_fds=[quiet.fd], capture_output=True, text=True, check=False,

@@ -45,7 +45,7 @@ from support.icmp_peer import (
     request,
     unreachable,
 )
-from support.icmp_wire import Backend, allow_datagrams
+from support.icmp_wire import Backend
 from support.namespaces import Namespace
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
@@ -272,7 +272,7 @@ class EngineMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("family", get_args(Family))
 def test_the_engine_does_what_the_model_says(family: Family, backend: Backend) -> None:
     host = quiet_host()
-    allow_datagrams(host)
+    host.allow_icmp_datagrams()
 
     class Machine(EngineMachine):
         pass

@@ -1,14 +1,12 @@
 """Load balancing, random topologies and the chain of the network simulator, on the wire."""
 
-import contextlib
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import pytest
 
-from support.netsim import SCENARIOS, End, Flow, Probe, Reply, Scenario, load_scenario, simulated
+from support.netsim import SCENARIOS, End, Flow, Probe, Reply, load_scenario
 from support.netsim.client import FENCE, Family
 from support.netsim.paths import Link, paths_to
 from support.netsim.routes import DESTINATION, HOST, TokenBucket
@@ -20,32 +18,13 @@ from support.netsim.topologies import (
     random_topology,
     trace_chain,
 )
-from support.netsim.tracer import TARGET, Method, Tracer, fenced, routed, router_address
+from support.netsim.tracer import TARGET, Method, Play, Tracer, fenced, routed, router_address
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 FOUR = ["b1", "b2", "b3", "b4"]
 SIXTEEN = [f"b{n}" for n in range(1, 17)]
-
-Play = Callable[..., Tracer]
-
-
-@pytest.fixture(params=[4, 6])
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def play(family: Family) -> Iterator[Play]:
-    """Start a network and return a tracer on it."""
-    with contextlib.ExitStack() as stack:
-
-        def start(scenario: Scenario) -> Tracer:
-            network = stack.enter_context(simulated(scenario))
-            return stack.enter_context(contextlib.closing(Tracer(network, family)))
-
-        yield start
 
 
 def probes_of(tracer: Tracer) -> list[Probe]:

@@ -1,15 +1,13 @@
 """What routers of the network simulator say and quote: lengths, extensions, NAT, MTU, refusals."""
 
-import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import pytest
 
 from support import packets
-from support.netsim import End, Kind, Reply, Scenario, simulated
+from support.netsim import End, Kind, Reply
 from support.netsim.client import Family
 from support.netsim.paths import Narrow, paths_to
 from support.netsim.tracer import (
@@ -17,6 +15,7 @@ from support.netsim.tracer import (
     NUMBER,
     TARGET,
     Method,
+    Play,
     Seen,
     Sent,
     Tracer,
@@ -35,25 +34,6 @@ ROOM = {4: 576 - 20 - 8, 6: 1280 - 40 - 8}
 MPLS = {"mpls": [{"label": 0xABCDE, "tc": 5, "ttl": 9}, {"label": 17}]}
 STACK = bytes.fromhex("abcdea09 00011101")
 TRANSLATED = {4: "10.23.0.1", 6: "fd23::1"}
-
-Play = Callable[..., Tracer]
-
-
-@pytest.fixture(params=[4, 6])
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def play(family: Family) -> Iterator[Play]:
-    """Start a network and return a tracer on it."""
-    with contextlib.ExitStack() as stack:
-
-        def start(scenario: Scenario) -> Tracer:
-            network = stack.enter_context(simulated(scenario))
-            return stack.enter_context(contextlib.closing(Tracer(network, family)))
-
-        yield start
 
 
 def exchange(tracer: Tracer, ttl: int, method: Method = "icmp", **more: Any) -> tuple[Sent, Seen]:

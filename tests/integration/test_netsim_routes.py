@@ -1,18 +1,17 @@
 """Routes of the network simulator against what a packet socket sees: who answers which TTL."""
 
-import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
 
 from support import packets
-from support.netsim import End, Reply, Scenario, simulated
+from support.netsim import End, Reply
 from support.netsim.client import Family
 from support.netsim.paths import paths_to
-from support.netsim.tracer import TARGET, Method, Tracer, routed, router_address
+from support.netsim.tracer import TARGET, Method, Play, Tracer, routed, router_address
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
@@ -20,25 +19,6 @@ EXPIRED = {4: (11, 0), 6: (3, 0)}
 PORT_UNREACHABLE = {4: (3, 3), 6: (1, 4)}
 METHODS: tuple[Method, ...] = get_args(Method)
 MS = 1_000_000
-
-Play = Callable[..., Tracer]
-
-
-@pytest.fixture(params=[4, 6])
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def play(family: Family) -> Iterator[Play]:
-    """Start a network and return a tracer on it."""
-    with contextlib.ExitStack() as stack:
-
-        def start(scenario: Scenario) -> Tracer:
-            network = stack.enter_context(simulated(scenario))
-            return stack.enter_context(contextlib.closing(Tracer(network, family)))
-
-        yield start
 
 
 def sources(tracer: Tracer, ttls: Sequence[int], method: Method = "icmp", **more: Any) -> list[str]:

@@ -34,7 +34,6 @@ from support.icmp_wire import (
     BACKENDS,
     THERE,
     EchoNetwork,
-    allow_datagrams,
     beyond,
     echo_network,
     gaps_ns,
@@ -245,7 +244,7 @@ def network() -> Iterator[Chain]:
             for prefix, kind in ((unreachable_, "unreachable"), (hole, "blackhole")):
                 net.host.route_to(prefix, net.hops(family)[0])
                 net.nodes[1].refuse(prefix, kind)
-        allow_datagrams(net.host)
+        net.host.allow_icmp_datagrams()
         yield net
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import select
 import socket
 import struct
@@ -10,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pytest
@@ -132,7 +130,7 @@ class EchoNetwork:
         self._know_each_other()
         self._await_answer(4)
         self._await_answer(6)
-        allow_datagrams(self.here)
+        self.here.allow_icmp_datagrams()
 
     def _await_answer(self, family: Family) -> None:
         """Wait until packets get through: the kernel drops some a moment after `up`."""
@@ -208,13 +206,6 @@ def opened(
     if driver == "thread":
         engine.start()
     return engine
-
-
-def allow_datagrams(namespace: Namespace) -> None:
-    """Let this process's group open ICMP datagram sockets."""
-    group = os.getgid()  # a user namespace may map no other
-    with namespace.entered():
-        Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{group} {group}")
 
 
 def link_address(namespace: Namespace, interface: str) -> str:

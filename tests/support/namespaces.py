@@ -181,9 +181,10 @@ class Namespace:
         self.sysctl("net.ipv6.icmp.ratelimit", 0)
 
     def allow_icmp_datagrams(self) -> None:
-        """Let group 0 open ICMP datagram sockets; a new namespace lets nobody."""
+        """Let this process's group open ICMP datagram sockets; a new namespace lets nobody."""
+        group = os.getgid()  # a user namespace may map no other
         with self.entered():
-            Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
+            Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{group} {group}")
 
     def close(self) -> None:
         """Let go; the kernel removes the namespace with its last socket."""

@@ -1,9 +1,8 @@
-"""What answers a probe, in plain Python: the oracle for `netsonde._native.trace`, and a forger.
+"""What answers a probe, in plain Python.
 
 Written from RFC 791, 792, 1071, 4443, 4884 and 8200, byte by byte and without regard to speed.
 """
 
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 ECHO_REQUEST = {4: 8, 6: 128}
@@ -27,137 +26,6 @@ def ones_complement_sum(data: bytes) -> int:
 def checksum(data: bytes) -> int:
     """Return the checksum to write where data has two zero bytes."""
     return 0xFFFF - ones_complement_sum(data)
-
-
-def pseudo_header(source: bytes, destination: bytes, length: int) -> bytes:
-    """Return what an ICMPv6 checksum covers beside the message (RFC 8200 8.1)."""
-    return source + destination + length.to_bytes(4, "big") + bytes([0, 0, 0, 58])
-
-
-@dataclass(frozen=True)
-class Read:
-    """The fields of `netsonde._native.trace.parse`, in its order."""
-
-    type: int
-    code: int
-    reply_ttl: int
-    ident: int
-    sequence: int
-    checksum: int = 0
-    quoted_ttl: int = 0
-    quoted_tos: int = 0
-    source: bytes = b""
-    destination: bytes = b""
-    cookie: bytes = b""
-
-
-def read(version: int, packet: bytes) -> Read | None:
-    """Read an answer; None when packet is none."""
-    if version == 6:
-        return _read_message(6, packet, 0)
-    if len(packet) < 20 or packet[0] >> 4 != 4:
-        return None
-    header = (packet[0] & 15) * 4
-    total = int.from_bytes(packet[2:4], "big")
-    if header < 20 or header > len(packet) or total < header or total > len(packet):
-        return None
-    body = packet[header:total]
-    if _is_later_fragment(packet):
-        return None
-    if packet[9] != 1 or not body or ones_complement_sum(body) != 0xFFFF:
-        return None
-    return _read_message(4, body, packet[8])
-
-
-def _is_later_fragment(packet: bytes) -> bool:
-    """Whether an IPv4 packet is a fragment behind the first, which has no transport header."""
-    return int.from_bytes(packet[6:8], "big") & 0x1FFF != 0
-
-
-def _read_message(version: int, message: bytes, reply_ttl: int) -> Read | None:
-    if len(message) < 8:
-        return None
-    kind, code = message[0], message[1]
-    if kind in ERRORS[version]:
-        return _read_quote(version, message, reply_ttl)
-    if kind != ECHO_REPLY[version] or len(message) < 16:
-        return None
-    ident, sequence = message[4:6], message[6:8]
-    return Read(
-        kind,
-        code,
-        reply_ttl,
-        int.from_bytes(ident, "big"),
-        int.from_bytes(sequence, "big"),
-        cookie=message[8:16],
-    )
-
-
-def _quote(version: int, message: bytes) -> bytes:
-    """Return what an error quotes, without RFC 4884 extensions."""
-    quote = message[8:]
-    length = 0
-    if version == 4:
-        length = message[5] * 4
-    elif message[0] in (1, 3):
-        length = message[4] * 8
-    return quote[:length] if 128 <= length <= len(quote) else quote
-
-
-def _transport(version: int, quote: bytes) -> tuple[int, bytes] | None:
-    """Return protocol and payload of a quoted packet."""
-    if len(quote) < IP_HEADER_BYTES[version] or quote[0] >> 4 != version:
-        return None
-    if version == 4:
-        header = (quote[0] & 15) * 4
-        is_whole = 20 <= header <= len(quote) and not _is_later_fragment(quote)
-        return (quote[9], quote[header:]) if is_whole else None
-    protocol, rest = quote[6], quote[40:]
-    for _ in range(8):
-        if protocol in (0, 43, 60, 135):
-            if len(rest) < 8:
-                return None
-            step = (rest[1] + 1) * 8
-        elif protocol == 44:
-            if len(rest) < 8 or int.from_bytes(rest[2:4], "big") >> 3:
-                return None
-            step = 8
-        else:
-            break
-        if step > len(rest):
-            return None
-        protocol, rest = rest[0], rest[step:]
-    return protocol, rest
-
-
-def _read_quote(version: int, message: bytes, reply_ttl: int) -> Read | None:
-    quote = _quote(version, message)
-    found = _transport(version, quote)
-    if found is None:
-        return None
-    protocol, icmp = found
-    if protocol != (1 if version == 4 else 58) or len(icmp) < 8:
-        return None
-    if icmp[0] != ECHO_REQUEST[version]:
-        return None
-    cookie = icmp[8:16] if len(icmp) >= 16 and any(icmp[8:16]) else b""
-    v4 = version == 4
-    return Read(
-        message[0],
-        message[1],
-        reply_ttl,
-        int.from_bytes(icmp[4:6], "big"),
-        int.from_bytes(icmp[6:8], "big"),
-        int.from_bytes(icmp[2:4], "big"),
-        quote[8] if v4 else quote[7],
-        quote[1] if v4 else int.from_bytes(quote[:2], "big") >> 4 & 0xFF,
-        quote[12:16] if v4 else quote[8:24],
-        quote[16:20] if v4 else quote[24:40],
-        cookie,
-    )
-
-
-# ── making answers ──
 
 
 def receive(version: int, message: bytes, *, ttl: int = 60, responder: str = "") -> bytes:

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
@@ -16,6 +16,7 @@ from support.netsim.network import SimulatedNetwork
 from support.netsim.scenario import Scenario, make_scenario
 
 Method = Literal["icmp", "udp", "tcp"]
+Play = Callable[[Scenario], "Tracer"]  # start a network, with a tracer on it
 
 NUMBER: Mapping[Method, Mapping[int, int]] = {
     "icmp": packets.PROTOCOL, "udp": {4: 17, 6: 17}, "tcp": {4: 6, 6: 6},

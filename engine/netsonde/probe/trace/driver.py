@@ -198,7 +198,6 @@ class TraceDriver:
 
     def fail(self) -> None:
         """End all that are running: the engine has been closed."""
-        self._offered.clear()
         for run in self._runs.values():
             run.failure = NetsondeError("the ICMP engine was closed before the trace ended")
             run.ended.set()
