@@ -15,10 +15,8 @@ found so far, as if each might be a branching point (Veitch et al., section IV, 
 node that was done is looked at again when the graph grows. The bound does not reach behind silence:
 who hides there is not known, and so not whether flows are spread evenly over them.
 
-Silence beside answers has two meanings. A next hop may never answer, or it was loss or a rate limit
-that spared other flows. Silent flows are asked again, and they count as a next hop only when they
-are as many as one would get and asking again was of no use. If not, they count for nothing; if only
-one next hop has been found, and no other is to be expected, they are taken to pass it.
+silence.py says what it means that some flows are silent where others are answered. A link is found
+when one flow showed both of its ends; where one was presumed, such flows are asked again for proof.
 """
 
 import math
@@ -29,18 +27,15 @@ from typing import NamedTuple
 
 from netsonde.probe.trace.answers import Answer
 from netsonde.probe.trace.graph import Graph, Node, connect
+from netsonde.probe.trace.links import links_of, unproven_links
 from netsonde.probe.trace.passages import Passages, Vertex
+from netsonde.probe.trace.silence import ASKS_MAX, Silence
 
 FLOWS_MAX = 8192  # enough for 128 next hops at 99 %
 PROBES_MAX = 20_000  # of one search
 BATCH_MAX = 1024  # probes due at once, and not many more
 REPEATS = 9  # of one flow where paths part: does it always go the same way?
 LOOP_REPEATS = 3  # separate stretches of one address beyond which it is not followed
-ASKS_MAX = 2  # of a silent flow where others answer
-STAR_PROOFS = 3  # flows that stayed silent, if none answered later: the others need not be asked
-# A silent next hop would get so few flows, or fewer, with this probability: then it is none.
-STAR_DOUBT = 0.01
-RECOVERED_MAX = 1 / 10  # of silent flows, that answered later: more are a rate limit or loss
 # Of the flows that an even spread takes to find those of a node, so many times that is sent to its
 # TTL: then before more, what is under way is waited for; and at last the node is given up.
 PATIENCE, EFFORT_MAX = 2, 16
@@ -91,6 +86,7 @@ class MdaSearch:
         self._repeats: set[FlowProbe] = set()
         self._balancers: set[Node] = set()
         self._next_flow: dict[int, int] = defaultdict(lambda: 1)  # by TTL: the least untried one
+        self._depth: dict[int, int] = defaultdict(int)  # by TTL: after how many silences one spoke
         self._flows = 0
         self._probes = 0
         self._is_cut = False
@@ -126,9 +122,14 @@ class MdaSearch:
             self._compare(node, self._passages.places(ttl).get(flow), flow)
             return
         self._passages.receive(ttl, flow)
+        if answer is None:
+            self._passages.fall_silent(ttl, flow)
+            return
         before = self._whence(ttl, flow)
-        if probe.again and answer is not None and before is not None:
-            before.recovered += 1
+        if probe.again:
+            self._depth[ttl] = max(self._depth[ttl], probe.again)
+            if before is not None:
+                before.recovered += 1
         self._passages.place(node, flow)
 
     def _node(self, ttl: int, answer: Answer | None) -> Node:
@@ -140,22 +141,23 @@ class MdaSearch:
     def graph(self) -> Graph:
         """Return what has been found."""
         passages = self._passages
-        flows: dict[tuple[Node, Node], list[int]] = defaultdict(list)
-        for ttl in passages.ttls():
-            for flow, vertex in sorted(passages.places(ttl).items()):
-                before = passages.before(ttl, flow)
-                if before is not None and self._is_link(before, vertex):
-                    flows[before.node, vertex.node].append(flow)
+        flows, unproven = links_of(passages)
         found = connect(passages.root.node, flows, self._balancers)
-        is_cut = self._is_cut or any(map(self._is_given_up, self._vertices()))
+        is_cut = (
+            self._is_cut
+            or bool(unproven)
+            or any(each.is_unsure or self._is_given_up(each) for each in self._vertices())
+            or self._is_any_apart(found)
+        )
         return found._replace(flows=self._flows, probes=self._probes, is_cut=is_cut)
 
-    def _is_link(self, before: Vertex, vertex: Vertex) -> bool:
-        """Whether what a flow showed one after another are two neighbours."""
-        if vertex.is_star:
-            return self._is_star_behind(before)
-        # A router that refuses to send packets on does so at every TTL beyond its own.
-        return not vertex.node.is_refusal or vertex.node.responder != before.node.responder
+    def _is_any_apart(self, found: Graph) -> bool:
+        """Whether somebody answers who is linked to nobody."""
+        linked = {self._passages.root.node, *found.nodes}
+        return any(
+            each.node not in linked and not each.is_star and not each.node.is_refusal
+            for each in self._vertices()
+        )
 
     def _vertices(self) -> Iterator[Vertex]:
         yield self._passages.root
@@ -217,24 +219,22 @@ class MdaSearch:
         """Return how many more flows the stopping rule wants to see behind a vertex."""
         if self._is_given_up(vertex):
             return 0
-        hops, seen = len(vertex.hops), vertex.answered
-        if self._is_star_behind(vertex):
-            hops, seen = hops + 1, seen + vertex.silent
-        return stopping_point(max(hops, 1), self._failure) - seen - vertex.pending
+        hops, known = len(vertex.after), sum(vertex.after.values())
+        return stopping_point(max(hops, 1), self._failure) - known - vertex.pending
 
     def _is_given_up(self, vertex: Vertex) -> bool:
         """Whether more flows were lost behind a vertex than the stopping rule wants."""
-        if vertex.pending or not vertex.silent or self._is_star_behind(vertex):
+        if vertex.pending or not vertex.lost:
             return False
-        need = stopping_point(len(vertex.hops), self._failure)
-        return vertex.answered < need < vertex.silent
+        need = stopping_point(max(len(vertex.after), 1), self._failure)
+        return sum(vertex.after.values()) < need < vertex.lost
 
     def _steer(self, ttl: int, missing: dict[Vertex, int]) -> None:
         """Send flows to a TTL to find more of those that pass its vertices.
 
         First go such as are known to come from the nodes before; at most as many as are known now.
         """
-        seen = len(self._passages.places(ttl))
+        tried = self._passages.tried(ttl)
         wanting = [
             vertex
             for vertex, wanted in missing.items()
@@ -246,14 +246,14 @@ class MdaSearch:
         befores, under_way = self._passages.befores(scarce), self._passages.under_way(ttl)
         even = self._even_share(scarce, befores)
         # As many as were seen, or as are due: of the one that got the fewest, the first is too few.
-        share = max(even, len(scarce.flows) / seen)
-        effort = (seen + under_way) * even / (len(scarce.flows) + missing[scarce])
+        share = max(even, len(scarce.flows) / tried)
+        effort = (tried + under_way) * even / (len(scarce.flows) + missing[scarce])
         if effort > EFFORT_MAX:
             self._is_cut = scarce.is_rare = True
             return
         # What a hop got that hardly answers is under way longest: all of that may be this one's.
         likely_hits = under_way * (share if effort < PATIENCE else 1)
-        demand = min((missing[scarce] - likely_hits) / share, seen, BATCH_MAX)
+        demand = min((missing[scarce] - likely_hits) / share, tried, BATCH_MAX)
         for before in befores:
             likely = max(before.after[scarce] / sum(before.after.values()), share)
             for flow in islice(list(before.fresh), max(math.ceil(demand * share / likely), 0)):
@@ -294,9 +294,6 @@ class MdaSearch:
 
     def _is_followed(self, vertex: Vertex) -> bool:
         """Whether something may come after a vertex."""
-        if vertex.is_star:
-            befores = self._passages.befores(vertex)
-            return vertex.is_settled and (not befores or any(map(self._is_star_behind, befores)))
         return not vertex.node.is_last and self._passages.runs(vertex) < LOOP_REPEATS
 
     def _goes_on_from(self, ttl: int) -> bool:
@@ -311,60 +308,70 @@ class MdaSearch:
     # ── silence ──
 
     def _look_again(self, ttl: int) -> None:
-        """Say whom flows pass that are silent where others answer, or ask them again."""
-        passages, star = self._passages, self._passages.star(ttl)
-        if star is None:
-            return
-        star.is_settled = True
+        """Say where silent flows are thought to be, and ask them again."""
         silent: dict[Vertex | None, list[int]] = defaultdict(list)
-        for flow in star.flows:
+        for flow in self._passages.silent(ttl):
             silent[self._whence(ttl, flow)].append(flow)
-        for before, flows in silent.items():
-            hop = self._sole_hop_behind(before) if before else self._sole_hop_at(ttl)
-            is_unsure = self._is_unsure(before, ttl, flows)
-            for flow in flows:
-                if passages.is_under_way(ttl, flow):
-                    star.is_settled = False
-                elif hop is not None:
-                    passages.place(hop.node, flow)
-                elif is_unsure and passages.asked(ttl, flow) < ASKS_MAX:
-                    star.is_settled = False
+        for flow in silent.pop(None, ()):
+            self._ask_whence(ttl, flow)
+        first = ttl == self._passages.first_ttl
+        for before in [self._passages.root] if first else self._passages.at(ttl - 1):
+            self._judge(before, ttl, silent.get(before, []))
+
+    def _judge(self, before: Vertex, ttl: int, flows: list[int]) -> None:
+        """Judge the silence of flows that come from one vertex."""
+        passages, hops = self._passages, before.hops
+        presumed = sum(
+            passages.before(ttl, flow) is before and passages.places(ttl).get(flow) in hops
+            for flow in flows
+        )
+        meaning = Silence(
+            ttl=ttl,
+            silences={
+                flow: passages.asked(ttl, flow) - passages.is_under_way(ttl, flow) for flow in flows
+            },
+            hops=[vertex.node for vertex in hops],
+            seen=before.answered - presumed,
+            recovered=before.recovered,
+            depth=self._depth[ttl],
+            is_alone=all(vertex.is_star for vertex in passages.at(ttl)),
+            enough=stopping_point(1, self._failure),
+        ).meaning()
+        before.lost, before.is_unsure = meaning.lost, meaning.is_unsure
+        for flow, node in meaning.places.items():
+            passages.presume(ttl, flow, node)
+        if meaning.is_presumed:
+            self._prove(ttl, flows)
+        self._ask_again(ttl, meaning.again)
+
+    def _prove(self, ttl: int, flows: list[int]) -> None:
+        """Ask for links that these flows alone show one of each, the one least often asked."""
+        for through in unproven_links(self._passages, ttl, flows):
+            if not any(self._passages.is_under_way(ttl, flow) for flow in through):
+                flow = min(through, key=lambda flow: self._passages.asked(ttl, flow))
+                if self._passages.asked(ttl, flow) < ASKS_MAX:
                     self._send(ttl, flow)
 
-    def _is_unsure(self, before: Vertex | None, ttl: int, flows: list[int]) -> bool:
-        """Whether silent flows are to be asked again: where others answer, unless it was no use."""
-        if before is None:
-            return len(self._passages.at(ttl)) > 1
-        idle = sum(self._passages.asked(ttl, flow) == ASKS_MAX for flow in flows)
-        return before.has_hops and (idle < STAR_PROOFS or before.recovered > 0)
+    def _ask_again(self, ttl: int, flows: list[int]) -> None:
+        for flow in flows:
+            if not self._passages.is_under_way(ttl, flow):
+                self._send(ttl, flow)
+
+    def _ask_whence(self, ttl: int, flow: int) -> None:
+        """Ask where a silent flow is one TTL before; where all are silent, it is one of them."""
+        if all(vertex.is_star for vertex in self._passages.at(ttl)):
+            self._passages.presume(ttl, flow, Node(ttl, None))
+            return
+        self._passages.presume(ttl, flow, None)
+        if not self._passages.asked(ttl - 1, flow):
+            self._send(ttl - 1, flow)
 
     def _whence(self, ttl: int, flow: int) -> Vertex | None:
         """Return where a flow is one TTL before, if that is known or all pass one vertex there."""
-        return self._passages.before(ttl, flow) or self._passages.only(ttl - 1)
-
-    def _sole_hop_at(self, ttl: int) -> Vertex | None:
-        """Return the vertex that all flows pass at a TTL, as far as all nodes before show."""
-        passages = self._passages
-        is_first = ttl == passages.first_ttl
-        befores = [passages.root] if is_first else passages.at(ttl - 1)
-        hops = {self._sole_hop_behind(each) for each in befores
-                if not (each.node.is_last or each.is_star)}  # fmt: skip
-        return hops.pop() if len(hops) == 1 else None
-
-    def _sole_hop_behind(self, vertex: Vertex) -> Vertex | None:
-        """Return the next hop of all flows through a vertex, those that showed nothing too."""
-        hops = vertex.hops
-        is_sole = len(hops) == 1 and vertex.answered >= stopping_point(1, self._failure)
-        return hops[0] if is_sole and not self._is_star_behind(vertex) else None
-
-    def _is_star_behind(self, vertex: Vertex) -> bool:
-        """Whether the silent flows behind a vertex are so many that a next hop must be silent."""
-        silent, answered, hops = vertex.silent, vertex.answered, len(vertex.hops)
-        if not silent or not answered:
-            return silent > 0
-        if vertex.recovered > RECOVERED_MAX * silent:
-            return False
-        return _at_most(silent, silent + answered, 1 / (hops + 1)) >= STAR_DOUBT
+        before = self._passages.before(ttl, flow)
+        if before is None and not self._passages.asked(ttl - 1, flow):
+            return self._passages.only(ttl - 1)
+        return before
 
     # ── one flow, two ways ──
 
@@ -376,7 +383,8 @@ class MdaSearch:
         ttl = vertex.node.ttl + 1
         places = self._passages.places(ttl)
         through = places if vertex is self._passages.root else vertex.flows
-        flow = next(flow for flow in through if flow in places and not places[flow].is_star)
+        flow = next(flow for flow in through
+                    if self._passages.is_shown(ttl, flow) and not places[flow].is_star)  # fmt: skip
         for _ in range(REPEATS):
             self._send(ttl, flow, is_repeat=True)
 
@@ -387,15 +395,3 @@ class MdaSearch:
         before = self._passages.before(node.ttl, flow)
         if before is not None:
             self._balancers.add(before.node)
-
-
-def _at_most(successes: int, trials: int, probability: float) -> float:
-    """Return the probability of so many successes or fewer (binomial distribution)."""
-    if successes >= trials * probability:
-        return 1.0  # the mean or more: no less than a half, as good as certain here
-    odds = probability / (1 - probability)
-    term = total = (1 - probability) ** trials
-    for number in range(successes):
-        term *= odds * (trials - number) / (number + 1)
-        total += term
-    return total

@@ -13,17 +13,18 @@ class Vertex:
     """A node of the graph and the flows that pass it.
 
     flows: as they were found, values unused. fresh: those of them never sent to the next TTL.
-    after: how many of them the next TTL showed to go where. before: how many came from a known
-    node. pending: how many are under way to the next TTL. recovered: how many showed the next node
-    only when they were asked again.
+    after: how many of them go where next. before: how many came from a known node. pending: how
+    many are under way to the next TTL. recovered: how many showed the next node only when they were
+    asked again.
 
-    Marks of the search: is_repeated, one flow was sent on again and again; is_settled, of silence,
-    all its flows were asked often enough; is_rare, hardly any flow is found to pass it.
+    Marks of the search: is_repeated, one flow was sent on again and again; is_rare, hardly any flow
+    is found to pass it; lost, how many of its flows stayed silent and count for nothing; is_unsure,
+    of some of these not even that is certain.
     """
 
     __slots__ = (
-        "after", "before", "flows", "fresh", "is_rare", "is_repeated", "is_settled", "node",
-        "pending", "recovered",
+        "after", "before", "flows", "fresh", "is_rare", "is_repeated", "is_unsure", "lost",
+        "node", "pending", "recovered",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:
@@ -34,19 +35,15 @@ class Vertex:
         self.before = 0
         self.pending = 0
         self.recovered = 0
+        self.lost = 0
         self.is_rare = False
         self.is_repeated = False
-        self.is_settled = False
+        self.is_unsure = False
 
     @property
     def is_star(self) -> bool:
         """Whether it stands for silence."""
         return self.node.responder is None
-
-    @property
-    def has_hops(self) -> bool:
-        """Whether a next hop answers."""
-        return any(not vertex.is_star for vertex in self.after)
 
     @property
     def hops(self) -> list["Vertex"]:
@@ -55,23 +52,23 @@ class Vertex:
 
     @property
     def answered(self) -> int:
-        """How many flows showed one of these."""
+        """How many flows go to one of these, seen or presumed."""
         return sum(count for vertex, count in self.after.items() if not vertex.is_star)
-
-    @property
-    def silent(self) -> int:
-        """How many flows showed nothing at the next TTL."""
-        return sum(count for vertex, count in self.after.items() if vertex.is_star)
 
 
 class Passages:
-    """Vertices by TTL, and where each flow was seen and asked for. The root is this host."""
+    """Vertices by TTL, and where each flow was seen and asked for. The root is this host.
+
+    A flow that showed nothing at a TTL is silent there until it does. It may have a place all the
+    same, if there is reason to presume one.
+    """
 
     def __init__(self, first_ttl: int) -> None:
         self.first_ttl = first_ttl
         self.root = Vertex(Node(first_ttl - 1, b""))
         self._vertices: dict[int, dict[Node, Vertex]] = defaultdict(dict)
         self._places: dict[int, dict[int, Vertex]] = defaultdict(dict)  # by TTL and flow
+        self._silent: dict[int, dict[int, None]] = defaultdict(dict)  # by TTL: flows, in order
         self._asked: dict[int, dict[int, int]] = defaultdict(dict)  # by TTL and flow: how often
         self._under_way: dict[int, set[int]] = defaultdict(set)  # by TTL: flows
         self._ends: dict[int, int] = {}  # by flow: the TTL of its end
@@ -81,7 +78,8 @@ class Passages:
 
     def ttls(self) -> list[int]:
         """Return the TTLs at which something is known, in order."""
-        return sorted(ttl for ttl, vertices in self._vertices.items() if vertices)
+        known = {ttl for ttl, flows in self._silent.items() if flows}
+        return sorted(known.union(ttl for ttl, vertices in self._vertices.items() if vertices))
 
     def at(self, ttl: int) -> list[Vertex]:
         """Return the vertices of a TTL."""
@@ -92,13 +90,23 @@ class Passages:
         vertices = self._vertices[ttl]
         return next(iter(vertices.values())) if len(vertices) == 1 else None
 
-    def star(self, ttl: int) -> Vertex | None:
-        """Return the vertex of the flows that showed nothing at a TTL."""
-        return self._vertices[ttl].get(Node(ttl, None))
-
     def places(self, ttl: int) -> dict[int, Vertex]:
         """Return where flows are at a TTL."""
         return self._places[ttl]
+
+    def silent(self, ttl: int) -> list[int]:
+        """Return the flows that have shown nothing at a TTL."""
+        return list(self._silent[ttl])
+
+    def is_shown(self, ttl: int, flow: int) -> bool:
+        """Whether a flow has a place for what it showed there: who answers, or nobody."""
+        place = self._places[ttl].get(flow)
+        return place is not None and (place.is_star or flow not in self._silent[ttl])
+
+    def tried(self, ttl: int) -> int:
+        """Count the flows of which a TTL has shown something or nothing."""
+        silent, places = self._silent[ttl], self._places[ttl]
+        return len(places) + sum(flow not in places for flow in silent)
 
     def before(self, ttl: int, flow: int) -> Vertex | None:
         """Return where a flow is one TTL before, if that is known."""
@@ -164,10 +172,26 @@ class Passages:
             before.pending -= 1
 
     def place(self, node: Node, flow: int) -> None:
-        """Note where a flow is; it may have been thought to be elsewhere."""
+        """Note where a flow showed itself; it may have been thought to be elsewhere."""
+        if self.goes_to(node.ttl, flow):
+            self._silent[node.ttl].pop(flow, None)
+            self._place(node, flow)
+
+    def fall_silent(self, ttl: int, flow: int) -> None:
+        """Note that a flow showed nothing where it had not shown anything before."""
+        if self.goes_to(ttl, flow) and not self.is_shown(ttl, flow):
+            self._silent[ttl][flow] = None
+
+    def presume(self, ttl: int, flow: int, node: Node | None) -> None:
+        """Note where a silent flow is thought to be; None: that is not known."""
+        place = self._places[ttl].get(flow)
+        if node is None:
+            self._displace(ttl, flow)
+        elif place is None or place.node != node:
+            self._place(node, flow)
+
+    def _place(self, node: Node, flow: int) -> None:
         ttl = node.ttl
-        if not self.goes_to(ttl, flow):
-            return
         self._displace(ttl, flow)
         vertex = self._vertices[ttl].get(node)
         if vertex is None:
@@ -183,23 +207,26 @@ class Passages:
             vertex.fresh[flow] = None
         if node.is_last:
             self._end(ttl, flow)
-        elif self._ends.get(flow) == ttl:
-            del self._ends[flow]
 
     def take_for_passing(self, vertex: Vertex, flow: int) -> None:
-        """Note that a flow passes a vertex, as all do, though it was not sent to its TTL."""
+        """Note that a flow passes this host or silence, as all do; it is not sent to that TTL."""
         if vertex is not self.root:
-            self.place(vertex.node, flow)
+            self.fall_silent(vertex.node.ttl, flow)
+            self.presume(vertex.node.ttl, flow, vertex.node)
 
     def _end(self, ttl: int, flow: int) -> None:
         self._ends[flow] = ttl
-        for beyond in [each for each in self._places if each > ttl]:
-            self._displace(beyond, flow)
+        for beyond in {*self._places, *self._silent}:
+            if beyond > ttl:
+                self._silent[beyond].pop(flow, None)
+                self._displace(beyond, flow)
 
     def _displace(self, ttl: int, flow: int) -> None:
         vertex = self._places[ttl].pop(flow, None)
         if vertex is None:
             return
+        if vertex.node.is_last:
+            del self._ends[flow]
         self._pair(self.before(ttl, flow), vertex, -1)
         self._pair(vertex, self._places[ttl + 1].get(flow), -1)
         vertex.pending -= flow in self._under_way[ttl + 1]

@@ -139,6 +139,20 @@ def random_topology(rng: random.Random) -> Topology:
     return topology
 
 
+def answer_now_and_then(topology: Topology, router: Router, every: int) -> None:
+    """Let a router answer the first of so many packets."""
+    plain, asked = topology.answer, []
+
+    def answer(probe: FlowProbe) -> Answer | None:
+        got = plain(probe)
+        if got is None or got.responder != address(router):
+            return got
+        asked.append(probe)
+        return got if len(asked) % every == 1 else None
+
+    topology.answer = answer  # type: ignore[method-assign]
+
+
 def explore(topology: Topology, confidence: float = 95, **options: int) -> Graph:
     """Search a topology, a few answers at a time."""
     options.setdefault("end_ttl", len(topology.path(0)))
@@ -383,24 +397,67 @@ def test_a_rate_limit_is_not_taken_for_a_silent_hop() -> None:
     assert not graph.is_cut
 
 
-@pytest.mark.parametrize(("hops", "every"), [(1, 1000), (2, 1000), (1, 12)])
+@pytest.mark.parametrize(("hops", "every"), [(1, 1000), (2, 1000), (1, 20)])
 def test_a_hop_that_hardly_answers_ends_the_search_and_it_is_told(hops: int, every: int) -> None:
     """What it answers is too little to find out how many follow it, or whether it is alone."""
     topology = layered([hops, 1], "all", random.Random(5))
-    plain, asked = topology.answer, []
-
-    def answer(probe: FlowProbe) -> Answer | None:
-        got = plain(probe)
-        if got is None or got.responder != address((1, 0)):
-            return got
-        asked.append(probe)
-        return got if len(asked) % every == 1 else None
-
-    topology.answer = answer  # type: ignore[method-assign]
+    answer_now_and_then(topology, (1, 0), every)
     graph = explore(topology)
     assert graph.is_cut
     assert graph.probes < 1500
     assert found(graph) <= topology.links()
+
+
+@pytest.mark.parametrize("every", [2, 6, 12])
+def test_a_hop_that_seldom_answers_is_found_to_be_alone(every: int) -> None:
+    """Flows are asked until that is of no use: none of them passes a silent hop."""
+    topology = layered([1, 4], "all", random.Random(5))
+    answer_now_and_then(topology, (1, 0), every)
+    graph = explore(topology)
+    assert not graph.is_cut
+    assert not any(node.responder is None for node in graph.nodes)
+    assert found(graph) == topology.links()
+
+
+@pytest.mark.parametrize("limit", [3, 6, 20])
+def test_a_silent_hop_beside_one_with_a_rate_limit_is_told_from_it(limit: int) -> None:
+    """And what is behind it is behind nobody else."""
+    silent = frozenset({(1, 1)})
+    topology = branches(2, 2, random.Random(7), silent=silent, limited={(1, 0): limit})
+    graph = explore(topology)
+    assert found(graph) == topology.links()
+    silence = Node(2, None)
+    assert [node.responder for node in graph.after(silence)] == [address((2, 1))]
+    assert [node.responder for node in graph.after(Node(2, address((1, 0))))] == [address((2, 0))]
+
+
+def test_a_silent_hop_is_found_where_only_some_nodes_lead_to_it() -> None:
+    """Silence behind one of several nodes, at a TTL at which others are answered."""
+    topology = branches(4, 2, random.Random(8), silent=frozenset({(2, 1)}))
+    graph = explore(topology)
+    before = Node(2, address((1, 1)))
+    assert list(graph.after(before)) == [Node(3, None)]
+    assert found(graph) == topology.links()
+    assert not graph.is_cut
+
+
+def test_random_silence_makes_up_no_link_and_hides_none_untold() -> None:
+    """Routers silent and limited at random: all is found that is there, or the search says so."""
+    rng = random.Random(20261129)
+    missed = total = told = 0
+    for _ in range(TOPOLOGIES // 5):
+        topology = random_topology(rng)
+        routers = [each for each in topology.after if each[0] > 1]
+        topology.silent = frozenset(each for each in routers if rng.random() < 0.1)
+        topology.limited = {each: 6 for each in routers if rng.random() < 0.1}
+        graph = explore(topology)
+        assert found(graph) <= topology.links()
+        told += graph.is_cut
+        if not graph.is_cut:
+            missed += len(topology.links() - found(graph))
+            total += len(topology.links())
+    assert missed / total <= 0.05
+    assert told <= TOPOLOGIES / 5 / 10
 
 
 def test_a_flow_that_one_hop_drops_is_no_hop() -> None:

@@ -16,7 +16,7 @@ nodes = st.builds(
     st.booleans(),
     st.booleans(),
 ).filter(lambda node: node.responder is not None or not node.is_last)
-steps = st.tuples(st.sampled_from(["send", "place"]), nodes, st.sampled_from(FLOWS))
+steps = st.tuples(st.sampled_from(["send", "place", "presume"]), nodes, st.sampled_from(FLOWS))
 
 
 def play(events: list[tuple[str, Node, int]]) -> Passages:
@@ -27,7 +27,12 @@ def play(events: list[tuple[str, Node, int]]) -> Passages:
             passages.send(node.ttl, flow)
         elif what == "place" and passages.is_under_way(node.ttl, flow):
             passages.receive(node.ttl, flow)
-            passages.place(node, flow)
+            if node.responder is None:
+                passages.fall_silent(node.ttl, flow)
+            else:
+                passages.place(node, flow)
+        elif what == "presume" and flow in passages.silent(node.ttl):
+            passages.presume(node.ttl, flow, node if node.ttl < LAST_TTL else None)
     return passages
 
 
@@ -74,7 +79,11 @@ def placed(places: list[tuple[int, bytes | None]], flow: int = 1) -> tuple[Passa
     """Return one flow's places, and the last of them."""
     passages = Passages(1)
     for ttl, responder in places:
-        passages.place(Node(ttl, responder), flow)
+        if responder is None:
+            passages.fall_silent(ttl, flow)
+            passages.presume(ttl, flow, Node(ttl, None))
+        else:
+            passages.place(Node(ttl, responder), flow)
     return passages, passages.places(places[-1][0])[flow]
 
 
@@ -105,3 +114,42 @@ def test_a_flow_is_numbered_by_how_often_it_was_sent() -> None:
     assert [passages.send(1, 7), passages.repeat(1, 7), passages.repeat(1, 7)] == [0, 1, 2]
     assert passages.root.pending == 1
     assert passages.asked(1, 7) == 3
+
+
+def test_a_presumed_place_is_not_shown_until_it_answers() -> None:
+    passages, a = Passages(1), Node(1, b"\1")
+    passages.place(a, 1)
+    passages.fall_silent(1, 2)
+    passages.presume(1, 2, a)
+    assert (passages.is_shown(1, 1), passages.is_shown(1, 2)) == (True, False)
+    assert (passages.silent(1), passages.tried(1)) == ([2], 2)
+    passages.place(a, 2)
+    assert passages.is_shown(1, 2)
+    assert passages.silent(1) == []
+
+
+def test_silence_is_shown_by_silence() -> None:
+    passages, _ = placed([(1, None)])
+    assert passages.is_shown(1, 1)
+    passages.presume(1, 1, None)
+    assert not passages.is_shown(1, 1)
+    assert passages.at(1) == []
+    assert passages.ttls() == [1]
+
+
+def test_what_answered_does_not_fall_silent() -> None:
+    passages, last = placed([(1, b"\1")])
+    passages.fall_silent(1, 1)
+    assert passages.silent(1) == []
+    assert passages.places(1)[1] is last
+
+
+def test_a_flow_thought_to_be_at_its_end_goes_on_when_it_is_not() -> None:
+    passages = Passages(1)
+    passages.place(Node(1, b"\1", is_end=True), 1)
+    passages.fall_silent(1, 2)
+    passages.presume(1, 2, Node(1, b"\1", is_end=True))
+    assert not passages.goes_to(2, 2)
+    passages.presume(1, 2, None)
+    assert passages.goes_to(2, 2)
+    assert not passages.goes_to(2, 1)
