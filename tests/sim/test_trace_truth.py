@@ -211,10 +211,26 @@ def test_no_link_is_found_that_is_not_there(cases: list[Case]) -> None:
             assert "per_packet" not in node, case.name
 
 
+def test_silence_is_linked_to_what_is_silent(cases: list[Case]) -> None:
+    """A rate limit is not taken for silence, nor one router's silence for another's."""
+    made_up = total = 0
+    for case in cases:
+        found = _answering_links(case) - _links(case)
+        made_up += len(found - case.paths.answering_links)
+        total += len(found)
+    assert total > len(cases)
+    assert made_up / total <= 1 - CONFIDENCE / 100
+
+
 def _links(case: Case) -> set[tuple[int, str, str]]:
     """Return the links found between nodes that answer, as the truth has them."""
     return {
-        (link["ttl"] + 1, link["from"], link["to"])
-        for link in case.graph["links"]
-        if link["from"] is not None and link["to"] is not None
+        (ttl, tail, head)
+        for ttl, tail, head in _answering_links(case)
+        if tail is not None and head is not None
     }
+
+
+def _answering_links(case: Case) -> set[tuple[int, str | None, str | None]]:
+    """Return all links found, as the truth has them."""
+    return {(link["ttl"] + 1, link["from"], link["to"]) for link in case.graph["links"]}

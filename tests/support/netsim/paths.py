@@ -81,20 +81,28 @@ class Paths:
         return frozenset(hop.address for hop in self.at(ttl) if hop.address is not None)
 
     @cached_property
-    def address_links(self) -> frozenset[tuple[int, str, str]]:
-        """Links of which both ends answer: the farther one's TTL, and the addresses."""
+    def answering_links(self) -> frozenset[tuple[int, str | None, str | None]]:
+        """Links between hops: the farther one's TTL, and who answers at the ends, None: nobody."""
         address = {
             (ttl, hop.node): hop.address
             for ttl, hops in enumerate(self.hops, 1)
             for hop in hops
             if hop.how != "refused"
         }
-        found = set()
-        for ttl, tail, head in self.links:
-            ends = address.get((ttl - 1, tail)), address.get((ttl, head))
-            if ends[0] is not None and ends[1] is not None:
-                found.add((ttl, ends[0], ends[1]))
-        return frozenset(found)
+        return frozenset(
+            (ttl, address.get((ttl - 1, tail)), address.get((ttl, head)))
+            for ttl, tail, head in self.links
+            if tail != HOST
+        )
+
+    @cached_property
+    def address_links(self) -> frozenset[tuple[int, str, str]]:
+        """Links of which both ends answer."""
+        return frozenset(
+            (ttl, tail, head)
+            for ttl, tail, head in self.answering_links
+            if tail is not None and head is not None
+        )
 
     @property
     def nat_ttl(self) -> int | None:
