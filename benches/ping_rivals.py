@@ -12,9 +12,7 @@ import itertools
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +32,8 @@ from benches.ping_network import (
     resident_bytes,
     stop,
 )
+from support import rivals
 
-INSTALL = "scripts/rivals installs it"
 EXPORTER_PORT = 9115
 EXPORTER_CONFIG = """\
 modules:
@@ -57,11 +55,9 @@ def find(*names: str) -> Path:
     Raises:
         MissingRivalError: it is not installed.
     """
-    places = [str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"]
-    for name in names:
-        if (found := shutil.which(name, path=os.pathsep.join(places))) is not None:
-            return Path(found)
-    raise MissingRivalError(f"no {names[0]}: {INSTALL}")
+    if (found := rivals.find(*names)) is None:
+        raise MissingRivalError(f"no {names[0]}: {rivals.INSTALL}")
+    return found
 
 
 @contextlib.contextmanager
@@ -160,7 +156,7 @@ class Icmplib:
     def __init__(self, network: PingNetwork) -> None:
         self._network = network
         if importlib.util.find_spec("icmplib") is None:
-            raise MissingRivalError(f"no icmplib: {INSTALL}")
+            raise MissingRivalError(f"no icmplib: {rivals.INSTALL}")
 
     def round_trips(self, targets: Sequence[IPv4Address], seconds: float) -> RoundTripsNs:
         """Ping targets in turn for as long; return what icmplib says each request took."""

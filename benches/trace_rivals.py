@@ -1,10 +1,8 @@
 """The rival of the trace bench: scamper. `scripts/rivals` installs it."""
 
-import json
 import statistics
-import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from benches.harness import MissingRivalError
 from benches.ping_network import Outcome, PingNetwork, ProgramError
 from benches.ping_rivals import find
 from benches.trace_network import ATTEMPTS, GAP_LIMIT, TIMEOUT_MS, TraceNetwork
+from support.rivals import read_warts, responders
 
 RATE_MAX_PPS = 10_000  # more than this scamper does not take
 # It gives up being root and its root directory by itself, for which it needs more than we do.
@@ -51,7 +50,7 @@ class Scamper:
     def trace_all(self, count: int) -> Mapping[str, float]:
         """Trace the first targets at once."""
         outcome, traces = self._trace(self._paths.targets(count), window=0)
-        found = sum(self._paths.found(trace["dst"], _responders(trace)) for trace in traces)
+        found = sum(self._paths.found(trace["dst"], responders(trace)) for trace in traces)
         return {
             "rate": len(traces) / outcome.seconds,
             "cpu": outcome.cpu_seconds / len(traces) * 1e6,
@@ -78,7 +77,7 @@ class Scamper:
                     "-c", self._command, "-o", traced, "-f", listed,
                 )
             )  # fmt: skip
-            traces = list(_read(self._reader, traced))
+            traces = list(read_warts(self._reader, traced))
         if len(traces) != len(targets):
             raise ProgramError(f"scamper traced {len(traces)} of {len(targets)} targets")
         return outcome, traces
@@ -95,20 +94,6 @@ def try_scamper(network: TraceNetwork, *, hops_at_once: int) -> None:
         rival.trace_all(1)
     except ProgramError as error:
         raise MissingRivalError(f"scamper does not run here: {error}") from error
-
-
-def _read(reader: Path, traced: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the traces of a file that scamper wrote."""
-    done = subprocess.run([reader, traced], capture_output=True, text=True, check=True)
-    for line in done.stdout.splitlines():
-        record = json.loads(line)
-        if record["type"] == "trace":
-            yield record
-
-
-def _responders(trace: Mapping[str, Any]) -> dict[int, str]:
-    """Return who answered at each TTL, of several the last."""
-    return {hop["probe_ttl"]: hop["addr"] for hop in trace.get("hops", ())}
 
 
 def _duration_ms(trace: Mapping[str, Any]) -> float:

@@ -7,24 +7,19 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from ipaddress import ip_address
 from typing import Any, Literal
 
 import pytest
 
 from netsonde._native import icmp
-from netsonde.clock import SystemClock
-from netsonde.model import FailureSource, Measurement, Outcome, PingSpec, Reason, TraceSpec
-from netsonde.policy import TargetPolicy
+from netsonde.model import FailureSource, Outcome, PingSpec, Reason, TraceSpec
 from netsonde.probe.base import Recorder, measure
-from netsonde.probe.ping import EngineOptions, PingProber
 from netsonde.probe.ping.engines import Backend, open_engine
 from netsonde.probe.ping.lanes import Lanes
-from netsonde.probe.targets import TargetResolver
-from netsonde.probe.trace import TraceProber
 from support.namespaces import Chain, Namespace, chain, left_address, right_address
 from support.trace_captures import Probe, ProbeCapture, icmp_error
+from support.tracing import CLOCK, hops, probers, seen, trace
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
@@ -39,7 +34,6 @@ PROHIBITED = {4: "10.95.0.0/24", 6: "fd95::/64"}
 CIRCLES = {4: "10.94.0.0/24", 6: "fd94::/64"}
 ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 INET = {4: socket.AF_INET, 6: socket.AF_INET6}
-CLOCK = SystemClock()
 
 
 @pytest.fixture(scope="module")
@@ -69,44 +63,6 @@ def odd_path() -> Iterator[Chain]:
 
 def host_in(prefix: str) -> str:
     return str(ip_address(prefix.partition("/")[0]) + 7)
-
-
-@contextlib.contextmanager
-def probers(
-    node: Namespace, backend: Backend | None = None
-) -> Iterator[tuple[TraceProber, PingProber]]:
-    """A trace and a ping prober over the same engines."""
-    options = EngineOptions() if backend is None else EngineOptions(backends=(backend,))
-    resolver = TargetResolver(TargetPolicy.person())
-    pings = PingProber(
-        CLOCK, resolver, engine=partial(node.call, partial(open_engine, options=options))
-    )
-    traces = TraceProber(CLOCK, resolver, pings.lanes)
-    try:
-        yield traces, pings
-    finally:
-        pings.lanes.close()
-
-
-async def trace(
-    node: Namespace, *specs: TraceSpec, backend: Backend | None = None
-) -> list[Measurement]:
-    """Trace all specs at once with one prober."""
-    records = [Recorder(CLOCK) for _ in specs]
-    with probers(node, backend) as (prober, _), node.entered():
-        async with asyncio.TaskGroup() as group:
-            for spec, record in zip(specs, records, strict=True):
-                group.create_task(measure(prober, spec, record))
-    return [record.measurement() for record in records]
-
-
-def seen(measurement: Measurement) -> dict[str, Any]:
-    value: dict[str, Any] = measurement.observations[-1].value
-    return value
-
-
-def hops(measurement: Measurement) -> list[str | None]:
-    return [hop.get("address") for hop in seen(measurement)["hops"]]
 
 
 def expected(path: Chain, version: int, method: str) -> list[str]:

@@ -37,6 +37,16 @@ def netns_refusal() -> str | None:
     return None
 
 
+@functools.cache
+def user_change_refusal() -> str | None:
+    """Return why a program cannot stop being root here, or None when it can."""
+    change = "import os; os.setgroups([65534]); os.setgid(65534); os.setuid(65534)"
+    done = subprocess.run([sys.executable, "-c", change], check=False, stderr=subprocess.DEVNULL)
+    if done.returncode != 0:
+        return "needs another user to become: run as root, in no user namespace of one user"
+    return None
+
+
 def with_capabilities(kept: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call function in a thread that has the capabilities of the bit mask kept and no others."""
     done: list[R | BaseException] = []
