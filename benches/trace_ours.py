@@ -67,9 +67,10 @@ class Traces:
         return answers
 
     def _make(self, first: int, count: int) -> bytes:
-        addresses = ((self._chosen.first + number).packed for number in range(first, first + count))
+        start = int(self._chosen.first) + first
+        addresses = struct.pack(f">{count}I", *range(start, start + count))
         return pack_traces(
-            4, b"".join(addresses), self._chosen.source.packed, token=first,
+            4, addresses, self._chosen.source.packed, token=first,
             timeout_ns=self._chosen.timeout_ms * 1_000_000, first_ttl=1, last_ttl=LAST_TTL,
             attempts=self._chosen.attempts, gap_limit=self._chosen.gap_limit,
         )  # fmt: skip

@@ -20,8 +20,9 @@ from echoreceive cimport echo_receive, echo_receive_batch, echo_receive_errors
 from echosend cimport echo_can_receive, echo_prepare, echo_send_batch
 from echostamp cimport echo_resume_stamps
 from echostate cimport (
-    BATCH_ROOM, DONE_STOPPED, FLAG_CANCELLED, FLAG_TRACE, FULL_RETRY_NS, SEND_BATCH, STEP_AGAIN,
-    STEP_BLOCKED, STEP_ENDED, STEP_PARKED, echo_has_room, echo_note, echo_publish, echo_t,
+    BATCH_ROOM, DONE_STOPPED, FLAG_CANCELLED, FLAG_TRACE, FULL_RETRY_NS, RECEIVE_BATCH,
+    SEND_BATCH, SHORT_BATCH, STEP_AGAIN, STEP_BLOCKED, STEP_ENDED, STEP_PARKED, echo_has_room,
+    echo_note, echo_publish, echo_t,
 )
 from inflight cimport slab_has_room, slab_next_deadline_ns
 from ring cimport atomic_load, ring_count, ring_record, ring_release
@@ -38,7 +39,9 @@ cdef enum:
     TURN_PACKETS = 4096          # sent, and read, in one turn
     CATCH_UP_NS = 2000000        # a late turn may shorten a gap by this much, never by more
     QUANTUM_NS = 1000000         # a busy pump turns once in this time
-    YIELD_PACKETS = 64           # of a turn after which it is a long one
+    LONG_TURN_PACKETS = 64       # of a turn after which it is a long one
+    READS_MAX = 4                # of packets after a batch, as long as they fill what is read
+    NEW_EVERY = 4                # batches, one of which is for new runs first; a power of 2
     LOOKS_MAX = 1024             # at runs, for one batch: most may find their bucket empty
     CANCELS_MAX = 16             # in one turn: each may look at every run
     NEVER_NS = 0x7FFFFFFFFFFFFFFF
@@ -61,7 +64,7 @@ cdef inline int echo_step(
         return trace_step(e, number, due_ns, now_ns, filled)
     if due_ns[0] < run.not_before_ns:
         due_ns[0] = run.not_before_ns
-    while filled[0] < SEND_BATCH and due_ns[0] <= now_ns:
+    while filled[0] < e.batch_limit and due_ns[0] <= now_ns:
         if run.sent == run.request.count:
             return STEP_ENDED
         # Asked first: tokens are for packets that leave.
@@ -101,7 +104,7 @@ cdef inline uint32_t echo_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) no
     """
     cdef uint32_t number = RUN_NIL
     cdef run_t *run
-    if e.traces.methods and (e.batches & 2 or ring_count(&e.submitted) == 0):
+    if e.traces.methods and (e.batches & NEW_EVERY or ring_count(&e.submitted) == 0):
         number = trace_new_run(e, now_ns, due_ns)
     if number != RUN_NIL or ring_count(&e.submitted) == 0:
         return number
@@ -125,15 +128,18 @@ cdef inline size_t echo_fill_batch(echo_t *e, int64_t now_ns) noexcept nogil:
     cdef int64_t due_ns = 0
     cdef int step, _
     cdef uint32_t number
+    cdef bint new_first
     e.batches += 1
+    # Old runs and new ones take turns to be asked first, so that neither can starve the other. Old
+    # ones have more of them: they are to end before new ones fill the caches.
+    new_first = e.batches % NEW_EVERY == 0
     for _ in range(LOOKS_MAX):
-        if filled == SEND_BATCH:
+        if filled == e.batch_limit:
             break
-        # Old runs and new ones take turns to be asked first, so that neither can starve the other.
-        number = RUN_NIL if e.batches & 1 else echo_due_run(e, now_ns, &due_ns)
+        number = RUN_NIL if new_first else echo_due_run(e, now_ns, &due_ns)
         if number == RUN_NIL:
             number = echo_new_run(e, now_ns, &due_ns)
-        if number == RUN_NIL and e.batches & 1:
+        if number == RUN_NIL and new_first:
             number = echo_due_run(e, now_ns, &due_ns)
         if number == RUN_NIL:
             break
@@ -168,15 +174,30 @@ cdef inline void echo_keep_gaps(echo_t *e, size_t count, int64_t sent_ns) noexce
             run.not_before_ns = sent_ns + interval_ns - CATCH_UP_NS
 
 
+cdef inline int echo_receive_some(echo_t *e) noexcept nogil:
+    """Read what has come since the last batch, and what others send besides; return how much."""
+    cdef int count, packets = 0, _
+    for _ in range(READS_MAX):
+        count = echo_receive_batch(e)
+        if count > 0:
+            packets += count
+        if count < RECEIVE_BATCH:
+            break
+    return packets
+
+
 cdef inline size_t echo_transmit(echo_t *e) noexcept nogil:
     """Send what is due, a turn's worth at the most; returns how many packets.
 
     Between batches it reads replies, so that a fast network does not overflow the receive queue.
     """
     cdef size_t sent = 0, batch
+    cdef bint is_sweep
     cdef int64_t now_ns = monotonic_ns()
     while sent < TURN_PACKETS and e.blocked_until_ns <= now_ns and echo_has_room(e, BATCH_ROOM):
         e.blocked_until_ns = 0
+        is_sweep = sent >= LONG_TURN_PACKETS and e.traces.count >= SEND_BATCH
+        e.batch_limit = SEND_BATCH if is_sweep else SHORT_BATCH
         if e.stamps_lost:
             echo_receive_errors(e, e.tx_socket)
             echo_resume_stamps(e, now_ns)
@@ -189,9 +210,9 @@ cdef inline size_t echo_transmit(echo_t *e) noexcept nogil:
         sent += batch
         # A loop woken on this processor would wait for all of a short turn. In a long one the
         # scheduler sees to it, and every yield may cost a time slice of whoever else is busy.
-        if e.threaded and sent <= YIELD_PACKETS:
+        if e.threaded and sent <= LONG_TURN_PACKETS:
             sched_yield()
-        if batch == SEND_BATCH and echo_receive_batch(e) <= 0 and e.exact:
+        if batch == e.batch_limit and echo_receive_some(e) == 0 and e.exact:
             echo_receive_errors(e, e.tx_socket)  # stamps come where no replies do
         now_ns = monotonic_ns()
     return sent

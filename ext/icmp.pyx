@@ -58,7 +58,8 @@ from pump cimport event_clear, event_set, loop_arm, pump_start, pump_stop
 from rc cimport raise_errno
 from requestcheck cimport INTERVAL_LIMIT_NS, TIMEOUT_LIMIT_NS, check_requests, check_traces
 from ring cimport (
-    atomic_store, ring_count, ring_publish, ring_record, ring_release, ring_room, ring_t,
+    atomic_store, atomic_swap, ring_count, ring_publish, ring_record, ring_release, ring_room,
+    ring_t,
 )
 from schedule cimport request_t, schedule_open
 from stamps cimport monotonic_ns
@@ -542,12 +543,14 @@ cdef class EchoEngine:
         cdef trace_t *t = NULL
         cdef bytes attempts
         cdef tuple taken
+        cdef int ttl
         if e.traces.live != NULL and number < TRACES_MAX:
             t = e.traces.live[number]
         if t == NULL or not t.is_ended or t.is_taken:
             raise ValueError(f"no trace {number} has ended")
-        attempts = bytes([t.hops[ttl].attempts
-                          for ttl in range(t.request.first_ttl, t.sent_ttl + 1)])
+        attempts = PyBytes_FromStringAndSize(NULL, t.sent_ttl + 1 - t.request.first_ttl)
+        for ttl in range(t.request.first_ttl, t.sent_ttl + 1):
+            (<uint8_t *><char *>attempts)[ttl - t.request.first_ttl] = t.hops[ttl].attempts
         taken = (
             (t.request.token, t.stop, t.end_ttl, t.sent, t.tx_errors, t.late, t.duplicates,
              t.rx_drops, t.error, t.answers_missed,
@@ -561,8 +564,8 @@ cdef class EchoEngine:
         t.is_taken = True
         memcpy(ring_record(&e.traces.returned, e.traces.returned.tail), &number, sizeof(number))
         ring_publish(&e.traces.returned, 1)
-        if e.threaded and ring_count(&e.traces.submitted):
-            event_set(e.wake)  # they may have waited for its number
+        if atomic_swap(&e.traces.wants_number, 0) and e.threaded:
+            event_set(e.wake)
         return taken
 
     def poll(self, *, now_ns=None, int limit=TURN_PACKETS):

@@ -9,7 +9,7 @@ its end is settled. The end is where the destination answered, else where a rout
 and nothing answered from beyond, else `gap_limit` TTLs after the farthest answer, else `last_ttl`.
 """
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from tracestate cimport (
@@ -33,6 +33,12 @@ cdef enum:
     RETRY_MIN_NS = 250000000
     # One address at this many separate TTLs is a loop and not two paths: nothing new is sent.
     LOOP_REPEATS = 3
+
+cdef extern from *:
+    """
+    #define HASH_MULTIPLIER 0x9E3779B97F4A7C15u  /* 2^64 by the golden ratio: Knuth 6.4 */
+    """
+    uint64_t HASH_MULTIPLIER
 
 cdef enum:
     PATH_PROBE = 0               # send one
@@ -67,8 +73,10 @@ cdef inline int path_limit(trace_t *t) noexcept nogil:
         return t.end_ttl
     if t.window_ttl == 0:
         t.window_ttl = <uint8_t>lower(t.request.first_ttl - 1 + window, t.request.last_ttl)
+    if t.sent_ttl < t.window_ttl:
+        return t.window_ttl
     top = &t.hops[t.window_ttl]
-    if (t.window_ttl < t.request.last_ttl and top.attempts and top.waiting == 0
+    if (t.window_ttl < t.request.last_ttl and top.waiting == 0
             and t.window_ttl < t.farthest_ttl + t.request.gap_limit):
         t.window_ttl = <uint8_t>lower(t.window_ttl + WINDOW_STEP, t.request.last_ttl)
     return t.window_ttl
@@ -176,6 +184,21 @@ cdef inline void path_gave_up(trace_t *t, int ttl) noexcept nogil:
         t.silent += 1
 
 
+cdef inline bint path_is_new(trace_t *t, const uint8_t *responder) noexcept nogil:
+    """Note an address; whether it is certain that it did not come before.
+
+    Most do not, and the hops of a trace are several cache lines.
+    """
+    cdef uint64_t words[2]
+    cdef uint64_t bit
+    memcpy(words, responder, 16)
+    bit = <uint64_t>1 << ((words[0] ^ words[1]) * HASH_MULTIPLIER >> 58)
+    if t.responders & bit:
+        return False
+    t.responders |= bit
+    return True
+
+
 cdef inline int path_separate(const trace_t *t, const uint8_t *responder) noexcept nogil:
     """Count the runs of neighbouring TTLs that expired at an address: 3, 4, 9 are two."""
     cdef int ttl, runs = 0
@@ -222,7 +245,8 @@ cdef inline void path_take(
         t.farthest_ttl = <uint8_t>ttl
     if t.end_ttl or not known & HOP_EXPIRED:
         path_find_end(t)
-    if known & HOP_EXPIRED and path_separate(t, responder) >= LOOP_REPEATS:
+    if (known & HOP_EXPIRED and not path_is_new(t, responder)
+            and path_separate(t, responder) >= LOOP_REPEATS):
         t.is_looping = True
 
 

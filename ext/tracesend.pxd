@@ -8,12 +8,12 @@ from echosend cimport (
     echo_can_receive, echo_cookie, echo_filler_sum, echo_name, put_number, put_path, put_pieces,
 )
 from echostate cimport (
-    BACKEND_DATAGRAM, FLAG_TRACE, FULL_RETRY_NS, SEND_BATCH, STEP_AGAIN, STEP_BLOCKED, STEP_ENDED,
+    BACKEND_DATAGRAM, FLAG_TRACE, FULL_RETRY_NS, STEP_AGAIN, STEP_BLOCKED, STEP_ENDED,
     STEP_PARKED, echo_t, tx_t,
 )
 from inflight cimport slab_has_room, slab_reserve, slot_t
 from packet cimport store_be32
-from ring cimport ring_count, ring_record, ring_release
+from ring cimport atomic_store, ring_count, ring_record, ring_release
 from schedule cimport RUN_NIL, run_t, schedule_queue, schedule_reserve
 from sysnet cimport (
     AF_INET, IP_TOS, IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_TCLASS, msghdr,
@@ -99,7 +99,7 @@ cdef inline int trace_step(
     cdef int64_t again_ns
     if trace == NULL:
         return STEP_ENDED
-    while filled[0] < SEND_BATCH:
+    while filled[0] < e.batch_limit:
         what = path_next(trace, now_ns, &ttl, due_ns)
         if what == PATH_DONE:
             trace_end(e, trace)
@@ -126,9 +126,15 @@ cdef inline int trace_step(
 
 
 cdef inline bint trace_is_waiting(echo_t *e) noexcept nogil:
-    """Whether a trace waits to be taken up, and there is a number for it."""
-    return ring_count(&e.traces.submitted) != 0 and (
-        e.traces.free_count != 0 or ring_count(&e.traces.returned) != 0)
+    """Whether a trace waits to be taken up, and there is a number for it.
+
+    If there is none, whoever returns one is to say so: told before it is looked once more.
+    """
+    if ring_count(&e.traces.submitted) == 0:
+        return False
+    if e.traces.free_count == 0:
+        atomic_store(&e.traces.wants_number, 1)
+    return e.traces.free_count != 0 or ring_count(&e.traces.returned) != 0
 
 
 cdef inline uint32_t trace_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) noexcept nogil:

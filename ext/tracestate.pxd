@@ -5,7 +5,7 @@ the engine, and again to the caller once its completion has been written.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from inflight cimport slab_close, slab_open, slab_t
@@ -140,6 +140,7 @@ ctypedef struct trace_t:
     int64_t burst_ns             # when it began
     int64_t round_ns             # when the round did
     int64_t rtt_max_ns
+    uint64_t responders          # a bit for each that expired, by its hash
     uint32_t sent
     uint32_t tx_errors
     uint32_t late
@@ -170,25 +171,42 @@ ctypedef struct traces_t:
     trace_t **live               # by number
     uint32_t *free_numbers       # a stack
     uint32_t free_count
+    uint32_t wants_number        # a trace waits for one that its caller has not taken back
     uint32_t serial
     uint32_t count               # live and not ended
 
 
+cdef inline size_t trace_bytes(const trace_request_t *request) noexcept nogil:
+    """Return the size of a trace with the hops it may have; its first answers come behind it."""
+    cdef size_t unused = (TTL_MAX - request.last_ttl) * sizeof(hop_t)
+    return (sizeof(trace_t) - unused + 7) & ~<size_t>7
+
+
+cdef inline answer_t *trace_first_answers(trace_t *trace) noexcept nogil:
+    """Return the answers there is room for without asking for memory: most traces get no more."""
+    return <answer_t *>(<uint8_t *>trace + trace_bytes(&trace.request))
+
+
 cdef inline void trace_free(trace_t *trace) noexcept nogil:
     """Free a trace and what it holds; NULL is fine."""
-    if trace != NULL:
+    if trace == NULL:
+        return
+    if trace.answers != trace_first_answers(trace):
         free(trace.answers)
-        free(trace.extensions)
-        free(trace)
+    free(trace.extensions)
+    free(trace)
 
 
 cdef inline trace_t *trace_new(const trace_request_t *request) noexcept nogil:
     """Make a trace of a request, with room for the hops it may have; NULL without memory."""
-    cdef size_t unused = (TTL_MAX - request.last_ttl) * sizeof(hop_t)
-    cdef trace_t *trace = <trace_t *>calloc(1, sizeof(trace_t) - unused)
+    cdef size_t size = trace_bytes(request)
+    cdef trace_t *trace = <trace_t *>malloc(size + ANSWERS_FIRST * sizeof(answer_t))
     if trace == NULL:
         return NULL
+    memset(trace, 0, size)
     memcpy(&trace.request, request, sizeof(trace_request_t))
+    trace.answers = trace_first_answers(trace)
+    trace.answers_room = ANSWERS_FIRST
     trace.run = RUN_NIL
     trace.sent_ttl = request.first_ttl - 1
     trace.round = 1
@@ -266,18 +284,30 @@ cdef inline trace_t *probe_trace(traces_t *traces, uint64_t token) noexcept nogi
     return trace
 
 
+cdef inline bint trace_grow_answers(trace_t *trace) noexcept nogil:
+    """Double the room for answers; whether that could be done."""
+    cdef uint32_t room = trace.answers_room * 2
+    cdef answer_t *first = trace_first_answers(trace)
+    cdef bint is_first = trace.answers == first
+    cdef answer_t *grown
+    if room > ANSWERS_MAX:
+        return False
+    grown = <answer_t *>realloc(NULL if is_first else trace.answers, room * sizeof(answer_t))
+    if grown == NULL:
+        return False
+    if is_first:
+        memcpy(grown, first, trace.answers_count * sizeof(answer_t))
+    trace.answers = grown
+    trace.answers_room = room
+    return True
+
+
 cdef inline answer_t *trace_add_answer(trace_t *trace) noexcept nogil:
     """Return a new, empty answer of a trace; NULL at the limit or without memory."""
-    cdef uint32_t room = trace.answers_room * 2 if trace.answers_room else ANSWERS_FIRST
-    cdef void *grown
     cdef answer_t *answer
-    if trace.answers_count == trace.answers_room:
-        grown = realloc(trace.answers, room * sizeof(answer_t)) if room <= ANSWERS_MAX else NULL
-        if grown == NULL:
-            trace.answers_missed += 1
-            return NULL
-        trace.answers = <answer_t *>grown
-        trace.answers_room = room
+    if trace.answers_count == trace.answers_room and not trace_grow_answers(trace):
+        trace.answers_missed += 1
+        return NULL
     answer = &trace.answers[trace.answers_count]
     trace.answers_count += 1
     memset(answer, 0, sizeof(answer_t))

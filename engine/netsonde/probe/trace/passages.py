@@ -225,7 +225,7 @@ class Passages:
         vertex = self._places[ttl].pop(flow, None)
         if vertex is None:
             return
-        if vertex.node.is_last:
+        if self._ends.get(flow) == ttl:
             del self._ends[flow]
         self._pair(self.before(ttl, flow), vertex, -1)
         self._pair(vertex, self._places[ttl + 1].get(flow), -1)
