@@ -267,7 +267,7 @@ cdef inline size_t echo_turn(echo_t *e, int64_t now_ns, int limit) noexcept nogi
     echo_take_cancellations(e)
     echo_take_steps(e)
     packets = echo_transmit(e)
-    if e.exact and e.tx_socket != e.socket:
+    if e.exact and (e.tx_socket != e.socket or not e.hears_errors):
         echo_receive_errors(e, e.tx_socket)
     if e.hears_errors:
         packets += <size_t>echo_receive_errors(e, e.socket)

@@ -183,10 +183,11 @@ cdef inline slot_t *echo_fill_slot(
 cdef inline void echo_hear_errors(echo_t *e) noexcept nogil:
     """Let the ICMP socket report a full queue, which it hides without IP_RECVERR.
 
-    Not before it sends: every ICMP error then comes twice.
+    Not before it sends: every ICMP error then comes twice, and both fill the receive buffer. A raw
+    ICMPv6 socket hides nothing and stays without.
     """
     cdef int on = 1
-    if e.hears_errors:
+    if e.hears_errors or (e.family != AF_INET and e.backend != BACKEND_DATAGRAM):
         return
     e.hears_errors = True
     if e.family == AF_INET:

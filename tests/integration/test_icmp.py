@@ -521,14 +521,15 @@ def test_our_own_dropped_replies_are_not_loss(open_engine: Open, peer: Peer) -> 
     assert engine.counters["rx_drops"] == sent - len(received)
 
 
-def test_a_full_queue_is_a_tx_error_and_not_silence() -> None:
+def test_a_full_queue_is_a_tx_error_and_not_silence(family: Family) -> None:
+    here, there, bits = ("10.0.0.1", "10.0.0.2", 24) if family == 4 else ("fd00::1", "fd00::2", 64)
     left, right = Namespace("left"), Namespace("right")
     connect(left, right, "l", "r")
-    left.address("l", "10.0.0.1", 24)
-    right.address("r", "10.0.0.2", 24)
+    left.address("l", here, bits)
+    right.address("r", there, bits)
     left.route.neigh(
         "add",
-        dst="10.0.0.2",
+        dst=there,
         lladdr="02:00:00:00:00:02",
         ifindex=left.index("l"),
         state="permanent",
@@ -539,8 +540,8 @@ def test_a_full_queue_is_a_tx_error_and_not_silence() -> None:
         )
     except NetlinkError as error:
         pytest.skip(f"this kernel has no tbf queue: {error}")
-    with left.call(EchoEngine, 4) as engine:
-        assert engine.submit(b"".join(request(n, "10.0.0.2") for n in range(500))) == 500
+    with left.call(EchoEngine, family) as engine:
+        assert engine.submit(b"".join(request(n, there) for n in range(500))) == 500
         errors = [each.errno for each in poll(engine) if each.kind == TX_ERROR]
         assert len(errors) > 400
         assert set(errors) == {errno.ENOBUFS}
