@@ -37,25 +37,12 @@ from support.icmp_peer import (
     send_one,
 )
 from support.namespaces import Namespace
+from support.threads import await_pump_threads
 
 pytestmark = [pytest.mark.raw, pytest.mark.netns]
 
 SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
 COMPLETION_BYTES = struct.calcsize(COMPLETION_FORMAT)
-
-
-def assert_pump_threads(wanted: int) -> None:
-    """Check how many engines' threads this process has, once they have come or gone."""
-    count = -1
-    for _ in range(1000):
-        count = 0
-        for task in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                count += (task / "comm").read_text() == "netsonde-pump\n"
-        if count == wanted:
-            return
-        select.select([], [], [], 0.005)
-    assert count == wanted
 
 
 def descriptors() -> int:
@@ -84,14 +71,14 @@ def test_the_thread_replaces_the_descriptor_once(quiet: Namespace, family: Famil
         engine.start()
         after = engine.fileno()
         assert after != before
-        assert_pump_threads(1)
+        await_pump_threads(1)
         with pytest.raises(ValueError, match="has been started"):
             engine.start()
         with pytest.raises(ValueError, match="has been started"):
             _ = engine.next_turn_ns
         poll(engine)
         assert engine.fileno() == after
-    assert_pump_threads(0)
+    await_pump_threads(0)
 
 
 def test_what_was_begun_without_the_thread_ends_with_it(
@@ -126,7 +113,7 @@ def test_closing_ends_whatever_is_under_way(answering: Namespace, family: Family
             select.select([engine], [], [], 5)
         engine.close()
         engine.close()
-        assert_pump_threads(0)
+        await_pump_threads(0)
         with pytest.raises(ValueError, match="closed"):
             engine.submit(b"")
 
@@ -138,7 +125,7 @@ def test_an_engine_left_running_warns_and_ends(answering: Namespace) -> None:
     with pytest.warns(ResourceWarning, match="unclosed EchoEngine"):
         del engine
     gc.collect()
-    assert_pump_threads(0)
+    await_pump_threads(0)
 
 
 def test_closing_while_other_threads_use_it_is_refused_or_seen(answering: Namespace) -> None:
@@ -159,7 +146,7 @@ def test_closing_while_other_threads_use_it_is_refused_or_seen(answering: Namesp
         for thread in threads:
             thread.join()
         assert surprises == []
-    assert_pump_threads(0)
+    await_pump_threads(0)
 
 
 def use_until_closed(engine: EchoEngine, surprises: list[BaseException]) -> None:
@@ -213,7 +200,7 @@ def test_thousands_of_engines_leave_nothing_behind(answering: Namespace) -> None
         live(n)
     gc.collect()
     assert descriptors() == open_before
-    assert_pump_threads(0)
+    await_pump_threads(0)
     if not SANITIZED:  # which keeps what was freed, to see whether it is used
         assert resident_bytes() - resident_before < 8 << 20
 

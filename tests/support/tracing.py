@@ -11,7 +11,7 @@ from netsonde.model import Measurement, TraceSpec
 from netsonde.policy import TargetPolicy
 from netsonde.probe.base import Recorder, measure
 from netsonde.probe.ping import EngineOptions, PingProber
-from netsonde.probe.ping.engines import Backend, open_engine
+from netsonde.probe.ping.engines import Backend, OpenEngine, open_engine
 from netsonde.probe.targets import TargetResolver
 from netsonde.probe.trace import TraceProber
 from support.namespaces import Namespace
@@ -25,10 +25,15 @@ def probers(
 ) -> Iterator[tuple[TraceProber, PingProber]]:
     """A trace and a ping prober over the same engines."""
     options = EngineOptions() if backend is None else EngineOptions(backends=(backend,))
+    with probers_over(partial(node.call, partial(open_engine, options=options))) as both:
+        yield both
+
+
+@contextlib.contextmanager
+def probers_over(engine: OpenEngine) -> Iterator[tuple[TraceProber, PingProber]]:
+    """The same over engines that are opened so."""
     resolver = TargetResolver(TargetPolicy.person())
-    pings = PingProber(
-        CLOCK, resolver, engine=partial(node.call, partial(open_engine, options=options))
-    )
+    pings = PingProber(CLOCK, resolver, engine=engine)
     traces = TraceProber(CLOCK, resolver, pings.lanes)
     try:
         yield traces, pings

@@ -1,4 +1,4 @@
-"""The network simulator's C: it compiles quietly everywhere, and its wheel keeps time."""
+"""The C of simulator and flood: it compiles quietly everywhere, and the wheel keeps time."""
 
 import ctypes
 import random
@@ -19,13 +19,14 @@ START_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000
 
 
+@pytest.mark.parametrize("sources", [HERE, HERE.parent / "flood"], ids=lambda path: path.name)
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_it_compiles_without_a_warning(compiler: str, tmp_path: Path) -> None:
+def test_it_compiles_without_a_warning(compiler: str, sources: Path, tmp_path: Path) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    sources = sorted(HERE.glob("*.c"))
+    files = sorted(sources.glob("*.c"))
     done = subprocess.run(
-        [compiler, *FLAGS, "-Werror", "-o", tmp_path / "netsim", *sources, "-lm"],
+        [compiler, *FLAGS, "-Werror", "-o", tmp_path / "program", *files, "-lm"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
