@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -284,6 +285,36 @@ def internet_checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+def test_a_trace_without_a_number_goes_on_when_one_is_given_back(path: Chain) -> None:
+    """As many have ended as there are numbers for, and nobody has taken them back."""
+    numbers, more, submitted = 16_384, 8, 0
+    loopback = ip_address("127.0.0.1").packed * 4096
+    ended: list[int] = []
+    with path.host.call(icmp.EchoEngine, 4, backend="header") as engine:
+        path.host.call(engine.open_traces, icmp.TRACE_ICMP)
+        engine.start()
+
+        def hear(wanted: int) -> None:
+            limit_ns = CLOCK.monotonic_ns() + 30 * 10**9
+            while len(ended) < wanted:
+                assert CLOCK.monotonic_ns() < limit_ns, engine.counters
+                select.select([engine], [], [], 1)
+                completions = struct.iter_unpack(icmp.COMPLETION_FORMAT, engine.poll())
+                ended.extend(each[1] for each in completions if each[4] == icmp.TRACED)
+
+        while submitted < numbers + more:
+            count = min(4096, numbers + more - submitted)
+            traces = icmp.pack_traces(4, loopback[: 4 * count], token=submitted, timeout_ns=10**9)
+            submitted += engine.submit_traces(traces)
+            hear(min(submitted, numbers))
+        assert sorted(ended) == [*range(numbers)]
+        assert not select.select([engine], [], [], 0.1)[0]
+        for each in ended[:more]:
+            engine.take_trace(each)
+        hear(numbers + more)
+    assert sorted(ended[numbers:]) == sorted(ended[:more])
 
 
 # ── ends ──
