@@ -62,7 +62,7 @@ def fuzz_targets(tools: Toolchain, targets: list[Target], arguments: argparse.Na
     total, clean = 0, True
     for target, program in zip(targets, programs, strict=True):
         inputs = corpus.unpack(target.name, BUILD / "inputs" / target.name)
-        limit = f"-runs={arguments.runs * target.share // shares}"
+        limit = f"-runs={-(-arguments.runs * target.share // shares)}"
         if arguments.quick:
             limit = f"-max_total_time={QUICK_SECONDS}"
         outcome = fuzz(program, target, inputs, limit)
