@@ -43,7 +43,7 @@ def run(name: str, scale: Scale) -> list[Row]:
     gc.disable()  # a collection in the middle of a rival's run would flatter us
     try:
         with bench.resources:
-            figures = interleave(able, bench.runs or scale.runs)
+            figures = interleave(able, bench.runs or scale.runs, bench.once)
     finally:
         gc.enable()
     say(f"{name}: {time.monotonic() - begun:.0f} s")

@@ -12,7 +12,7 @@ import importlib
 import math
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Literal
@@ -75,13 +75,15 @@ class Budget:
 class Bench:
     """Contestants by name, or why one cannot run, and the budgets between them.
 
-    `runs` is for a bench whose number of rounds is not its scale's. `resources` are what its
-    contestants share; whoever loaded the bench closes them.
+    `runs` is for a bench whose number of rounds is not its scale's, `once` names contestants that
+    run in the first one only. `resources` are what its contestants share; whoever loaded the bench
+    closes them.
     """
 
     contestants: Mapping[str, Contestant | MissingRivalError]
     budgets: Sequence[Budget]
     runs: int | None = None
+    once: Collection[str] = ()
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
@@ -120,13 +122,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def interleave(contestants: Mapping[str, Contestant], runs: int) -> Figures:
-    """Run every contestant once a round, beginning each round with another one."""
+def interleave(
+    contestants: Mapping[str, Contestant], runs: int, once: Collection[str] = ()
+) -> Figures:
+    """Run every contestant once a round, beginning each round with another one.
+
+    once: those that run in the first round only.
+    """
     figures: dict[str, list[Mapping[str, float]]] = {name: [] for name in contestants}
     names = list(contestants)
     for run in range(runs):
         shift = run % len(names)
         for name in names[shift:] + names[:shift]:
+            if run and name in once:
+                continue
             say(f"  run {run + 1}/{runs}: {name}")
             figures[name].append(contestants[name]())
     return figures
