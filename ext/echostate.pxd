@@ -15,7 +15,7 @@ from sysnet cimport AF_INET, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, 
 from tracestate cimport traces_close, traces_t
 
 cdef enum:
-    SEND_BATCH = 64           # of many traces, which it saves a seventh of the processor time
+    SEND_BATCH = 64           # of many traces: fewer system calls
     SHORT_BATCH = 16          # else: larger ones blur the interpolated send stamps for nothing
     RECEIVE_BATCH = 64
     SEND_TRIES = 4            # a pending error of the socket is reported by the next send
