@@ -5,6 +5,10 @@ nobody can compute one, however many they have seen.
 """
 
 from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
+
+cdef extern from "<endian.h>" nogil:
+    uint64_t le64toh(uint64_t x)
 
 
 ctypedef struct sipkey_t:
@@ -13,9 +17,9 @@ ctypedef struct sipkey_t:
 
 
 cdef inline uint64_t load_le64(const uint8_t *p) noexcept nogil:
-    return (<uint64_t>p[0] | <uint64_t>p[1] << 8 | <uint64_t>p[2] << 16 | <uint64_t>p[3] << 24
-            | <uint64_t>p[4] << 32 | <uint64_t>p[5] << 40 | <uint64_t>p[6] << 48
-            | <uint64_t>p[7] << 56)
+    cdef uint64_t x
+    memcpy(&x, p, sizeof(x))
+    return le64toh(x)
 
 
 cdef inline sipkey_t load_key(const uint8_t *secret) noexcept nogil:

@@ -14,8 +14,8 @@ from echostate cimport (
 from inflight cimport slab_file, slab_release, slab_reserve, slot_t
 from packet cimport (
     ICMP4_ECHO_REQUEST, ICMP6_ECHO_REQUEST, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, PROTOCOL_ICMP,
-    PROTOCOL_ICMPV6, build_icmp_header, build_ipv4_header, build_ipv6_header, checksum_add,
-    checksum_fold, pseudo_header_sum, store_be16, store_be32, store_be64,
+    PROTOCOL_ICMPV6, build_ipv4_header, build_ipv6_header, checksum_add, checksum_fold,
+    echo_header, pseudo_header_sum, store_be16, store_summed,
 )
 from schedule cimport request_t
 from stamps cimport monotonic_ns
@@ -144,16 +144,14 @@ cdef inline void echo_write_icmp(
 ) noexcept nogil:
     """Write the ICMP header, the slot, its serial and the cookie; the checksum where it is ours."""
     cdef bint v4 = e.family == AF_INET
-    cdef uint64_t total
-    build_icmp_header(
-        at, ICMP4_ECHO_REQUEST if v4 else ICMP6_ECHO_REQUEST, 0, echo_ident(e, index),
-        <uint16_t>index)
-    store_be32(at + 8, index)
-    store_be32(at + 12, slot.serial)
-    store_be64(at + 16, echo_cookie(e, at + 8))
+    cdef uint64_t total = echo_filler_sum(e, slot.size - COOKIE_BYTES)
+    total = store_summed(total, at, echo_header(
+        ICMP4_ECHO_REQUEST if v4 else ICMP6_ECHO_REQUEST, 0, echo_ident(e, index),
+        <uint16_t>index))
+    total = store_summed(total, at + 8, <uint64_t>index << 32 | slot.serial)
+    total = store_summed(total, at + 16, echo_cookie(e, at + 8))
     if not v4 and e.backend != BACKEND_PACKET:
         return  # the kernel writes ICMPv6's, which covers the source address it chooses
-    total = checksum_add(echo_filler_sum(e, slot.size - COOKIE_BYTES), at, HEAD_BYTES)
     if not v4:
         total += pseudo_header_sum(
             e.paths[r.path].source, r.destination, 16, <uint32_t>(8 + r.size), PROTOCOL_ICMPV6)

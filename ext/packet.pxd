@@ -7,6 +7,13 @@ bytes whatever and answers with a PARSE_ code; none reads past `n`.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+cdef extern from "<endian.h>" nogil:
+    uint16_t be16toh(uint16_t x)
+    uint32_t be32toh(uint32_t x)
+    uint64_t be64toh(uint64_t x)
+    uint16_t htobe16(uint16_t x)
+    uint32_t htobe32(uint32_t x)
+    uint64_t htobe64(uint64_t x)
 
 cdef enum:
     PARSE_OK = 0
@@ -64,30 +71,36 @@ ctypedef struct icmp_t:
 
 
 cdef inline uint16_t load_be16(const uint8_t *p) noexcept nogil:
-    return <uint16_t>(<uint32_t>p[0] << 8 | p[1])
+    cdef uint16_t x
+    memcpy(&x, p, sizeof(x))
+    return be16toh(x)
 
 
 cdef inline uint32_t load_be32(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 24 | <uint32_t>p[1] << 16 | <uint32_t>p[2] << 8 | p[3]
+    cdef uint32_t x
+    memcpy(&x, p, sizeof(x))
+    return be32toh(x)
 
 
 cdef inline uint64_t load_be64(const uint8_t *p) noexcept nogil:
-    return <uint64_t>load_be32(p) << 32 | load_be32(p + 4)
+    cdef uint64_t x
+    memcpy(&x, p, sizeof(x))
+    return be64toh(x)
 
 
 cdef inline void store_be16(uint8_t *p, uint16_t x) noexcept nogil:
-    p[0] = <uint8_t>(x >> 8)
-    p[1] = <uint8_t>x
+    x = htobe16(x)
+    memcpy(p, &x, sizeof(x))
 
 
 cdef inline void store_be32(uint8_t *p, uint32_t x) noexcept nogil:
-    store_be16(p, <uint16_t>(x >> 16))
-    store_be16(p + 2, <uint16_t>x)
+    x = htobe32(x)
+    memcpy(p, &x, sizeof(x))
 
 
 cdef inline void store_be64(uint8_t *p, uint64_t x) noexcept nogil:
-    store_be32(p, <uint32_t>(x >> 32))
-    store_be32(p + 4, <uint32_t>x)
+    x = htobe64(x)
+    memcpy(p, &x, sizeof(x))
 
 
 cdef inline uint64_t checksum_add(uint64_t total, const uint8_t *p, size_t n) noexcept nogil:
@@ -104,6 +117,15 @@ cdef inline uint64_t checksum_add(uint64_t total, const uint8_t *p, size_t n) no
     if n > even:
         total += <uint64_t>p[even] << 8
     return total
+
+
+cdef inline uint64_t store_summed(uint64_t total, uint8_t *p, uint64_t x) noexcept nogil:
+    """Store 8 bytes and add them to a running sum.
+
+    Reading them back for it would wait until they are in the cache: they are stored in parts.
+    """
+    store_be64(p, x)
+    return total + (x >> 32) + (x & 0xFFFFFFFFULL)
 
 
 cdef inline uint16_t checksum_fold(uint64_t total) noexcept nogil:
@@ -132,16 +154,12 @@ cdef inline uint64_t pseudo_header_sum(
     return checksum_add(total, destination, address_bytes) + length + protocol
 
 
-cdef inline void build_icmp_header(
-    uint8_t *p, uint8_t type_, uint8_t code, uint16_t ident, uint16_t sequence,
+cdef inline uint64_t echo_header(
+    uint8_t type_, uint16_t checksum, uint16_t ident, uint16_t sequence,
 ) noexcept nogil:
-    """Write an echo header of 8 bytes with checksum 0."""
-    p[0] = type_
-    p[1] = code
-    p[2] = 0
-    p[3] = 0
-    store_be16(p + 4, ident)
-    store_be16(p + 6, sequence)
+    """Return an echo header, for store_be64."""
+    return (<uint64_t>type_ << 56 | <uint64_t>checksum << 32 | <uint64_t>ident << 16
+            | <uint64_t>sequence)
 
 
 cdef inline void build_ipv4_header(
@@ -149,17 +167,13 @@ cdef inline void build_ipv4_header(
     uint8_t protocol, uint8_t tos, uint8_t ttl, uint16_t ident, bint df,
 ) noexcept nogil:
     """Write an IPv4 header of 20 bytes (RFC 791). total: its length field."""
-    memset(p, 0, IPV4_HEADER_BYTES)
-    p[0] = 0x45
-    p[1] = tos
-    store_be16(p + 2, total)
-    store_be16(p + 4, ident)
-    store_be16(p + 6, 0x4000 if df else 0)
-    p[8] = ttl
-    p[9] = protocol
-    memcpy(p + 12, source, 4)
-    memcpy(p + 16, destination, 4)
-    store_be16(p + 10, internet_checksum(p, IPV4_HEADER_BYTES))
+    cdef uint64_t first = (
+        <uint64_t>(0x45000000U | <uint32_t>tos << 16 | total) << 32 | <uint64_t>ident << 16
+        | (0x4000U if df else 0))
+    cdef uint32_t third = <uint32_t>ttl << 24 | <uint32_t>protocol << 16
+    cdef uint64_t addresses = <uint64_t>load_be32(source) << 32 | load_be32(destination)
+    cdef uint64_t sum = store_summed(store_summed(third, p, first), p + 12, addresses)
+    store_be32(p + 8, third | <uint16_t>~checksum_fold(sum))
 
 
 cdef inline void build_ipv6_header(

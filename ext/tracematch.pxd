@@ -261,7 +261,7 @@ cdef inline bint trace_match_quoted(
     q.sequence = quoted.sequence
     q.icmp_checksum = quoted.checksum
     q.payload = quoted.payload
-    q.payload_bytes = quoted.payload_bytes
+    q.payload_bytes = <uint32_t>quoted.payload_bytes
     trace_take_quote(e, a, outer, &q, quoted.sequence, False)
     return True
 

@@ -21,9 +21,9 @@ from libc.string cimport memcpy, memset
 from cookie cimport sipkey_t, siphash24
 from packet cimport (
     ICMP4_ECHO_REQUEST, ICMP6_ECHO_REQUEST, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, PROTOCOL_ICMP,
-    PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, build_icmp_header, build_ipv4_header,
-    build_ipv6_header, checksum_add, checksum_fold, pseudo_header_sum, store_be16, store_be32,
-    store_be64,
+    PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, build_ipv4_header, build_ipv6_header,
+    checksum_add, checksum_fold, echo_header, pseudo_header_sum, store_be16, store_be32,
+    store_summed,
 )
 from tracestate cimport METHOD_ICMP, METHOD_TCP, METHOD_UDP, TRACE_DF, trace_t, traces_t
 
@@ -135,23 +135,19 @@ cdef inline size_t write_probe(
     rest_sum: the checksum's running sum of the filler. The balance makes the checksum that is
     already in the packet the right one.
     """
-    cdef uint64_t total
+    cdef uint64_t header, total = probe_pseudo_sum(trace, v4) + rest_sum
     if trace.request.method == METHOD_TCP:
         write_probe_tcp(at, trace, <uint16_t>slot, probe_check(cookie), v4)
         return TCP_HEADER_BYTES
-    memset(at, 0, PROBE_HEAD_BYTES)
     if trace.request.method == METHOD_ICMP:
-        build_icmp_header(
-            at, ICMP4_ECHO_REQUEST if v4 else ICMP6_ECHO_REQUEST, 0, ident, <uint16_t>slot)
-        store_be16(at + 2, trace.checksum)
+        header = echo_header(
+            ICMP4_ECHO_REQUEST if v4 else ICMP6_ECHO_REQUEST, trace.checksum, ident,
+            <uint16_t>slot)
     else:
-        store_be16(at, trace.source_port)
-        store_be16(at + 2, trace.request.port)
-        store_be16(at + 4, <uint16_t>probe_bytes(trace))
-        store_be16(at + 6, probe_check(cookie))
-    store_be32(at + 8, slot)
-    store_be32(at + 12, serial)
-    store_be64(at + 16, cookie)
-    total = checksum_add(probe_pseudo_sum(trace, v4) + rest_sum, at, PROBE_HEAD_BYTES)
+        header = (<uint64_t>trace.source_port << 48 | <uint64_t>trace.request.port << 32
+                  | <uint64_t>probe_bytes(trace) << 16 | probe_check(cookie))
+    total = store_summed(total, at, header)
+    total = store_summed(total, at + 8, <uint64_t>slot << 32 | serial)
+    total = store_summed(total, at + 16, cookie)
     store_be16(at + 24, <uint16_t>(~checksum_fold(total) & 0xFFFF))
     return PROBE_HEAD_BYTES

@@ -1,15 +1,15 @@
 """The packet core on arbitrary bytes: nothing is read outside, and what is said is consistent."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from fuzz.feed cimport feed_byte, feed_t, feed_u16, feed_u32, feed_u64, must
 from packet cimport (
     ICMP_HEADER_BYTES, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, PARSE_FOREIGN, PARSE_OK, PARSE_SHORT,
-    build_icmp_header, build_ipv4_header, build_ipv6_header, checksum_add, checksum_fold, icmp_t,
+    build_ipv4_header, build_ipv6_header, checksum_add, checksum_fold, echo_header, icmp_t,
     internet_checksum, ip_t, is_icmp_error, is_ipv6_extension, load_be16, load_be32, load_be64,
-    parse_icmp, parse_ipv4, parse_ipv6, parse_quote, pseudo_header_sum, quote_bytes, store_be16,
-    store_be32, store_be64,
+    parse_icmp, parse_ipv4, parse_ipv6, parse_quote, pseudo_header_sum, quote_bytes, store_be32,
+    store_be64, store_summed,
 )
 
 cdef enum:
@@ -141,9 +141,11 @@ cdef void fuzz_build_icmp(feed_t *feed) noexcept nogil:
     cdef uint8_t packet[ICMP_HEADER_BYTES]
     cdef uint16_t ident = feed_u16(feed), sequence = feed_u16(feed), checksum
     cdef icmp_t icmp
-    build_icmp_header(packet, feed_byte(feed), feed_byte(feed), ident, sequence)
+    cdef uint8_t type_ = feed_byte(feed)
+    cdef uint64_t total = store_summed(0, packet, echo_header(type_, 0, ident, sequence))
     checksum = internet_checksum(packet, ICMP_HEADER_BYTES)
-    store_be16(packet + 2, checksum)
+    must(checksum == <uint16_t>~checksum_fold(total), b"what is stored is what is summed")
+    store_be64(packet, echo_header(type_, checksum, ident, sequence))
     must(parse_icmp(packet, ICMP_HEADER_BYTES, &icmp) == PARSE_OK and icmp.ident == ident
          and icmp.sequence == sequence and icmp.checksum == checksum, b"as it was written")
     must(checksum_fold(checksum_add(0, packet, ICMP_HEADER_BYTES)) == 0xFFFF

@@ -160,7 +160,7 @@ PLANTS = (
     ),
     Plant(
         "a balance without the filler", "trace_match", "traceprobe",
-        "probe_pseudo_sum(trace, v4) + rest_sum, at", "probe_pseudo_sum(trace, v4), at",
+        "probe_pseudo_sum(trace, v4) + rest_sum", "probe_pseudo_sum(trace, v4)",
         500_000,
     ),
     Plant(
