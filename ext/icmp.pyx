@@ -12,6 +12,9 @@ Requests go in and completions come out in batches, as packed records in host by
   `TRACE_ALL_ATTEMPTS`), destination, source (zeros: what the routing table picks), scope id, flow
   number, path, destination port, payload size, method, first TTL, last TTL, attempts, gap limit,
   traffic class, flags (`TRACE_`);
+* summary of a trace, `SUMMARY_FORMAT`: token, probes sent, tx_errors, late, duplicates, rx_drops,
+  errno of the last refusal, answers not kept, flow label, ICMP checksum, source port, stop
+  (`STOPPED_`), TTL of the end (0: unknown), first TTL, source address;
 * answer, `ANSWER_FORMAT`: sent_ns (CLOCK_MONOTONIC), rtt_ns (-1: the kernel refused the probe, code
   is errno), responder, MTU (of a too-big message), place and length of its extension structure, TTL
   of the probe, attempt, kind (`ANSWER_`), ICMP type, code (a segment's flags), TTL it came with (0:
@@ -64,18 +67,19 @@ from ring cimport (
 from schedule cimport request_t, schedule_open
 from stamps cimport monotonic_ns
 from sysnet cimport AF_INET, AF_INET6, AF_PACKET, close
+from tracecalls cimport trace_submit, trace_taken
 from traceprobe cimport TCP_PORTS, UDP_PORT_FIRST
 from tracesockets cimport open_traces
 from tracestate cimport (
     METHOD_ICMP, METHOD_TCP, METHOD_UDP, STOP_CANCELLED, STOP_COMPLETED, STOP_GAP_LIMIT, STOP_LOOP,
     STOP_MAX_HOPS, STOP_TX_ERROR, STOP_UNREACHABLE, TRACE_ALL, TRACE_DF, TRACE_WATCH, TRACES_MAX,
-    answer_t, trace_request_t, trace_t,
+    trace_request_t, trace_t,
 )
-from tracesubmit cimport trace_submit
 
 REQUEST_FORMAT = "=QQQ16sIIHHBBBx"
 COMPLETION_FORMAT = "=Qqq16sBBBBHBB"
 TRACE_FORMAT = "=QQQ16s16sIIHHHBBBBBBB3x"
+SUMMARY_FORMAT = "=QIIIIIIIIHHBBB16sx"
 ANSWER_FORMAT = "=qq16sIIHBBBBBBBBB5x"
 TRACE_REQUEST_BYTES = sizeof(trace_request_t)
 
@@ -532,35 +536,19 @@ cdef class EchoEngine:
     def take_trace(self, uint32_t number):
         """Return what an ended trace saw, and forget it: a summary, answers and extensions, packed.
 
-        summary: token, stop (STOP_), TTL of the end (0: unknown), probes sent, tx_errors, late,
-        duplicates, rx_drops, errno of the last refusal, answers not kept, source address, ICMP
-        checksum, source port, flow label, first TTL, and attempts at each TTL from there.
+        Behind the summary are the attempts at each TTL that was tried, a byte each.
 
         Raises:
             ValueError: no trace with this number has ended.
         """
         cdef echo_t *e = self._live()
         cdef trace_t *t = NULL
-        cdef bytes attempts
         cdef tuple taken
-        cdef int ttl
         if e.traces.live != NULL and number < TRACES_MAX:
             t = e.traces.live[number]
         if t == NULL or not t.is_ended or t.is_taken:
             raise ValueError(f"no trace {number} has ended")
-        attempts = PyBytes_FromStringAndSize(NULL, t.sent_ttl + 1 - t.request.first_ttl)
-        for ttl in range(t.request.first_ttl, t.sent_ttl + 1):
-            (<uint8_t *><char *>attempts)[ttl - t.request.first_ttl] = t.hops[ttl].attempts
-        taken = (
-            (t.request.token, t.stop, t.end_ttl, t.sent, t.tx_errors, t.late, t.duplicates,
-             t.rx_drops, t.error, t.answers_missed,
-             PyBytes_FromStringAndSize(
-                 <const char *>t.request.source, 4 if self._family == 4 else 16),
-             t.checksum, t.source_port, t.flow_label, t.request.first_ttl, attempts),
-            PyBytes_FromStringAndSize(
-                <const char *>t.answers, <Py_ssize_t>(t.answers_count * sizeof(answer_t))),
-            PyBytes_FromStringAndSize(<const char *>t.extensions, t.extensions_bytes),
-        )
+        taken = trace_taken(t)
         t.is_taken = True
         memcpy(ring_record(&e.traces.returned, e.traces.returned.tail), &number, sizeof(number))
         ring_publish(&e.traces.returned, 1)

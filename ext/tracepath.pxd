@@ -9,13 +9,13 @@ its end is settled. The end is where the destination answered, else where a rout
 and nothing answered from beyond, else `gap_limit` TTLs after the farthest answer, else `last_ttl`.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from tracestate cimport (
-    HOP_ANSWERED, HOP_EXPIRED, HOP_REACHED, HOP_REFUSED, STOP_CANCELLED, STOP_COMPLETED,
-    STOP_GAP_LIMIT, STOP_LOOP, STOP_MAX_HOPS, STOP_TX_ERROR, STOP_UNREACHABLE, TRACE_ALL, hop_t,
-    trace_t,
+    ANSWER_NIL, HOP_ANSWERED, HOP_EXPIRED, HOP_REACHED, HOP_REFUSED, STOP_CANCELLED,
+    STOP_COMPLETED, STOP_GAP_LIMIT, STOP_LOOP, STOP_MAX_HOPS, STOP_TX_ERROR, STOP_UNREACHABLE,
+    TRACE_ALL, hop_t, trace_t,
 )
 
 cdef enum:
@@ -184,15 +184,23 @@ cdef inline void path_gave_up(trace_t *t, int ttl) noexcept nogil:
         t.silent += 1
 
 
-cdef inline bint path_is_new(trace_t *t, const uint8_t *responder) noexcept nogil:
-    """Note an address; whether it is certain that it did not come before.
-
-    Most do not, and the hops of a trace are several cache lines.
-    """
+cdef inline uint64_t path_mark(const uint8_t *responder, size_t width) noexcept nogil:
+    """Return what tells an address of 4 or 16 bytes from most others."""
     cdef uint64_t words[2]
-    cdef uint64_t bit
+    cdef uint32_t word
+    if width == 4:
+        memcpy(&word, responder, 4)
+        return word
     memcpy(words, responder, 16)
-    bit = <uint64_t>1 << ((words[0] ^ words[1]) * HASH_MULTIPLIER >> 58)
+    return words[0] ^ words[1]
+
+
+cdef inline bint path_is_new(trace_t *t, uint64_t mark) noexcept nogil:
+    """Note an address by its mark; whether it is certain that it did not come before.
+
+    Most do not, and the answers of a trace are many cache lines.
+    """
+    cdef uint64_t bit = <uint64_t>1 << (mark * HASH_MULTIPLIER >> 58)
     if t.responders & bit:
         return False
     t.responders |= bit
@@ -203,9 +211,11 @@ cdef inline int path_separate(const trace_t *t, const uint8_t *responder) noexce
     """Count the runs of neighbouring TTLs that expired at an address: 3, 4, 9 are two."""
     cdef int ttl, runs = 0
     cdef bint inside = False, here
+    cdef const hop_t *hop
     for ttl in range(t.request.first_ttl, t.sent_ttl + 1):
-        here = (t.hops[ttl].known & HOP_EXPIRED
-                and memcmp(t.hops[ttl].responder, responder, 16) == 0)
+        hop = &t.hops[ttl]
+        here = (hop.known & HOP_EXPIRED and hop.answer != ANSWER_NIL
+                and memcmp(t.answers[hop.answer].responder, responder, 16) == 0)
         runs += here and not inside
         inside = here
     return runs
@@ -229,9 +239,12 @@ cdef inline void path_find_end(trace_t *t) noexcept nogil:
 
 
 cdef inline void path_take(
-    trace_t *t, int ttl, uint8_t known, const uint8_t *responder, int64_t rtt_ns,
+    trace_t *t, int ttl, uint8_t known, uint16_t answer, uint64_t mark, int64_t rtt_ns,
 ) noexcept nogil:
-    """Note the answer of a probe that was not answered before, in time."""
+    """Note the answer of a probe that was not answered before, in time.
+
+    answer: its number among the trace's, ANSWER_NIL if it is not kept. mark: of the responder.
+    """
     cdef hop_t *hop = &t.hops[ttl]
     if rtt_ns > t.rtt_max_ns:
         t.rtt_max_ns = rtt_ns
@@ -240,13 +253,13 @@ cdef inline void path_take(
     if path_is_silent(hop):
         t.silent -= 1
     hop.known = HOP_ANSWERED | known
-    memcpy(hop.responder, responder, 16)
+    hop.answer = answer
     if ttl > t.farthest_ttl:
         t.farthest_ttl = <uint8_t>ttl
     if t.end_ttl or not known & HOP_EXPIRED:
         path_find_end(t)
-    if (known & HOP_EXPIRED and not path_is_new(t, responder)
-            and path_separate(t, responder) >= LOOP_REPEATS):
+    if (known & HOP_EXPIRED and answer != ANSWER_NIL and not path_is_new(t, mark)
+            and path_separate(t, t.answers[answer].responder) >= LOOP_REPEATS):
         t.is_looping = True
 
 

@@ -1,6 +1,6 @@
 """A trace among the engine's runs: what wakes it, what it learns, how it ends."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from echostate cimport (
@@ -14,10 +14,12 @@ from inflight cimport (
 )
 from schedule cimport schedule_free, schedule_push, schedule_queue
 from sysnet cimport AF_INET
-from tracepath cimport PATH_DONE, PATH_WAIT, path_gave_up, path_next, path_stop, path_take
+from tracepath cimport (
+    PATH_DONE, PATH_WAIT, path_gave_up, path_mark, path_next, path_stop, path_take,
+)
 from tracestate cimport (
-    ANSWER_DUPLICATE, ANSWER_LATE, ANSWER_REFUSED, ANSWER_USER_CLOCK, TRACE_WATCH, answer_t,
-    probe_trace, trace_add_answer, trace_t,
+    ANSWER_DUPLICATE, ANSWER_LATE, ANSWER_NIL, ANSWER_REFUSED, ANSWER_USER_CLOCK, TRACE_WATCH,
+    answer_t, probe_trace, trace_add_answer, trace_t,
 )
 
 
@@ -129,7 +131,8 @@ cdef inline answer_t *trace_answer(
     cdef slot_t *slot = &e.traces.slab.slots[index]
     cdef uint8_t clocks = 0
     cdef uint8_t flags = 0
-    cdef uint8_t responder[16]
+    cdef size_t width = 4 if e.family == AF_INET else 16
+    cdef uint16_t number = ANSWER_NIL
     cdef int64_t rtt_ns = echo_received_ns(e, slot, a, &clocks) - slot.sent_ns
     cdef int ttl = token_ttl(slot.token)
     cdef answer_t *answer
@@ -147,19 +150,19 @@ cdef inline answer_t *trace_answer(
         slab_settle(&e.traces.slab, index, SLOT_ANSWERED, a.user_ns)
         path_gave_up(trace, ttl)
     slot.state = SLOT_ANSWERED
-    (<uint64_t *>responder)[0] = (<uint64_t *>responder)[1] = 0
-    memcpy(responder, a.source, 4 if e.family == AF_INET else 16)
-    if not flags & (ANSWER_DUPLICATE | ANSWER_LATE):
-        path_take(trace, ttl, known, responder, rtt_ns)
     answer = trace_add_answer(trace)
     if answer != NULL:
+        if trace.answers_count <= ANSWER_NIL:
+            number = <uint16_t>(trace.answers_count - 1)
         answer.sent_ns = slot.sent_ns
         answer.rtt_ns = rtt_ns
-        memcpy(answer.responder, responder, 16)
+        memcpy(answer.responder, a.source, width)
         answer.ttl = <uint8_t>ttl
         answer.attempt = <uint8_t>token_attempt(slot.token)
         answer.reply_ttl = a.ttl
         answer.flags = flags
+    if not flags & (ANSWER_DUPLICATE | ANSWER_LATE):
+        path_take(trace, ttl, known, number, path_mark(a.source, width), rtt_ns)
     return answer
 
 

@@ -12,19 +12,20 @@ from echostate cimport (
     STEP_PARKED, echo_t, tx_t,
 )
 from inflight cimport slab_has_room, slab_reserve, slot_t
-from packet cimport store_be32
+from packet cimport store_be64
 from ring cimport atomic_store, ring_count, ring_record, ring_release
-from schedule cimport RUN_NIL, run_t, schedule_queue, schedule_reserve
+from schedule cimport RUN_NIL, run_t, schedule_free, schedule_queue, schedule_reserve
 from sysnet cimport (
     AF_INET, IP_TOS, IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_TCLASS, msghdr,
 )
 from tracepath cimport PATH_DONE, PATH_LATER, PATH_WAIT, path_next, path_patience_ns, path_sending
 from traceprobe cimport (
-    PROBE_HEAD_BYTES, UDP_HEADER_BYTES, probe_check, write_probe, write_probe_ip,
+    PROBE_HEAD_BYTES, UDP_HEADER_BYTES, probe_check, trace_draw_flow, write_probe, write_probe_ip,
 )
 from tracerun cimport trace_end
 from tracestate cimport (
-    METHOD_TCP, METHOD_UDP, TRACES_MAX, probe_token, probe_trace, trace_enter, trace_leave, trace_t,
+    METHOD_TCP, METHOD_UDP, TRACES_MAX, probe_token, probe_trace, submission_t, trace_enter,
+    trace_leave, trace_new, trace_t,
 )
 
 
@@ -59,8 +60,7 @@ cdef inline void trace_prepare(
         PROBE_HEAD_BYTES - UDP_HEADER_BYTES)
     cdef uint8_t name[8]
     cdef uint64_t cookie
-    store_be32(name, index)
-    store_be32(name + 4, slot.serial)
+    store_be64(name, <uint64_t>index << 32 | slot.serial)
     cookie = echo_cookie(e, name)
     slot.checksum = probe_check(cookie)
     tx.slot = index
@@ -137,10 +137,29 @@ cdef inline bint trace_is_waiting(echo_t *e) noexcept nogil:
     return e.traces.free_count != 0 or ring_count(&e.traces.returned) != 0
 
 
+cdef inline trace_t *trace_take_up(echo_t *e) noexcept nogil:
+    """Make a trace of the oldest request in the ring, for which there is a number.
+
+    Without memory the request stays where it is, and the answer is NULL.
+    """
+    cdef const submission_t *s = <const submission_t *>ring_record(
+        &e.traces.submitted, e.traces.submitted.head)
+    cdef trace_t *trace = trace_new(&s.request)
+    if trace == NULL:
+        return NULL
+    trace.error = s.error
+    trace.is_void = s.error != 0
+    trace.is_cancelled = s.is_cancelled
+    trace_draw_flow(&e.traces, e.key, trace, e.family == AF_INET)
+    trace_enter(&e.traces, trace)
+    ring_release(&e.traces.submitted, 1)
+    return trace
+
+
 cdef inline uint32_t trace_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) noexcept nogil:
     """Take the oldest trace out of the ring; RUN_NIL when there is none, or no room for it."""
     cdef uint32_t number, returned = 0
-    cdef trace_t *trace = NULL
+    cdef trace_t *trace
     cdef run_t *run
     while ring_count(&e.traces.returned):
         memcpy(&returned, ring_record(&e.traces.returned, e.traces.returned.head),
@@ -150,12 +169,12 @@ cdef inline uint32_t trace_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) n
     if ring_count(&e.traces.submitted) == 0 or e.traces.free_count == 0:
         return RUN_NIL
     number = schedule_reserve(&e.schedule)
-    e.crowded = number == RUN_NIL
+    trace = NULL if number == RUN_NIL else trace_take_up(e)
+    e.crowded = trace == NULL
     if e.crowded:
+        if number != RUN_NIL:
+            schedule_free(&e.schedule, number)
         return RUN_NIL
-    memcpy(&trace, ring_record(&e.traces.submitted, e.traces.submitted.head), sizeof(trace))
-    ring_release(&e.traces.submitted, 1)
-    trace_enter(&e.traces, trace)
     trace.run = number
     trace.is_scheduled = True
     run = &e.schedule.runs[number]
@@ -173,17 +192,17 @@ cdef inline uint32_t trace_new_run(echo_t *e, int64_t now_ns, int64_t *due_ns) n
 cdef inline void trace_cancel(echo_t *e, uint64_t token) noexcept nogil:
     """End a trace by the caller's token, or let it end as soon as it is taken up."""
     cdef uint32_t i
-    cdef trace_t *trace = NULL
+    cdef trace_t *trace
+    cdef submission_t *s
     for i in range(<uint32_t>TRACES_MAX):
         trace = e.traces.live[i]
         if trace != NULL and not trace.is_ended and trace.request.token == token:
             trace.is_cancelled = True
             trace_end(e, trace)
     for i in range(ring_count(&e.traces.submitted)):
-        memcpy(&trace, ring_record(&e.traces.submitted, e.traces.submitted.head + i),
-               sizeof(trace))
-        if trace.request.token == token:
-            trace.is_cancelled = True
+        s = <submission_t *>ring_record(&e.traces.submitted, e.traces.submitted.head + i)
+        if s.request.token == token:
+            s.is_cancelled = True
 
 
 cdef inline void trace_take_cancellations(echo_t *e, int limit) noexcept nogil:

@@ -1,7 +1,7 @@
 """Traces: what is asked for, what is known of the path, what came; their memory and limits.
 
-A trace belongs to one thread at a time: to the caller until it is submitted, then to whoever turns
-the engine, and again to the caller once its completion has been written.
+A trace belongs to one thread at a time: to whoever turns the engine, which makes and frees it in
+memory that its processor has in its caches, and to the caller while it reads one that has ended.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from inflight cimport slab_close, slab_open, slab_t
-from ring cimport ring_close, ring_count, ring_open, ring_record, ring_release, ring_t
+from ring cimport ring_close, ring_open, ring_t
 from schedule cimport RUN_NIL
 
 cdef enum:
@@ -78,6 +78,11 @@ ctypedef struct trace_request_t:  # TRACE_FORMAT in icmp.pyx
     uint8_t flags
     uint8_t spare[3]
 
+ctypedef struct submission_t:    # a request that waits to be taken up
+    trace_request_t request      # with a source
+    uint32_t error               # errno: there is no route
+    bint is_cancelled
+
 ctypedef struct answer_t:        # ANSWER_FORMAT in icmp.pyx; 56 bytes
     int64_t sent_ns              # CLOCK_MONOTONIC
     int64_t rtt_ns               # -1: ANSWER_REFUSED
@@ -102,11 +107,14 @@ cdef enum:                       # what is known of a hop, as bits
     HOP_REACHED = 4              # the destination answered
     HOP_REFUSED = 8              # a router said why it goes no further
 
-ctypedef struct hop_t:
+cdef enum:
+    ANSWER_NIL = 0xFFFF          # the number of an answer that is not kept
+
+ctypedef struct hop_t:           # 6 bytes: those of most paths are two cache lines
     uint8_t attempts             # handed over to be sent
     uint8_t waiting              # of them: neither answered nor given up
     uint8_t known
-    uint8_t responder[16]        # of the first answer in time
+    uint16_t answer              # number of the first one in time
 
 ctypedef struct trace_t:
     trace_request_t request
@@ -115,7 +123,7 @@ ctypedef struct trace_t:
     uint32_t run                 # of the schedule
     bint is_scheduled            # in the heap, or being sent for
     bint is_cancelled
-    bint is_void                 # there is no route: nothing is sent
+    bint is_void                 # nothing is sent: there is no route
     bint is_ended
     bint is_taken                # by its caller, who has not given it back yet
     # The flow: the same in every probe.
@@ -165,7 +173,7 @@ ctypedef struct traces_t:
     int tx_socket                # sends
     int tcp_socket               # receives TCP; -1: METHOD_TCP is not open
     int routes                   # is asked for source addresses, by the caller
-    ring_t submitted             # trace_t *
+    ring_t submitted             # submission_t
     ring_t cancelled             # uint64_t tokens
     ring_t returned              # uint32_t: numbers whose trace was taken back
     trace_t **live               # by number
@@ -216,18 +224,12 @@ cdef inline trace_t *trace_new(const trace_request_t *request) noexcept nogil:
 cdef inline void traces_close(traces_t *traces) noexcept nogil:
     """Free the memory, traces that nobody took included. Descriptors stay. Idempotent."""
     cdef uint32_t number
-    cdef trace_t *trace = NULL
-    for number in range(ring_count(&traces.submitted)):
-        memcpy(&trace, ring_record(&traces.submitted, traces.submitted.head + number),
-               sizeof(trace))
-        trace_free(trace)
     if traces.live != NULL:
         for number in range(<uint32_t>TRACES_MAX):
             trace_free(traces.live[number])
     free(traces.live)
     free(traces.free_numbers)
     slab_close(&traces.slab)
-    ring_release(&traces.submitted, ring_count(&traces.submitted))
     ring_close(&traces.submitted)
     ring_close(&traces.cancelled)
     ring_close(&traces.returned)
@@ -242,7 +244,7 @@ cdef inline int traces_open(traces_t *traces) noexcept nogil:
     traces.free_numbers = <uint32_t *>calloc(TRACES_MAX, sizeof(uint32_t))
     if (traces.live == NULL or traces.free_numbers == NULL
             or slab_open(&traces.slab, TRACE_SLOTS, TRACE_LINGER_NS) < 0
-            or ring_open(&traces.submitted, sizeof(trace_t *), TRACES_MAX) < 0
+            or ring_open(&traces.submitted, sizeof(submission_t), TRACES_MAX) < 0
             or ring_open(&traces.cancelled, sizeof(uint64_t), TRACE_CANCEL_RING) < 0
             or ring_open(&traces.returned, sizeof(uint32_t), TRACES_MAX) < 0):
         return -1

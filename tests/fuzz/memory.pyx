@@ -1,6 +1,6 @@
 """An engine for which there is no memory, sooner or later: it says so, and frees what it had."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
 from budget cimport keyed_open
@@ -10,10 +10,13 @@ from echostate cimport (
 from fuzz.feed cimport feed_byte, feed_t, must
 from inflight cimport slab_has_room, slab_open, slab_reserve
 from native.echo_door cimport door_open
+from native.trace_door cimport door_submit
+from ring cimport ring_count
 from schedule cimport RUN_NIL, RUNS_FIRST, schedule_reserve
+from tracesend cimport trace_new_run
 from tracestate cimport (
-    ANSWER_TRUNCATED, ANSWERS_MAX, EXTENSION_MAX, EXTENSIONS_MAX, answer_t, trace_add_answer,
-    trace_enter, trace_keep_extension, trace_new, trace_request_t, trace_t, traces_open,
+    ANSWER_TRUNCATED, ANSWERS_MAX, EXTENSION_MAX, EXTENSIONS_MAX, answer_t, probe_trace,
+    trace_add_answer, trace_keep_extension, trace_request_t, trace_t, traces_open,
 )
 
 cdef extern from *:
@@ -61,18 +64,22 @@ cdef void grow() noexcept nogil:
 
 
 cdef void trace() noexcept nogil:
-    """Let a trace see more than it may keep; it is the engine's, which frees it."""
+    """Take up a trace and let it see more than it may keep; it is the engine's, which frees it."""
     cdef trace_request_t r
     cdef trace_t *t
     cdef answer_t answer
-    cdef uint32_t _
+    cdef int64_t due_ns = 0
+    cdef uint32_t _, run
     memset(&r, 0, sizeof(r))
     r.first_ttl = r.last_ttl = 9
-    t = trace_new(&r)
-    if t == NULL:
+    must(door_submit(&engine, &r, 0), b"an engine without traces has room for one")
+    run = trace_new_run(&engine, 0, &due_ns)
+    must((run == RUN_NIL) == (ring_count(&engine.traces.submitted) == 1)
+         and engine.crowded == (run == RUN_NIL), b"without memory it waits")
+    if run == RUN_NIL:
+        must(engine.schedule.used == 0 or engine.schedule.free_head == 0, b"and has no run")
         return
-    must(engine.traces.free_count > 0, b"an engine without traces has a number for one")
-    trace_enter(&engine.traces, t)
+    t = probe_trace(&engine.traces, engine.schedule.runs[run].request.token)
     for _ in range(ANSWERS_MAX + 3):
         trace_add_answer(t)
     must(t.answers_count + t.answers_missed == ANSWERS_MAX + 3 and t.answers_count <= ANSWERS_MAX

@@ -16,7 +16,7 @@ from fuzz.trace_crafts cimport CRAFT_BYTES, craft, craft_t, craft_wrap, mutate, 
 from fuzz.trace_oracle cimport KEPT_BYTES, PROBES_MAX, ip_bytes, note_shown, sent_t, wire_t
 from fuzz.trace_world cimport (
     EXPECT_ANY, EXPECT_NONE, KINDS, TRACES, begin, check_flow, check_sums, check_traces, hear,
-    hear_nothing, missed, model_t, open_engine, refusals, stamp, world_t,
+    hear_nothing, meet, missed, model_t, open_engine, refusals, stamp, world_t,
 )
 from inflight cimport slab_has_room, slab_next_deadline_ns
 from native.echo_door cimport delivery_t, door_arrive, door_report
@@ -90,8 +90,7 @@ cdef void submit(world_t *w, feed_t *feed) noexcept nogil:
     r.gap_limit = 1 + feed_byte(feed) % 20
     r.timeout_ns = <uint64_t>(feed_span(feed) % TIMEOUT_MAX_NS + 1)
     r.interval_ns = <uint64_t>feed_span(feed) if r.flags & TRACE_ALL else 0
-    m.trace = door_submit(w.e, &r)
-    m.trace.is_void = hops >> 5 & 1 and how & 0xE0 == 0xE0
+    door_submit(w.e, &r, 101 if hops >> 5 & 1 and how & 0xE0 == 0xE0 else 0)
     m.timeout_ns = <int64_t>r.timeout_ns
     m.is_watched = r.flags & TRACE_WATCH != 0
     w.traces += 1
@@ -104,8 +103,11 @@ cdef void note_sent(world_t *w, size_t at, bint is_refused) noexcept nogil:
     cdef size_t n = door_packet(w.e, at, packet)
     cdef uint64_t token = w.e.traces.slab.slots[w.e.tx[at].slot].token
     cdef trace_t *t = probe_trace(&w.e.traces, token)
-    cdef model_t *m = &w.models[t.request.token]
+    cdef model_t *m
     cdef sent_t *probe = &w.o.probes[w.o.count]
+    must(t != NULL, b"a probe is of a trace that runs")
+    meet(w)
+    m = &w.models[t.request.token]
     must(w.o.count < PROBES_MAX, b"no more probes than were asked for")
     w.o.count += 1
     memset(probe, 0, sizeof(sent_t))
@@ -197,6 +199,7 @@ cdef void give_back(world_t *w) noexcept nogil:
     for i in range(w.traces):
         if w.models[i].is_over and w.models[i].trace != NULL:
             w.models[i].trace = NULL
+            w.models[i].is_back = True
             door_return(w.e, w.models[i].number)
 
 

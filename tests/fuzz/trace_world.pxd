@@ -12,7 +12,7 @@ from inflight cimport SLOT_IN_FLIGHT, slot_t
 from native.trace_door cimport door_open_traces
 from packet cimport checksum_add, checksum_fold, load_be16, pseudo_header_sum
 from ring cimport ring_count, ring_record, ring_release
-from schedule cimport RUN_NIL, schedule_close
+from schedule cimport schedule_close
 from stamps cimport wall_merge
 from tracepath cimport path_is_silent
 from tracestate cimport (
@@ -31,7 +31,8 @@ cdef enum:
     EXPECT_NONE = -2             # it must be refused; else the number of its probe
 
 ctypedef struct model_t:
-    trace_t *trace               # NULL: given back
+    trace_t *trace               # NULL: not taken up yet, or given back
+    bint is_back
     uint32_t number              # once it is over
     uint32_t answers             # that have been judged
     uint32_t room                # for answers, while it is crowded; else 0
@@ -214,7 +215,7 @@ cdef inline void check_traces(world_t *w) noexcept nogil:
                 waiting[t.request.token][slot.token >> 8 & 0xFF] += 1
     for i in range(w.traces):
         t = w.models[i].trace
-        if t == NULL or t.is_ended or t.run == RUN_NIL:
+        if t == NULL or t.is_ended:
             continue
         check_hops(t)
         all_waiting += t.waiting
@@ -260,12 +261,27 @@ cdef inline void hear_answers(world_t *w, uint32_t trace, const wire_t *wire) no
              b"an extension is among those of its trace")
 
 
+cdef inline void meet(world_t *w) noexcept nogil:
+    """Get to know the traces that have been taken up."""
+    cdef trace_t *t
+    cdef model_t *m
+    cdef uint32_t number
+    for number in range(TRACES):
+        t = w.e.traces.live[number]
+        if t != NULL:
+            m = &w.models[t.request.token]
+            must(m.trace == t or m.trace == NULL, b"a trace is taken up once")
+            if not m.is_back:
+                m.trace = t
+
+
 cdef inline void hear(world_t *w, const wire_t *wire) noexcept nogil:
     """Judge all that is new: answers, and completions that tell of them or of an end."""
     cdef completion_t *c
     cdef model_t *m
     cdef uint32_t i
     w.credited = 0
+    meet(w)
     for i in range(w.traces):
         if w.models[i].trace != NULL:
             hear_answers(w, i, wire)

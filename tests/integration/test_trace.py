@@ -16,6 +16,7 @@ from netsonde.model import FailureSource, Outcome, PingSpec, Reason, TraceSpec
 from netsonde.probe.base import Recorder, measure
 from netsonde.probe.ping.engines import Backend, open_engine
 from netsonde.probe.ping.lanes import Lanes
+from netsonde.probe.trace.answers import Stop, Traced
 from support.namespaces import Chain, Namespace, chain, left_address, right_address
 from support.trace_captures import ProbeCapture, icmp_error
 from support.tracing import CLOCK, hops, probers, seen, trace
@@ -205,14 +206,13 @@ class Told:
         )  # fmt: skip
         assert self.engine.submit_traces(record) == 1
 
-    def until_done(self) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-        """Turn the engine until the trace has ended; return summary and answers."""
+    def until_done(self) -> Traced:
+        """Turn the engine until the trace has ended; return what it saw."""
         limit_ns = CLOCK.monotonic_ns() + 5 * 10**9
         while CLOCK.monotonic_ns() < limit_ns:
             for record in struct.iter_unpack(icmp.COMPLETION_FORMAT, self.engine.poll()):
                 if record[4] == icmp.TRACED:
-                    summary, answers, _ = self.engine.take_trace(record[1])
-                    return summary, list(struct.iter_unpack(icmp.ANSWER_FORMAT, answers))
+                    return Traced.unpack(self.engine.take_trace(record[1]), self.version)
         raise AssertionError(self.engine.counters)
 
 
@@ -240,10 +240,10 @@ def test_forged_errors_are_nobodys(odd_path: Chain, version: Family, method: int
             wrong = bytearray(probe.packet)
             wrong[at] ^= 0x41
             send(icmp_error(probe._replace(packet=bytes(wrong)), quoted_bytes=8))
-        summary, answers = told.until_done()
+        traced = told.until_done()
         counters = told.engine.counters
-    assert answers == []
-    assert summary[1] != icmp.STOPPED_COMPLETED
+    assert traced.answers == ()
+    assert traced.stop != Stop.COMPLETED
     assert counters["forged"] + counters["foreign"] == len(places)
 
 
@@ -256,12 +256,9 @@ def test_what_quotes_the_probe_is_believed_whoever_sends_it(
         told.begin(odd_path.target_address(version), first_ttl=2, last_ttl=2, attempts=1)
         (probe,) = capture.probes()
         send(icmp_error(probe))
-        _, answers = told.until_done()
+        traced = told.until_done()
         assert told.engine.counters["forged"] == 0
-    width = 4 if version == 4 else 16
-    assert [answer[2][:width] for answer in answers] == [
-        ip_address(right_address(0, version)).packed
-    ]
+    assert [answer.address for answer in traced.answers] == [right_address(0, version)]
 
 
 @contextlib.contextmanager

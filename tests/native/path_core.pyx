@@ -1,18 +1,18 @@
 """The decisions of one trace for Python tests: instants and answers in, probes to send out."""
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memcpy, memset
 
 cimport cython
 from tracepath cimport (
     BURST_GAP_NS as GAP_NS, BURST_HOPS as HOPS, PATH_DONE, PATH_LATER, PATH_PROBE, PATH_WAIT,
-    RETRY_MIN_NS as RETRY_NS, RETRY_RTTS as RTTS, WINDOW_HOPS as WINDOW, path_gave_up, path_next,
-    path_patience_ns, path_sending, path_stop, path_take,
+    RETRY_MIN_NS as RETRY_NS, RETRY_RTTS as RTTS, WINDOW_HOPS as WINDOW, path_gave_up, path_mark,
+    path_next, path_patience_ns, path_sending, path_stop, path_take,
 )
 from tracestate cimport (
     HOP_EXPIRED, HOP_REACHED, HOP_REFUSED, STOP_CANCELLED, STOP_COMPLETED, STOP_GAP_LIMIT,
-    STOP_LOOP, STOP_MAX_HOPS, STOP_TX_ERROR, STOP_UNREACHABLE, TRACE_ALL, trace_free, trace_new,
-    trace_request_t, trace_t,
+    STOP_LOOP, STOP_MAX_HOPS, STOP_TX_ERROR, STOP_UNREACHABLE, TRACE_ALL, answer_t,
+    trace_add_answer, trace_free, trace_new, trace_request_t, trace_t,
 )
 
 PROBE, LATER, WAIT, DONE = PATH_PROBE, PATH_LATER, PATH_WAIT, PATH_DONE
@@ -78,12 +78,14 @@ cdef class PathCore:
 
     def answer(self, int ttl, uint8_t known, bytes responder, int64_t rtt_ns, *, bint waiting=True):
         """Learn of an answer in time; waiting: its probe was still waited for."""
-        cdef uint8_t address[16]
-        memset(address, 0, sizeof(address))
-        memcpy(address, <const char *>responder, len(responder))
+        cdef answer_t *answer = trace_add_answer(self._t)
+        if answer == NULL:
+            raise MemoryError
+        memcpy(answer.responder, <const char *>responder, len(responder))
         if waiting:
             path_gave_up(self._t, ttl)
-        path_take(self._t, ttl, known, address, rtt_ns)
+        path_take(self._t, ttl, known, <uint16_t>(self._t.answers_count - 1),
+                  path_mark(answer.responder, 16), rtt_ns)
 
     def cancel(self):
         """Decide to end."""

@@ -19,15 +19,15 @@ from echostate cimport (
 from native.echo_door cimport delivery_t, door_arrive, door_close, door_report
 from native.trace_door cimport (
     DOOR_TRACE_IDENT, DOOR_TRACE_PORTS, door_expire, door_open_traces, door_packet,
-    door_packet_bytes, door_return, door_segment, door_submit, door_withdraw,
+    door_packet_bytes, door_return, door_segment, door_submit,
 )
 from ring cimport ring_count, ring_publish, ring_record, ring_release
 from stamps cimport wall_merge, wall_stepped
 from sysnet cimport SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, sock_extended_err
-from traceprobe cimport PAYLOAD_MIN
+from tracecalls cimport trace_taken
+from traceprobe cimport PAYLOAD_MIN, trace_draw_flow
 from tracestate cimport (
-    METHOD_ICMP, METHOD_TCP, METHOD_UDP, TRACES_MAX, answer_t, probe_trace, trace_request_t,
-    trace_t,
+    METHOD_ICMP, METHOD_TCP, METHOD_UDP, TRACES_MAX, probe_trace, trace_request_t, trace_t,
 )
 
 Sent = namedtuple("Sent", "token ttl attempt packet")
@@ -63,7 +63,6 @@ cdef class TraceCore:
 
     def __dealloc__(self):
         if self._e != NULL:
-            door_withdraw(self._e)
             door_close(self._e)
             free(self._e)
 
@@ -78,7 +77,7 @@ cdef class TraceCore:
         source: this host's address unless given. error: why there is no route, 0 when there is.
         """
         cdef trace_request_t r
-        cdef trace_t *trace
+        cdef trace_t drawn
         if len(destination) != self._width or size < PAYLOAD_MIN or not 0 < first_ttl <= last_ttl:
             raise ValueError("no such address, size or TTL")
         memset(&r, 0, sizeof(r))
@@ -98,12 +97,11 @@ cdef class TraceCore:
         memcpy(r.destination, <const char *>destination, self._width)
         if source is not None:
             memcpy(r.source, <const char *>source, len(source))
-        trace = door_submit(self._e, &r)
-        if trace == NULL:
+        if not door_submit(self._e, &r, error):
             raise MemoryError
-        trace.error = error
-        trace.is_void = error != 0
-        return trace.checksum, trace.source_port, trace.flow_label
+        drawn.request = r
+        trace_draw_flow(&self._e.traces, self._e.key, &drawn, self._width == 4)
+        return drawn.checksum, drawn.source_port, drawn.flow_label
 
     def cancel(self, uint64_t token):
         """Ask for a trace to be ended."""
@@ -226,17 +224,7 @@ cdef class TraceCore:
         cdef trace_t *t = self._e.traces.live[number] if number < TRACES_MAX else NULL
         if t == NULL or not t.is_ended:
             raise ValueError(f"no trace {number} has ended")
-        attempts = bytes([t.hops[ttl].attempts
-                          for ttl in range(t.request.first_ttl, t.sent_ttl + 1)])
-        taken = (
-            (t.request.token, t.stop, t.end_ttl, t.sent, t.tx_errors, t.late, t.duplicates,
-             t.rx_drops, t.error, t.answers_missed,
-             (<const char *>t.request.source)[:self._width], t.checksum, t.source_port,
-             t.flow_label, t.request.first_ttl, attempts),
-            PyBytes_FromStringAndSize(
-                <const char *>t.answers, <Py_ssize_t>(t.answers_count * sizeof(answer_t))),
-            PyBytes_FromStringAndSize(<const char *>t.extensions, t.extensions_bytes),
-        )
+        taken = trace_taken(t)
         door_return(self._e, number)
         return taken
 

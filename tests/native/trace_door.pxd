@@ -21,12 +21,11 @@ from sysnet cimport (
     AF_INET, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, IP_TOS, IP_TTL, IPV6_HOPLIMIT, IPV6_TCLASS,
     cmsghdr, msghdr, sockaddr,
 )
-from traceprobe cimport TCP_PORTS, UDP_PORT_FIRST, trace_draw_flow
+from traceprobe cimport TCP_PORTS, UDP_PORT_FIRST
 from tracereceive cimport trace_take_segment
 from tracerun cimport trace_expire
 from tracestate cimport (
-    METHOD_ICMP, METHOD_TCP, METHOD_UDP, trace_free, trace_new, trace_request_t, trace_t,
-    traces_open,
+    METHOD_ICMP, METHOD_TCP, METHOD_UDP, submission_t, trace_request_t, traces_open,
 )
 
 cdef enum:
@@ -51,31 +50,24 @@ cdef inline int door_open_traces(
     return traces_open(&e.traces)
 
 
-cdef inline trace_t *door_submit(echo_t *e, const trace_request_t *r) noexcept nogil:
-    """Put a trace into the ring, from this host unless it says; NULL without room or memory."""
+cdef inline bint door_submit(echo_t *e, const trace_request_t *r, uint32_t error) noexcept nogil:
+    """Ask for a trace, from this host unless it says; whether there was room.
+
+    error: why there is no route, 0 when there is.
+    """
+    cdef submission_t s
     cdef uint8_t nowhere[16]
-    cdef trace_t *trace
     if ring_room(&e.traces.submitted) == 0:
-        return NULL
-    trace = trace_new(r)
-    if trace == NULL:
-        return NULL
+        return False
+    memset(&s, 0, sizeof(s))
+    memcpy(&s.request, r, sizeof(trace_request_t))
+    s.error = error
     memset(nowhere, 0, sizeof(nowhere))
     if memcmp(r.source, nowhere, 16) == 0:
-        door_source(e.family, trace.request.source)
-    trace_draw_flow(&e.traces, e.key, trace, e.family == AF_INET)
-    memcpy(ring_record(&e.traces.submitted, e.traces.submitted.tail), &trace, sizeof(trace))
+        door_source(e.family, s.request.source)
+    memcpy(ring_record(&e.traces.submitted, e.traces.submitted.tail), &s, sizeof(s))
     ring_publish(&e.traces.submitted, 1)
-    return trace
-
-
-cdef inline void door_withdraw(echo_t *e) noexcept nogil:
-    """Free the traces that wait in the ring."""
-    cdef trace_t *trace = NULL
-    while e.traces.submitted.head != e.traces.submitted.tail:
-        memcpy(&trace, ring_record(&e.traces.submitted, e.traces.submitted.head), sizeof(trace))
-        trace_free(trace)
-        e.traces.submitted.head += 1
+    return True
 
 
 cdef inline void door_return(echo_t *e, uint32_t number) noexcept nogil:

@@ -10,6 +10,7 @@ from netsonde._native import icmp
 from netsonde.clock import NS_PER_MS
 from netsonde.probe.trace.answers import TIME_EXCEEDED, Answer, Kind, Taken, Traced
 
+SUMMARY = struct.Struct(icmp.SUMMARY_FORMAT)
 ANSWER = struct.Struct(icmp.ANSWER_FORMAT)
 SOURCES = {4: "192.0.2.99", 6: "2001:db8::99"}
 CHECKSUM, SOURCE_PORT, FLOW_LABEL = 4711, 40_000, 99
@@ -61,12 +62,12 @@ class Ending:
         farthest = max((each.ttl for each in self.answers), default=first_ttl - 1)
         tried = bytes([1]) * (farthest - first_ttl + 1) if self.attempts is None else self.attempts
         late, duplicates = (sum(bool(each.flags & bit) for each in self.answers) for bit in (2, 1))
-        summary = (
-            token, self.stop, self.end_ttl, sum(tried), self.tx_errors, late, duplicates,
-            self.rx_drops, self.errno, self.missed, ip_address(SOURCES[family]).packed, CHECKSUM,
-            SOURCE_PORT, FLOW_LABEL if family == 6 else 0, first_ttl, tried,
+        summary = SUMMARY.pack(
+            token, sum(tried), self.tx_errors, late, duplicates, self.rx_drops, self.errno,
+            self.missed, FLOW_LABEL if family == 6 else 0, CHECKSUM, SOURCE_PORT, self.stop,
+            self.end_ttl, first_ttl, ip_address(SOURCES[family]).packed,
         )  # fmt: skip
-        return (summary, *pack_answers(self.answers))
+        return (summary + tried, *pack_answers(self.answers))
 
     def traced(self, family: int = 4, first_ttl: int = 1) -> Traced:
         """Return it as the driver does."""

@@ -4,6 +4,7 @@ from typing import Final, Literal, Self, TypeAlias, final
 REQUEST_FORMAT: Final[str]  # for struct: one record of `submit`
 COMPLETION_FORMAT: Final[str]  # for struct: one record of `poll`
 TRACE_FORMAT: Final[str]  # for struct: one record of `submit_traces`
+SUMMARY_FORMAT: Final[str]  # for struct: what a summary of `take_trace` begins with
 ANSWER_FORMAT: Final[str]  # for struct: one answer of `take_trace`
 TRACE_REQUEST_BYTES: Final[int]
 
@@ -55,10 +56,6 @@ RECEIVE_BUFFER_BYTES: Final[int]
 
 # token, stop, end TTL, sent, tx_errors, late, duplicates, rx_drops, errno, answers not kept,
 # source, ICMP checksum, source port, flow label, first TTL, attempts by TTL
-_TraceSummary: TypeAlias = tuple[
-    int, int, int, int, int, int, int, int, int, int, bytes, int, int, int, int, bytes
-]
-
 _Backend: TypeAlias = Literal["raw", "header", "packet", "datagram"]
 
 @final
@@ -112,9 +109,8 @@ class EchoEngine:
     def open_traces(self, methods: int) -> None: ...
     def submit_traces(self, traces: bytes) -> int: ...  # records -> how many were taken
     def cancel_trace(self, token: int) -> None: ...
-    def take_trace(
-        self, number: int
-    ) -> tuple[_TraceSummary, bytes, bytes]: ...  # answers, extensions
+    # summary, answers, extensions
+    def take_trace(self, number: int) -> tuple[bytes, bytes, bytes]: ...
     def note_clock_step(self) -> None: ...
     @property
     def family(self) -> Literal[4, 6]: ...

@@ -8,15 +8,14 @@ from typing import NamedTuple, Self
 
 from netsonde._native import icmp
 
+_SUMMARY = struct.Struct(icmp.SUMMARY_FORMAT)
 _ANSWER = struct.Struct(icmp.ANSWER_FORMAT)
 
 TIME_EXCEEDED = {4: 11, 6: 3}  # RFC 792, RFC 4443
 _UNREACHABLE_PORT = {4: (3, 3), 6: (1, 4)}
 
 
-# What `EchoEngine.take_trace` returns: a summary, answers, extensions.
-Summary = tuple[int, int, int, int, int, int, int, int, int, int, bytes, int, int, int, int, bytes]
-Taken = tuple[Summary, bytes, bytes]
+Taken = tuple[bytes, bytes, bytes]  # what `EchoEngine.take_trace` returns
 
 
 class Stop(StrEnum):
@@ -154,8 +153,13 @@ class Traced(NamedTuple):
         """Read what `EchoEngine.take_trace` returned."""
         summary, answers, extensions = taken
         width = 4 if version == 4 else 16
-        unpacked = tuple(_unpack_answers(answers, extensions, width))
-        return cls(summary[0], _STOPS[summary[1]], *summary[2:], unpacked)
+        (token, sent, tx_errors, late, duplicates, rx_drops, errno, missed, flow_label, checksum,
+         source_port, stop, end_ttl, first_ttl, source) = _SUMMARY.unpack_from(summary)  # fmt: skip
+        return cls(
+            token, _STOPS[stop], end_ttl, sent, tx_errors, late, duplicates, rx_drops, errno,
+            missed, source[:width], checksum, source_port, flow_label, first_ttl,
+            summary[_SUMMARY.size :], tuple(_unpack_answers(answers, extensions, width)),
+        )  # fmt: skip
 
     @property
     def hops(self) -> tuple[Hop, ...]:
