@@ -251,13 +251,17 @@ class SweepGate:
 
     def __init__(self, grace_ns: int) -> None:
         self._grace_ns = grace_ns
-        self._last_ns: int | None = None
+        self._planned_ns: int | None = None
         self._open_ns = 0
+
+    def plan(self, instant_ns: int) -> None:
+        """Note when the sweeper means to run again: a stall is what it is late by."""
+        self._planned_ns = instant_ns
 
     def may_expire(self, now_ns: int) -> bool:
         """Note that the sweeper runs at now_ns; return whether it may take leases back."""
         stall_ns = max(self._grace_ns, STALL_MIN_NS)
-        if self._last_ns is None or now_ns - self._last_ns > stall_ns:
+        if self._planned_ns is None or now_ns - self._planned_ns > stall_ns:
             self._open_ns = now_ns + self._grace_ns
-        self._last_ns = now_ns
+        self._planned_ns = now_ns
         return now_ns >= self._open_ns

@@ -235,3 +235,13 @@ def test_a_short_grace_does_not_take_scheduling_noise_for_a_stall() -> None:
     gate = SweepGate(50 * NS_PER_MS)
     gate.may_expire(NOW_NS)
     assert gate.may_expire(NOW_NS + 900 * NS_PER_MS)
+
+
+def test_a_sweeper_that_runs_when_it_meant_to_has_not_stalled() -> None:
+    """With a grace below a second, a sweep a second never took anything back."""
+    gate = SweepGate(500 * NS_PER_MS)
+    assert not gate.may_expire(NOW_NS)
+    gate.plan(NOW_NS + 3 * NS_PER_S)
+    assert gate.may_expire(NOW_NS + 3 * NS_PER_S + NS_PER_MS)
+    gate.plan(NOW_NS + 6 * NS_PER_S)
+    assert not gate.may_expire(NOW_NS + 8 * NS_PER_S)
