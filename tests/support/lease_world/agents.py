@@ -1,0 +1,270 @@
+"""The agents of a world: their processes, the way to the control plane, and their disks."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from netsonde import spool as spool_module
+from netsonde.agent import Agent, AgentConfig
+from netsonde.clock import NS_PER_MS, NS_PER_S
+from netsonde.control_plane import TransportRequest, TransportResponse
+from netsonde.errors import SpoolFull, StorageError, TransportError
+from netsonde.model import TaskKind
+from netsonde.probe.base import Recorder
+from support.lease_world.faults import Fault
+from support.lease_world.oracle import Host, Oracle
+from support.lease_world.server import DownError, Draw, ServerHost
+from support.lease_world.virtual_time import HostClock, VirtualLoop
+
+URL = "http://192.0.2.10:8080"
+LATENCY_MAX_NS = 40 * NS_PER_MS
+SLOW_MAX_NS = 4 * NS_PER_S
+WAL = "spool.db-wal"
+PAGE = b"<html><body>It works!</body></html>"
+
+
+class AgentHost:
+    """Runs one agent at a time on the same disk."""
+
+    def __init__(
+        self,
+        name: str,
+        loop: VirtualLoop,
+        folder: Path,
+        server: ServerHost,
+        oracle: Oracle,
+        rng: Random,
+        draw: Draw,
+        capacities: Mapping[TaskKind, int],
+        durations_ns: Callable[[str], int],
+    ) -> None:
+        self.name = name
+        self.clock = HostClock(loop)
+        self.agent: Agent | None = None
+        self.is_partitioned = False
+        self._loop = loop
+        self._folder = folder
+        self.server = server
+        self.oracle = oracle
+        self.rng = rng
+        self.draw = draw
+        self._capacities = capacities
+        self.durations_ns = durations_ns
+        self._lives = 0
+        self._life: _Life | None = None
+
+    @property
+    def disk(self) -> Path:
+        """The directory of the process that runs, or ran last."""
+        return self._folder / f"{self.name}-{self._lives}"
+
+    def start(self) -> None:
+        """Start an agent over what its disk holds."""
+        if self._life is not None:
+            return
+        life = self._life = _Life(self, Host(self.name, self._lives))
+        settings = AgentConfig(
+            control_plane=URL,
+            state_dir=self.disk,
+            hostname=self.name,
+            capacities=self._capacities,
+            claim_wait_s=2,
+            target_starts_per_s=10_000,
+        )
+        probers = {kind: _Prober(kind, life) for kind in self._capacities}
+        self.agent = Agent(
+            settings,
+            clock=self.clock,
+            transport=_Link(life),
+            probers=probers,
+            rng=Random(self.rng.getrandbits(64)),
+        )
+        life.task = self._loop.create_task(self.agent.run())
+        life.task.add_done_callback(self._ended)
+
+    def kill(self, disk: Path | None = None) -> None:
+        """End the agent as SIGKILL does; disk: what is left of it, else all that was written."""
+        life = self._life
+        if life is None:
+            return
+        life.is_over = True
+        self._life = self.agent = None
+        self.oracle.vanished(life.host)
+        old = self.disk
+        self._lives += 1
+        shutil.copytree(disk or old, self.disk, dirs_exist_ok=True)
+        if life.task is not None:
+            life.task.cancel()
+
+    def drain(self) -> None:
+        """Ask the agent to finish; it is started again when it has."""
+        if self.agent is not None:
+            self.agent.drain()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if self._life is not None and self._life.task is task:
+            self._life = self.agent = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": f"{self.name} died", "exception": error})
+
+    def rows(self) -> int:
+        """Return how many results wait in the spool."""
+        parts = self.agent._parts if self.agent else None
+        return parts.spool.rows if parts else 0
+
+    # ── its disk ──
+
+    def write(self, file: Any, group: Any, write: Callable[[Any, Any], None]) -> None:
+        """Commit a group of the spool, with what can happen to it."""
+        life = self._life
+        if life is None or file.path.parent != self.disk:
+            write(file, group)  # of a process that is dead: nobody will read it
+            return
+        if self.draw(Fault.AGENT_DISK_FULL):
+            raise SpoolFull("no space left on device")
+        wal = self.disk / WAL
+        before = wal.stat().st_size if wal.exists() else 0
+        write(file, group)
+        if group.appends and self.draw(Fault.AGENT_CRASH_AFTER_SPOOLING):
+            self.kill()
+            raise StorageError("killed after the commit")
+        if self.draw(Fault.AGENT_TORN_WRITE):
+            torn = self._folder / f"{self.name}-torn"
+            shutil.rmtree(torn, ignore_errors=True)
+            shutil.copytree(self.disk, torn)
+            size = (torn / WAL).stat().st_size
+            if size > before:  # it grew: some of what is new never reached the disk
+                with (torn / WAL).open("r+b") as cut:
+                    cut.truncate(self.rng.randint(before, size))
+            self.kill(torn)
+            raise StorageError("killed in the commit")
+
+
+class _Life:
+    """One process."""
+
+    def __init__(self, owner: AgentHost, host: Host) -> None:
+        self.owner = owner
+        self.host = host
+        self.is_over = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class _Prober:
+    """Measures a target by waiting, and tells the oracle."""
+
+    def __init__(self, kind: TaskKind, life: _Life) -> None:
+        self.kind = kind
+        self._life = life
+
+    async def run(self, spec: Any, record: Recorder) -> None:
+        owner, life = self._life.owner, self._life
+        oracle, clock = owner.oracle, owner.clock
+        is_whole = False
+        oracle.began(life.host, self.kind, spec.host, clock.boottime_ns())
+        try:
+            await clock.sleep(owner.durations_ns(spec.host))
+            is_whole = True
+            record.ok()
+        finally:
+            if not life.is_over:
+                oracle.ended(
+                    life.host, self.kind, spec.host, clock.boottime_ns(), clock.awake_ns,
+                    is_whole=is_whole,
+                )  # fmt: skip
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Link:
+    """The way to the control plane of one process, with what can happen on it."""
+
+    base_url = URL
+
+    def __init__(self, life: _Life) -> None:
+        self._life = life
+
+    async def call(self, request: TransportRequest) -> TransportResponse:
+        """Send request and return the complete answer.
+
+        Raises:
+            TransportError: no complete answer came.
+        """
+        owner = self._life.owner
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                answer = await self._carry(request)
+        except TimeoutError:
+            raise TransportError(request.operation, "no complete answer in time") from None
+        await owner.clock.awake()
+        self._live()
+        if owner.draw(Fault.AGENT_CRASH_AFTER_ANSWER):
+            owner.kill()
+            self._live()
+        return answer
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _live(self) -> None:
+        """A dead process learns nothing any more, and sends nothing."""
+        if self._life.is_over:
+            raise asyncio.CancelledError
+
+    async def _carry(self, request: TransportRequest) -> TransportResponse:
+        owner, draw = self._life.owner, self._life.owner.draw
+        self._live()
+        await self._latency()
+        if self._is_lost(Fault.REQUEST_LOST):
+            raise TransportError(request.operation, "reset by peer")
+        if draw(Fault.PROXY_ERROR):
+            return TransportResponse(503, {"Retry-After": "1"}, PAGE)
+        try:
+            if draw(Fault.REQUEST_DOUBLED):
+                await owner.server.answer(request)
+                await self._latency()
+            answer = await owner.server.answer(request)
+        except DownError as error:
+            raise TransportError(request.operation, str(error)) from None
+        await self._latency()
+        if self._is_lost(Fault.RESPONSE_LOST):
+            raise TransportError(request.operation, "the server closed the connection")
+        if draw(Fault.RESPONSE_GARBLED):
+            return TransportResponse(200, {"Content-Type": "text/html"}, PAGE)
+        if answer.body and draw(Fault.RESPONSE_CUT):
+            cut = owner.rng.randrange(len(answer.body))
+            return TransportResponse(answer.status, answer.headers, answer.body[:cut])
+        return answer
+
+    def _is_lost(self, fault: Fault) -> bool:
+        return self._life.owner.is_partitioned or self._life.owner.draw(fault)
+
+    async def _latency(self) -> None:
+        owner = self._life.owner
+        delay_ns = owner.rng.randrange(LATENCY_MAX_NS)
+        if owner.draw(Fault.SLOW):
+            delay_ns = owner.rng.randrange(SLOW_MAX_NS)
+        await asyncio.sleep(delay_ns / NS_PER_S)
+
+
+def hook_spools(hosts: list[AgentHost]) -> Callable[[], None]:
+    """Let every spool of these hosts write by way of them; return what undoes it."""
+    plain = spool_module._File.write
+
+    def write(file: Any, group: Any) -> None:
+        for host in hosts:
+            if file.path.parent.name.startswith(f"{host.name}-"):
+                host.write(file, group, plain)
+                return
+        plain(file, group)
+
+    spool_module._File.write = write  # type: ignore[method-assign, assignment]
+
+    def undo() -> None:
+        spool_module._File.write = plain  # type: ignore[method-assign]
+
+    return undo
