@@ -63,8 +63,9 @@ def main() -> int:
         parser.error(f"no bench {', '.join(unknown)}: there are {', '.join(BENCHES)}")
     scale = Scale.QUICK if chosen.quick else Scale.FULL
     named = [(BENCHES | modules)[name] for name in chosen.names or BENCHES]
+    wanted = dict.fromkeys(module for several in named for module in several)
     try:
-        rows = [row for several in named for module in several for row in run(module, scale)]
+        rows = [row for module in wanted for row in run(module, scale)]
     except UnableError as error:
         parser.exit(2, f"benches: {error}\n")
     print(json.dumps([row.as_dict() for row in rows], indent=1) if chosen.json else table(rows))

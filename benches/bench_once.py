@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benches.harness import BENCHES, OURS, MissingRivalError, Scale, UnableError, judge, load
 
 
-@pytest.mark.parametrize("module", [*itertools.chain(*BENCHES.values())])
+@pytest.mark.parametrize("module", [*dict.fromkeys(itertools.chain(*BENCHES.values()))])
 def test_every_contestant_runs(module: str, benchmark: BenchmarkFixture) -> None:
     try:
         bench = load(module, Scale.ONCE)

@@ -7,6 +7,7 @@ starts or finishes a lease that has ended meanwhile is told False.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -175,11 +176,13 @@ class LeaseTable:
     def grant_many(self, grants: Sequence[tuple[Lease, int]], now_ns: int) -> list[Grant]:
         """Take leases and their deadlines into the table, queued; one answer each, in order."""
         answers = []
-        fresh: dict[int, _Held] = {}
-        deadlines_ns, asks_ns = array("q"), array("q")
-        room = self._capacity - len(self._held)
+        held, fresh = self._held, dict[int, _Held]()
+        deadlines_ns: list[int] = []
+        room = self._capacity - len(held)
+        limits_ns: dict[tuple[int, int, int | None], int | None] = {}  # a batch has few terms
         for lease, deadline_ns in grants:
-            if lease.lease_id in self._held or lease.lease_id in fresh:
+            lease_id = lease.lease_id
+            if lease_id in held or lease_id in fresh:
                 answers.append(_DUPLICATE)
             elif deadline_ns <= now_ns:
                 answers.append(_LATE)
@@ -187,11 +190,13 @@ class LeaseTable:
                 answers.append(_FULL)
             else:
                 answers.append(_GRANTED)
-                limit_ns = _limit_ns(lease, deadline_ns)
-                fresh[lease.lease_id] = _Held(lease, _QUEUED, limit_ns)
+                term = deadline_ns, lease.lease_until_ms, lease.max_lease_ms
+                if term not in limits_ns:
+                    limits_ns[term] = _limit_ns(lease, deadline_ns)
+                fresh[lease_id] = _Held(lease, _QUEUED, limits_ns[term])
                 deadlines_ns.append(deadline_ns)
-                asks_ns.append(self._ask_ns(deadline_ns, limit_ns, now_ns))
-        self._push(fresh, deadlines_ns, asks_ns)
+        asks_ns = self._asks_ns(deadlines_ns, [one.limit_ns for one in fresh.values()], now_ns)
+        self._push(fresh, array("q", deadlines_ns), asks_ns)
         self.counters.granted += len(fresh)
         self.counters.refused += len(answers) - len(fresh)
         return answers
@@ -267,23 +272,35 @@ class LeaseTable:
                 ends_ns.append(deadline_ns if limit_ns is None else min(deadline_ns, limit_ns))
                 limits_ns.append(limit_ns)
         codes = self._deadlines.extend(ids, ends_ns)
-        moved, asks_ns = array("Q"), array("q")
+        moved = array("Q")
+        moved_ends_ns, moved_limits_ns = [], []
         for lease_id, end_ns, limit_ns, code in zip(ids, ends_ns, limits_ns, codes, strict=True):
             if code == DONE:
                 moved.append(lease_id)
-                asks_ns.append(self._ask_ns(end_ns, limit_ns, now_ns))
+                moved_ends_ns.append(end_ns)
+                moved_limits_ns.append(limit_ns)
+        asks_ns = self._asks_ns(moved_ends_ns, moved_limits_ns, now_ns)
         self._asks.move(moved, asks_ns)  # finished leases are not in it and stay out
         self.counters.extended += len(moved)
         self.counters.unextended += len(ids) - len(moved)
         self.counters.unknown += len(deadlines_ns) - len(ids)
         return len(moved)
 
-    def _ask_ns(self, deadline_ns: int, limit_ns: int | None, now_ns: int) -> int:
+    def _asks_ns(
+        self, deadlines_ns: Sequence[int], limits_ns: Sequence[int | None], now_ns: int
+    ) -> "array[int]":
         """Return when to ask for more time: never when there is none to be had."""
-        if limit_ns is not None and deadline_ns >= limit_ns:
-            return NEVER_NS
-        passed = FRACTION_MIN + (FRACTION_MAX - FRACTION_MIN) * self._rng.random()
-        return deadline_ns - int((1.0 - passed) * (deadline_ns - now_ns))
+        draw = self._rng.random
+        span = FRACTION_MAX - FRACTION_MIN
+        return array(
+            "q",
+            [
+                deadline_ns - int((1.0 - (FRACTION_MIN + span * draw())) * (deadline_ns - now_ns))
+                if limit_ns is None or deadline_ns < limit_ns
+                else NEVER_NS
+                for deadline_ns, limit_ns in zip(deadlines_ns, limits_ns, strict=True)
+            ],
+        )
 
     def _push(
         self, fresh: dict[int, _Held], deadlines_ns: "array[int]", asks_ns: "array[int]"
@@ -297,8 +314,8 @@ class LeaseTable:
             raise
         self._held |= fresh
         counts = self._counts[_QUEUED]
-        for held in fresh.values():
-            counts[held.lease.kind] += 1
+        for kind, count in Counter([held.lease.kind for held in fresh.values()]).items():
+            counts[kind] += count
 
     def _change(self, lease_id: int, event: LeaseEvent) -> bool:
         """Apply an event that does not end a lease; False: it changes nothing."""

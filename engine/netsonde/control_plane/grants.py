@@ -66,8 +66,18 @@ def read_claim(answer: Answer, term_ms: int) -> ClaimGrant:
         DecodeError: the answer is not a claim's.
     """
     claimed = wire.decode_claim(answer.response.body)
-    leases = tuple(_timed(lease, answer, term_ms) for lease in claimed.leases)
-    return ClaimGrant(leases, claimed.rejected, claimed)
+    # The leases of an answer have few different terms.
+    known: dict[tuple[int, int | None], tuple[int, int]] = {}
+    leases = []
+    for lease in claimed.leases:
+        told = lease.lease_until_ms, lease.granted_after_ms
+        if told not in known:
+            known[told] = _term(*told, answer, term_ms)
+        until_ms, deadline_ns = known[told]
+        if until_ms != lease.lease_until_ms:
+            lease = msgspec.structs.replace(lease, lease_until_ms=until_ms)  # noqa: PLW2901
+        leases.append((lease, deadline_ns))
+    return ClaimGrant(tuple(leases), claimed.rejected, claimed)
 
 
 def read_extend(answer: Answer, ids: Sequence[int], term_ms: int) -> Extension:
@@ -95,14 +105,15 @@ def read_extend(answer: Answer, ids: Sequence[int], term_ms: int) -> Extension:
     )
 
 
-def _timed(lease: Lease, answer: Answer, term_ms: int) -> tuple[Lease, int]:
-    until_ms = _relative_ms(lease.lease_until_ms, answer, term_ms)
-    if until_ms != lease.lease_until_ms:
-        lease = msgspec.structs.replace(lease, lease_until_ms=until_ms)
+def _term(
+    lease_until_ms: int, granted_after_ms: int | None, answer: Answer, term_ms: int
+) -> tuple[int, int]:
+    """Return a lease's term in ms and when it ends here."""
+    until_ms = _relative_ms(lease_until_ms, answer, term_ms)
     # A grant cannot have happened after its answer came, whatever the server measured.
     held_ms = (answer.received_ns - answer.sent_ns) // NS_PER_MS
-    granted_after_ms = min(max(lease.granted_after_ms or 0, 0), held_ms)
-    return lease, wire.lease_deadline_ns(answer.sent_ns, until_ms, granted_after_ms)
+    granted_ms = min(max(granted_after_ms or 0, 0), held_ms)
+    return until_ms, wire.lease_deadline_ns(answer.sent_ns, until_ms, granted_ms)
 
 
 def _relative_ms(value_ms: int, answer: Answer, term_ms: int) -> int:

@@ -6,7 +6,14 @@ from typing import Any
 import msgspec
 
 from netsonde.clock import NS_PER_MS
-from netsonde.model import ID_MAX, ClaimResponse, ExtendOutcome, ExtendResponse, Lease
+from netsonde.model import (
+    ID_MAX,
+    SPEC_TYPES,
+    ClaimResponse,
+    ExtendOutcome,
+    ExtendResponse,
+    Lease,
+)
 from netsonde.wire.codec import DecodeError, decode_answer, is_too_deep, parse
 
 EPOCH_MS_MIN = 10**11  # a duration this long is 3 years; an instant this early is 1973
@@ -65,8 +72,8 @@ class _Sorted:
 def decode_claim(body: bytes) -> Claimed:
     """Decode a claim's answer; an empty body is an answer without leases.
 
-    The whole batch is decoded at once; only when that fails is it decoded lease by lease, so that
-    one bad lease costs itself.
+    The whole batch is decoded at once; only when that fails is it decoded lease by lease, and only
+    what fails again is looked at field by field, so that one bad lease costs itself.
 
     Raises:
         DecodeError: the answer as a whole is not a claim's.
@@ -80,10 +87,16 @@ def decode_claim(body: bytes) -> Claimed:
     except DecodeError:
         answer = loose = decode_answer(_LooseClaim, body)
         for raw in loose.leases:
-            _take_loose(bytes(raw), sorted_)
+            try:
+                sorted_.take(decode_answer(Lease, bytes(raw)))
+            except DecodeError:
+                _take_loose(bytes(raw), sorted_)
     else:
-        for lease in typed.leases:
-            sorted_.take(lease)
+        if all(map(_is_consistent, typed.leases)):
+            sorted_.leases.extend(typed.leases)
+        else:
+            for lease in typed.leases:
+                sorted_.take(lease)
     return Claimed(
         leases=tuple(sorted_.leases),
         rejected=tuple(sorted_.rejected),
@@ -171,10 +184,20 @@ def _id_of(value: Any, name: str) -> int | None:
     return found if type(found) is int and 0 <= found <= ID_MAX else None
 
 
+def _is_consistent(lease: Lease) -> bool:
+    """Whether there is no `_inconsistency`: the quick answer for the many that are sound."""
+    return (
+        0 <= lease.lease_id <= ID_MAX
+        and 0 <= lease.task_id <= ID_MAX
+        and type(lease.spec) is SPEC_TYPES[lease.kind]
+        and lease.lease_until_ms > 0
+    )
+
+
 def _inconsistency(lease: Lease) -> str | None:
     if not 0 <= lease.lease_id <= ID_MAX or not 0 <= lease.task_id <= ID_MAX:
         return "an id is outside 0 to 2^64-1"
-    if lease.spec.__struct_config__.tag != lease.kind.value:
+    if type(lease.spec) is not SPEC_TYPES[lease.kind]:
         return f"the lease says {lease.kind.value}, its spec {lease.spec.__struct_config__.tag}"
     if lease.lease_until_ms <= 0:
         return "the lease had ended when it was granted"
