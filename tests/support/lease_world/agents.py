@@ -111,9 +111,9 @@ class AgentHost:
             self._loop.call_exception_handler({"message": f"{self.name} died", "exception": error})
 
     def rows(self) -> int:
-        """Return how many results wait in the spool."""
+        """Return how many results wait in the spool; who has not begun yet may have one."""
         parts = self.agent._parts if self.agent else None
-        return parts.spool.rows if parts else 0
+        return parts.spool.rows if parts else 1
 
     # ── its disk ──
 
