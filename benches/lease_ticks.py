@@ -28,11 +28,12 @@ from netsonde.clock import NS_PER_S
 from netsonde.control_plane import TransportResponse
 from netsonde.control_plane.exchange import Answer
 from netsonde.control_plane.grants import read_claim
-from netsonde.leases import LeaseTable
+from netsonde.leases import Grant, LeaseTable
 from netsonde.model import Lease, Measurement, Observation, Outcome
 
 BATCH = 100  # leases of a claim
 TERM_MS = 45_000
+RATE_SLACK = 0.97  # of the rate that is asked for
 LASTING_S = 1  # what a measurement takes
 STANDING_NS = 3600 * NS_PER_S  # what lives all the time ends later
 
@@ -49,9 +50,7 @@ class Work:
             now_ns = time.monotonic_ns()
             leases = wire.decode_claim(claim_body(first_id, BATCH)).leases
             self._table.grant_many([(one, now_ns + STANDING_NS) for one in leases], now_ns)
-        self._bodies = [
-            claim_body(first_id, BATCH) for first_id in range(live + BATCH, live + coming, BATCH)
-        ]
+        self._bodies = [claim_body(live + first_id, BATCH) for first_id in range(1, coming, BATCH)]
 
     @property
     def is_over(self) -> bool:
@@ -66,11 +65,13 @@ class Work:
         for start in range(0, len(granted), SLICE):
             part = granted[start : start + SLICE]
             now_ns = time.monotonic_ns()
-            self._table.grant_many(part, now_ns)
+            if self._table.grant_many(part, now_ns).count(Grant.GRANTED) != len(part):
+                raise AssertionError("the table refused a lease")
             for lease, _ in part:
                 self._table.start(lease.lease_id, now_ns)
             self._running.append(part)
-            if len(self._running) * SLICE > self._lasting:
+            self.taken += len(part)
+            if self.taken - self.done > self._lasting:
                 self._end(self._running.popleft())
             await asyncio.sleep(0)
 
@@ -107,16 +108,17 @@ async def run(chosen: argparse.Namespace) -> dict[str, float]:
             due_ns = begun_ns + work.taken * NS_PER_S // chosen.rate
             await asyncio.sleep(max(due_ns - time.monotonic_ns(), 0) / NS_PER_S)
             await work.turn()
-            work.taken += BATCH
             if is_quiet and time.monotonic_ns() > collected_ns + COLLECT_NS:
                 gc.collect(YOUNG)  # as `Telemetry` does
                 collected_ns = time.monotonic_ns()
         seconds = (time.monotonic_ns() - begun_ns) / NS_PER_S
         ticker.close()
+    if work.taken < chosen.rate * seconds * RATE_SLACK:
+        raise AssertionError(f"{work.taken} leases in {seconds:.1f} s are too few")
     return {
         "tick late p99": ticker.late_p99_us() / 1000,
         "tick late at most": max(ticker.late_ns) / 1_000_000,
-        "rate": work.done / seconds,
+        "rate": work.taken / seconds,
     }
 
 

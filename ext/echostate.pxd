@@ -173,7 +173,7 @@ ctypedef struct echo_t:
     size_t batch_limit        # packets of the batch that is being filled
     bint hears_errors        # ICMP errors come by the error queue of `socket` too
     int64_t blocked_until_ns  # nothing may be sent before; 0: something may
-    bint crowded             # no more runs fit beside those that are being sent
+    bint crowded             # no more runs fit beside those that are being sent, or no memory
     wall_t wall
     uint32_t step_told       # how often somebody said that the wall clock was set
     uint32_t step_seen

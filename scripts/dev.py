@@ -83,8 +83,8 @@ def test(arguments: Sequence[str]) -> None:
 def test_everything() -> None:
     """Run all tests, those in tests/unit beside the others.
 
-    The others wait for networks most of the time. Unit tests wait for nothing and read no real
-    clock: they get the processor time that is left, and what they say is told at the end.
+    The others wait for networks most of the time. Unit tests wait for nothing and time nothing but
+    their own work: they get the processor time that is left, and what they say is told at the end.
     """
     with tempfile.TemporaryFile() as said:
         beside = subprocess.Popen(

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from netsonde.server import leasing
 from netsonde.server.leasing import ExtendStatus, Extension, HeldTask
 from netsonde.server.store import MemoryStore, SqliteStore
 from netsonde.spool import Spool
-from support.lease_world import FAULTS_MIN, TASKS, Fault, WrongError, simulate
+from support.lease_world import TASKS, Fault, WrongError, simulate
 from support.lease_world.server import ServerHost
 
 SEEDS = int(os.environ.get("NETSONDE_LEASE_SEEDS", "100"))
@@ -31,8 +31,6 @@ def test_every_lease_ends_in_one_accepted_result_or_goes_back(
     for seed in range(1, SEEDS + 1):
         world = simulate(seed)
         assert world.tasks == TASKS
-        assert world.grants >= TASKS
-        assert world.faults.total() >= FAULTS_MIN
         faults += world.faults
     with capsys.disabled():
         sys.stdout.write(
@@ -56,9 +54,12 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def acknowledgement_before_commit(patch: pytest.MonkeyPatch) -> None:
-    """Answers leave before what they promise is durable."""
+    """Reports are answered before their results are durable."""
+    plain = ServerHost.lose
 
     def lose(self: ServerHost, store: Any, result: Any) -> Any:
+        if result is not None:  # of a claim, an extension: a report's work returns nothing
+            return plain(self, store, result)
         store.rollback()
         asyncio.get_running_loop().call_later(0.2, self.crash)
         return result
@@ -127,17 +128,20 @@ def sweeper_without_grace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(leasing.LeasingPolicy, "due_ns", lambda _self, _kind, until_ns: until_ns)
 
 
-PLANTS: Sequence[Plant] = (
-    acknowledgement_before_commit,
-    fence_ignored,
-    extension_that_shortens,
-    slot_freed_before_the_result_is_durable,
-    sweeper_without_grace,
-)
+# Each with what the oracle says first of it.
+PLANTS: Mapping[Plant, str] = {
+    acknowledgement_before_commit: "answered (accepted|late_accepted) with 0 rows",
+    fence_ignored: "a result of a lease that is not its last",
+    extension_that_shortens: "an extension shortened it",
+    slot_freed_before_the_result_is_durable: "measured and never reported",
+    sweeper_without_grace: "taken back .* after its end",
+}
 
 
-@pytest.mark.parametrize("plant", PLANTS)
-def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("plant", "found_as"), PLANTS.items())
+def test_a_planted_bug_is_found(
+    plant: Plant, found_as: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant(monkeypatch)
-    with pytest.raises(WrongError, match="seed"):
+    with pytest.raises(WrongError, match=f"seed [0-9]+: .*{found_as}"):
         simulate_all(range(1, PLANTED_SEEDS + 1))

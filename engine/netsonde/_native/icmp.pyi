@@ -54,8 +54,6 @@ LINGER_NS: Final[int]
 LINGER_MAX_NS: Final[int]
 RECEIVE_BUFFER_BYTES: Final[int]
 
-# token, stop, end TTL, sent, tx_errors, late, duplicates, rx_drops, errno, answers not kept,
-# source, ICMP checksum, source port, flow label, first TTL, attempts by TTL
 _Backend: TypeAlias = Literal["raw", "header", "packet", "datagram"]
 
 @final

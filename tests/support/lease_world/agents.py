@@ -44,7 +44,7 @@ class AgentHost:
         self.name = name
         self.clock = HostClock(loop)
         self.agent: Agent | None = None
-        self.is_partitioned = False
+        self._reachable_ns = 0
         self._loop = loop
         self._folder = folder
         self.server = server
@@ -99,6 +99,20 @@ class AgentHost:
         if life.task is not None:
             life.task.cancel()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        return self._life is not None
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether nothing arrives, in either direction."""
+        return self.clock.boottime_ns() < self._reachable_ns
+
+    def partition(self, duration_ns: int) -> None:
+        """Let nothing arrive for a while from now on."""
+        self._reachable_ns = max(self._reachable_ns, self.clock.boottime_ns() + duration_ns)
+
     def drain(self) -> None:
         """Ask the agent to finish; it is started again when it has."""
         if self.agent is not None:
@@ -131,14 +145,13 @@ class AgentHost:
         if group.appends and self.draw(Fault.AGENT_CRASH_AFTER_SPOOLING):
             self.kill()
             raise StorageError("killed after the commit")
-        if self.draw(Fault.AGENT_TORN_WRITE):
+        size = wal.stat().st_size
+        if size > before and self.draw(Fault.AGENT_TORN_WRITE):
             torn = self._folder / f"{self.name}-torn"
             shutil.rmtree(torn, ignore_errors=True)
             shutil.copytree(self.disk, torn)
-            size = (torn / WAL).stat().st_size
-            if size > before:  # it grew: some of what is new never reached the disk
-                with (torn / WAL).open("r+b") as cut:
-                    cut.truncate(self.rng.randint(before, size))
+            with (torn / WAL).open("r+b") as cut:  # some of what is new never reached the disk
+                cut.truncate(self.rng.randrange(before, size))
             self.kill(torn)
             raise StorageError("killed in the commit")
 

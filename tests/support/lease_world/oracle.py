@@ -5,7 +5,7 @@ probers, never from the agents' or the control plane's own accounts.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from netsonde.agent.lease_extender import LOOK_NS
@@ -52,6 +52,8 @@ class Oracle:
         self.measured: Counter[str] = Counter()  # by task name, to the end
         self.acknowledged: set[int] = set()
         self.grants = 0
+        self._last_lease_id = 0
+        self._queued: set[str] = set()
         self.wrong: list[str] = []
         self.accepted: Counter[int] = Counter()  # rows by lease id
         self._capacities = capacities
@@ -96,13 +98,20 @@ class Oracle:
         """An agent has an id."""
         self._agents[agent_id] = host
 
+    def enqueued(self, task_id: int, name: str) -> None:
+        """A task was queued."""
+        self._must(name not in self._queued, f"{name} was queued twice")
+        self._queued.add(name)
+        self.tasks[task_id] = Task(name)
+
     def granted(
         self, task_id: int, name: str, lease_id: int, agent_id: int, attempt: int, until_ns: int
     ) -> None:
         """A task was leased."""
         self.grants += 1
-        task = self.tasks.setdefault(task_id, Task(name))
-        self._must(lease_id > task.lease_id, f"task {task_id}: a lease id that is not new")
+        task = self.tasks[task_id]
+        self._must(lease_id > self._last_lease_id, f"lease {lease_id}: an id that is not new")
+        self._last_lease_id = lease_id
         self._must(not task.results and not task.is_dead, f"task {task_id}: granted after its end")
         self._must(attempt <= self._attempts_max, f"task {task_id}: attempt {attempt}")
         task.lease_id, task.agent_id, task.attempt = lease_id, agent_id, attempt
@@ -215,11 +224,17 @@ class Oracle:
             self.wrong.append(what)
             raise WrongError(what)
 
-    def check_end(self, live: int, rows: dict[str, int]) -> None:
-        """Insist that everything has ended well; live: tasks still queued or leased."""
+    def check_end(self, live: int, rows: dict[str, int], stored: Sequence[int]) -> None:
+        """Insist that everything has ended well.
+
+        live: tasks still queued or leased; rows: of each spool; stored: lease ids of all results.
+        """
+        self._must(sorted(stored) == sorted(self.accepted), "other results than were committed")
+        gone = self.acknowledged - set(stored)
+        self._must(not gone, f"acknowledged and not stored: {sorted(gone)[:5]}")
         self._must(live == 0, f"{live} tasks have not ended")
-        known = {task.name for task in self.tasks.values()}
-        self._must(self.names <= known, f"tasks vanished: {sorted(self.names - known)[:5]}")
+        vanished = self.names - self._queued
+        self._must(not vanished, f"tasks vanished: {sorted(vanished)[:5]}")
         for task_id, task in self.tasks.items():
             # One that is given up may have a result too: the last agent's, that it could not.
             self._must(bool(task.results) or task.is_dead, f"task {task_id} ended without a result")

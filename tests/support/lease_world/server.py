@@ -20,6 +20,7 @@ from netsonde.server.handlers import AgentApi
 from netsonde.server.leasing import Died
 from netsonde.server.operator_handlers import OperatorApi
 from netsonde.server.store import MemoryStore, SqliteStore, Store
+from netsonde.server.store.base import ResultQuery
 from support.lease_world.faults import Fault
 from support.lease_world.oracle import Oracle
 from support.lease_world.virtual_time import HostClock
@@ -52,7 +53,7 @@ class ServerHost:
         self._rng = rng
         self._draw = draw
         self._memory = MemoryStore() if rng.random() < 0.5 else None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in order, so that a seed makes one world
 
     def start(self) -> None:
         """Start a process over what was committed."""
@@ -75,7 +76,7 @@ class ServerHost:
         if self._memory is None:
             writer.store.close()
         self.plane = None
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             task.cancel()
         self._tasks.clear()
 
@@ -110,6 +111,15 @@ class ServerHost:
             raise DownError(answer.body)
         return json.loads(answer.body)
 
+    def stored(self) -> list[int]:
+        """Return the lease id of every result there is."""
+        assert self.plane is not None
+        writer = self.plane.writer
+        assert isinstance(writer, _Writer)
+        return [
+            row.lease_id for row in writer.store.results(ResultQuery(limit=10**6, final_only=False))
+        ]
+
     async def _dispatch(self, request: TransportRequest, *, is_agents: bool) -> TransportResponse:
         await self.clock.awake()  # a stalled process accepts, and says nothing
         plane = self.plane
@@ -138,8 +148,8 @@ class ServerHost:
 
     def _spawn(self, work: Any) -> "asyncio.Task[Any]":
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return task
 
     # ── what commits ──
@@ -157,7 +167,7 @@ class ServerHost:
         except BaseException:
             store.rollback()
             raise
-        # The store in memory takes nothing back: it ends with its process, in which nothing fails.
+        # The store in memory takes nothing back: a real one ends with its process.
         is_memory = store is self._memory
         if seen.has_written and not is_memory and self._draw(Fault.SERVER_CRASH_BEFORE_COMMIT):
             return self.lose(store, result)
@@ -266,7 +276,13 @@ class _Seen:
 
     def save_agent(self, agent: Any) -> None:
         self._store.save_agent(agent)
-        self._oracle.registered(agent.agent_id, agent.hostname)
+        self._will(self._oracle.registered, agent.agent_id, agent.hostname)
+
+    def add_tasks(self, tasks: Sequence[Any]) -> range:
+        ids = self._store.add_tasks(tasks)
+        for task_id, task in zip(ids, tasks, strict=True):
+            self._will(self._oracle.enqueued, task_id, json.loads(task.spec)["host"])
+        return ids
 
     def _will(self, told: Callable[..., None], *what: Any, **named: Any) -> None:
         self._told.append(partial(told, *what, **named))

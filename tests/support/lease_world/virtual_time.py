@@ -73,8 +73,9 @@ class HostClock:
 
     def suspend(self, duration_ns: int) -> None:
         """Stop the host for a while from now on."""
-        self._awake_ns = max(self._awake_ns, self.boottime_ns() + duration_ns)
-        self._asleep_ns += duration_ns
+        begun_ns = max(self._awake_ns, self.boottime_ns())  # it may stand still already
+        self._awake_ns = max(begun_ns, self.boottime_ns() + duration_ns)
+        self._asleep_ns += self._awake_ns - begun_ns
 
     @property
     def is_suspended(self) -> bool:

@@ -62,6 +62,9 @@ EVENTS: tuple[Fault, ...] = (
 )
 
 
+PROCESS_FAULTS = frozenset({Fault.AGENT_CRASH, Fault.AGENT_DRAIN})
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a world was like."""
@@ -190,19 +193,25 @@ class _World:
         while self._now_ns() < end_ns:
             await asyncio.sleep(self._rng.random() * 3)
             self._check_broken()
-            fault = self._rng.choice(EVENTS)
-            self._faults[fault] += 1
-            self._cause(fault, self._rng.choice(self._agents))
+            fault, agent = self._rng.choice(EVENTS), self._rng.choice(self._agents)
+            if self._has_victim(fault, agent):
+                self._faults[fault] += 1
+                self._cause(fault, agent)
         while self._faults.total() < FAULTS_MIN:  # noqa: ASYNC110 (of this loop)
             await asyncio.sleep(0.5)
+
+    def _has_victim(self, fault: Fault, agent: AgentHost) -> bool:
+        """Whether there is a process that a fault can happen to."""
+        if fault is Fault.SERVER_CRASH:
+            return self._server.plane is not None
+        return agent.is_running or fault not in PROCESS_FAULTS
 
     def _cause(self, fault: Fault, agent: AgentHost) -> None:
         some_ns = self._rng.randrange(3 * self._term_ns)
         step_ns = self._rng.choice((-3_600, -1, 1, 86_400)) * NS_PER_S
         match fault:
             case Fault.PARTITION:
-                agent.is_partitioned = True
-                self._loop.call_later(some_ns / NS_PER_S, setattr, agent, "is_partitioned", False)
+                agent.partition(some_ns)
             case Fault.SERVER_CRASH:
                 self._server.crash()
             case Fault.SERVER_STALL:
@@ -257,7 +266,8 @@ class _World:
                 break
             await asyncio.sleep(1)
         self._check_broken()
-        self._oracle.check_end(live, {agent.name: agent.rows() for agent in self._agents})
+        rows = {agent.name: agent.rows() for agent in self._agents}
+        self._oracle.check_end(live, rows, self._server.stored())
 
     async def _live(self) -> int:
         answer = await self._insist("/v1/queues", None)
