@@ -115,9 +115,10 @@ class PmtuSearch:
         is_placed = self._next_ttl() is None
         if not is_placed and self._probes < PROBES_MAX:
             return None
-        message = self._message()
         ttl = max(self._ttls_reached(), default=None) if is_placed else None
-        witness = message or (self._came[SizeProbe(self._limit(), ttl)] if ttl else None)
+        reached = self._came[SizeProbe(self._limit(), ttl)] if ttl else None
+        message = self._message(reached)
+        witness = message or reached
         address = None if witness is None else witness.address
         return Pmtu(self._passed, ttl, address, message is None)
 
@@ -174,10 +175,20 @@ class PmtuSearch:
         said = answer.mtu or max(size for size in (*PLATEAUS, 0) if size < probe.size)
         self._wanted |= {said, said + 1}
 
-    def _message(self) -> Answer | None:
-        """Return the message of the router that passes no larger packet."""
+    def _message(self, reached: Answer | None) -> Answer | None:
+        """Return the message of the router that passes no larger packet.
+
+        reached: what the last hop said that got one. Another router's message may name the right
+        size by chance.
+        """
         said = self._too_big.get(self._limit())
-        messages = (each for each in self._too_big.values() if each and each.mtu == self._passed)
+        messages = (
+            each
+            for each in self._too_big.values()
+            if each
+            and each.mtu == self._passed
+            and (reached is None or each.responder == reached.responder)
+        )
         return said or next(messages, None)
 
     # ── hops ──

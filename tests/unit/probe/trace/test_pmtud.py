@@ -205,6 +205,12 @@ def test_size_that_was_lost_by_chance_is_taken_back() -> None:
     assert {5, DESTINATION_TTL} <= {probe.ttl for probe in path.sent if probe.size == 1500}
 
 
+def test_a_black_hole_behind_a_liar_is_not_the_liars() -> None:
+    """It named, too small, what the next one passes without a word."""
+    path = Path([honest(1500), Router(1400, 1280), Router(1280, None), honest(1500)])
+    assert search(path) == Pmtu(1280, 3, "10.0.3.1", black_hole=True)
+
+
 def test_a_search_that_is_cut_short_names_no_hop(monkeypatch: pytest.MonkeyPatch) -> None:
     routers = [honest(1500)] * 9 + [honest(1400)] + [honest(1500)] * 9
     monkeypatch.setattr("netsonde.probe.trace.pmtud.PROBES_MAX", 5)
