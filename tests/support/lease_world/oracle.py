@@ -48,12 +48,12 @@ class Oracle:
         self, capacities: Mapping[TaskKind, int], attempts_max: int, grace_ns: int
     ) -> None:
         self.tasks: dict[int, Task] = {}
-        self.names: set[str] = set()
+        self.names: set[str] = set()  # of tasks that were asked for
         self.measured: Counter[str] = Counter()  # by task name, to the end
         self.acknowledged: set[int] = set()
         self.grants = 0
         self._last_lease_id = 0
-        self._queued: set[str] = set()
+        self._queued: set[str] = set()  # names of tasks whose queueing was committed
         self.wrong: list[str] = []
         self.accepted: Counter[int] = Counter()  # rows by lease id
         self._capacities = capacities

@@ -60,9 +60,7 @@ EVENTS: tuple[Fault, ...] = (
     Fault.AGENT_SUSPEND,
     Fault.AGENT_CLOCK_STEP,
 )
-
-
-PROCESS_FAULTS = frozenset({Fault.AGENT_CRASH, Fault.AGENT_DRAIN})
+PROCESS_FAULTS = frozenset({Fault.AGENT_CRASH, Fault.AGENT_DRAIN})  # need one that runs
 
 
 @dataclass(frozen=True, slots=True)
