@@ -108,13 +108,15 @@ class Cooldown:
     """Keeps calls apart that follow failed ones, so that no loop above can become a storm.
 
     A call's own retries count from its first attempt; this remembers across calls how often a verb
-    failed in a row and until when the server asked to be left alone.
+    failed in a row and until when the server asked to be left alone. When one verb succeeds again
+    the others need not wait any more, save where the server said how long.
     """
 
     rng: Random
     policies: Mapping[Verb, BackoffPolicy] = field(default_factory=lambda: POLICIES)
     _failures: dict[Verb, int] = field(default_factory=dict)
     _not_before_ns: dict[Verb, int] = field(default_factory=dict)
+    _asked: set[Verb] = field(default_factory=set)  # to wait, by the server
 
     def wait_ns(self, verb: Verb, now_ns: int) -> int:
         """Return how long the next call of verb has to wait; 0 for not at all."""
@@ -126,12 +128,26 @@ class Cooldown:
         delay_ms = self.policies[verb].delay_ms(failures, self.rng, hint_ms)
         self._failures[verb] = failures + 1
         self._not_before_ns[verb] = now_ns + delay_ms * NS_PER_MS
+        (self._asked.add if hint_ms else self._asked.discard)(verb)
 
     def refused(self, verb: Verb, now_ns: int) -> None:
         """Note a refusal that only a person can lift: the next try comes at the policy's cap."""
         self._not_before_ns[verb] = now_ns + self.policies[verb].cap_ms * NS_PER_MS
+        self._asked.add(verb)
+
+    def answered(self, verb: Verb) -> bool:
+        """Let the other verbs hurry when verb had failed and is answered; return whether they may.
+
+        Its own failures count until it has succeeded: an answer that has begun can still break off.
+        """
+        if self._failures.get(verb, 0) == 0:
+            return False
+        for other in self._not_before_ns.keys() - self._asked - {verb}:
+            del self._not_before_ns[other]
+        return True
 
     def succeeded(self, verb: Verb) -> None:
         """Forget the failures of verb."""
         self._failures.pop(verb, None)
         self._not_before_ns.pop(verb, None)
+        self._asked.discard(verb)

@@ -377,11 +377,15 @@ class ExtendResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ReleaseRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Give leases back unworked; no attempt is consumed."""
+    """Give leases back unworked; no attempt is consumed.
+
+    `claim_ids` gives back what is held of these claims, but for `keep_lease_ids`.
+    """
 
     agent_id: int
     lease_ids: tuple[int, ...] = ()
     claim_ids: tuple[str, ...] = ()
+    keep_lease_ids: tuple[int, ...] = ()
 
 
 class ReleaseResponse(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,15 @@ from netsonde.control_plane.http import HELD_CONNECTIONS_MAX, HttpControlPlaneTr
 from netsonde.control_plane.transport import TransportRequest, TransportResponse
 from netsonde.errors import TransportError
 from support.certificates import make_certificate
-from support.transport_contract import Connect, Handler, TransportContract, request
+from support.transport_contract import (
+    Connect,
+    ConnectStream,
+    Handler,
+    Pieces,
+    StreamContract,
+    TransportContract,
+    request,
+)
 
 
 def adapted(handler: Handler) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
@@ -44,7 +52,15 @@ def adapted(handler: Handler) -> Callable[[web.BaseRequest], Awaitable[web.Strea
 
 @asynccontextmanager
 async def http_server(handler: Handler) -> AsyncIterator[int]:
-    server = web.Server(adapted(handler))
+    async with served(adapted(handler)) as port:
+        yield port
+
+
+@asynccontextmanager
+async def served(
+    serve: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[int]:
+    server = web.Server(serve, handler_cancellation=True)
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -85,6 +101,39 @@ class TestHttpTransport(TransportContract):
 
             async def connect(handler: Handler) -> HttpControlPlaneTransport:
                 port = await stack.enter_async_context(http_server(handler))
+                transport = HttpControlPlaneTransport(f"http://127.0.0.1:{port}")
+                stack.push_async_callback(transport.close)
+                return transport
+
+            yield connect
+
+
+def adapted_stream(pieces: Pieces) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    """Serve pieces over HTTP; a TransportError of theirs breaks the connection."""
+
+    async def serve(received: web.BaseRequest) -> web.StreamResponse:
+        sent = TransportRequest(method=received.method, path=received.raw_path, timeout_s=5.0)
+        response = web.StreamResponse(headers={"Netsonde-Protocol": "1"})
+        async with aclosing(pieces(sent, received.content.iter_any())) as chunks:
+            try:
+                await response.prepare(received)
+                async for chunk in chunks:
+                    await response.write(chunk)
+            except TransportError:
+                assert received.transport is not None
+                received.transport.abort()
+        return response
+
+    return serve
+
+
+class TestHttpStreams(StreamContract):
+    @pytest.fixture
+    async def connect_stream(self) -> AsyncIterator[ConnectStream]:
+        async with AsyncExitStack() as stack:
+
+            async def connect(pieces: Pieces) -> HttpControlPlaneTransport:
+                port = await stack.enter_async_context(served(adapted_stream(pieces)))
                 transport = HttpControlPlaneTransport(f"http://127.0.0.1:{port}")
                 stack.push_async_callback(transport.close)
                 return transport

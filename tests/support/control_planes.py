@@ -11,7 +11,7 @@ from typing import Any
 
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.control_plane.transport import Headers, TransportRequest, TransportResponse
-from netsonde.wire import encode, parse
+from netsonde.wire import NDJSON, encode, parse
 
 JSON = {"Content-Type": "application/json"}
 TEXT = {"Content-Type": "text/plain; charset=utf-8"}
@@ -51,6 +51,8 @@ class ScriptedControlPlane:
         prefix, _, verb = request.path.rpartition("/")
         if prefix not in self.prefixes:
             return self._answer((404, b"404 page not found"))
+        if Headers(request.headers).get("Content-Type") == NDJSON:
+            return self._answer(self.streamless())
         self.bodies.setdefault(verb, []).append(parse(request.body))
         scripted = self.answers.get(verb)
         if scripted:
@@ -72,6 +74,9 @@ class ScriptedControlPlane:
 
     def refusal(self) -> Answer:
         return 401, {"error": "ERR_UNAUTHORIZED", "message": "wrong token", "retryable": False}
+
+    def streamless(self) -> Answer:
+        return 415, {"error": "ERR_MEDIA_TYPE", "message": "no streams", "retryable": False}
 
     async def register(self, _: Any) -> Answer:
         self.registrations += 1

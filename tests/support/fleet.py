@@ -1,7 +1,7 @@
 """A real control plane and real agents in one process, under a manual clock, without sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -14,11 +14,13 @@ from netsonde.control_plane import (
     MemoryControlPlaneTransport,
     TransportRequest,
     TransportResponse,
+    TransportStream,
 )
 from netsonde.control_plane.memory import Handler
+from netsonde.control_plane.transport import Headers
 from netsonde.model import TaskKind
 from netsonde.probe.base import Prober
-from netsonde.server.api import ApiRequest
+from netsonde.server.api import ApiRequest, ApiResponse
 from netsonde.server.background import schedule_forever, sweep_forever
 from support.stores import Caller, config, control_plane, open_store
 
@@ -39,20 +41,33 @@ class Fleet:
 
     def transport(self) -> MemoryControlPlaneTransport:
         """Make a way to the control plane of one agent's own."""
-        return MemoryControlPlaneTransport(self._handle, self.clock)
+        return MemoryControlPlaneTransport(self._handle, self.clock, streamer=self._stream)
 
     async def _handle(self, request: TransportRequest) -> TransportResponse:
-        answer = await self.operator.agents.dispatch(
+        answer = await self._dispatch(request, None)
+        return TransportResponse(answer.status, answer.headers, answer.body)
+
+    async def _stream(
+        self, request: TransportRequest, lines: AsyncIterator[bytes] | None
+    ) -> TransportStream:
+        answer = await self._dispatch(request, lines)
+        chunks = answer.chunks or _piece(answer.body)
+        return TransportStream(answer.status, Headers(answer.headers), chunks)
+
+    async def _dispatch(
+        self, request: TransportRequest, lines: AsyncIterator[bytes] | None
+    ) -> ApiResponse:
+        return await self.operator.agents.dispatch(
             ApiRequest(
                 method=request.method,
                 path=request.path,
                 headers={name.lower(): value for name, value in request.headers.items()},
                 body=request.body,
+                chunks=lines,
                 received_ns=self._plane.time.now_ns(),
                 remote="192.0.2.200",
             )
         )
-        return TransportResponse(answer.status, answer.headers, answer.body)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -92,6 +107,10 @@ class Fleet:
         """Return how many tasks nobody works on."""
         _, answer, _ = await self.operator.operator("GET", "/v1/queues")
         return sum(queue["ready"] + queue["delayed"] for queue in answer["queues"])
+
+
+async def _piece(body: bytes) -> AsyncGenerator[bytes]:
+    yield body
 
 
 def _spec(kind: TaskKind, target: str) -> dict[str, Any]:
@@ -171,9 +190,9 @@ async def run_for(clock: ManualClock, seconds: float) -> None:
 
 
 def bodies(transport: MemoryControlPlaneTransport, verb: str) -> list[dict[str, Any]]:
-    """Return what was sent with a verb, in order, lost requests included."""
+    """Return what was sent with a verb, in order, lost requests included; streams have no body."""
     return [
         wire.parse(request.body)
         for request in transport.requests
-        if request.path.endswith(f"/{verb}")
+        if request.path.endswith(f"/{verb}") and request.body
     ]

@@ -1,7 +1,7 @@
 """What every transport must do: the HTTP one and its twin in memory run the same tests."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -10,11 +10,16 @@ from netsonde.control_plane.transport import (
     Headers,
     TransportRequest,
     TransportResponse,
+    TransportStream,
 )
 from netsonde.errors import TransportError
 
 Handler = Callable[[TransportRequest], Awaitable[TransportResponse]]
 Connect = Callable[[Handler], Awaitable[ControlPlaneTransport]]
+# Gets the request and its body as it comes; yields the answer's pieces, or breaks it off.
+Pieces = Callable[[TransportRequest, AsyncIterator[bytes]], AsyncGenerator[bytes]]
+ConnectStream = Callable[[Pieces], Awaitable[ControlPlaneTransport]]
+PATIENCE_S = 5.0
 
 
 def request(
@@ -138,3 +143,128 @@ class TransportContract:
 
         with pytest.raises(TransportError, match="claim: the transport is closed"):
             await transport.call(request())
+
+
+def stream_request(body: bytes = b"{}") -> TransportRequest:
+    return request(body=body, idle_timeout_s=PATIENCE_S)
+
+
+class StreamContract:
+    """Inherit and give a `connect_stream` fixture: pieces in, transport out."""
+
+    async def test_pieces_come_as_they_are_sent(self, connect_stream: ConnectStream) -> None:
+        more = asyncio.Event()
+
+        async def pieces(_: TransportRequest, __: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+            yield b"one\n"
+            await more.wait()
+            yield b"two\n"
+
+        transport = await connect_stream(pieces)
+        async with transport.stream(stream_request()) as answer:
+            first = await anext(answer.chunks)
+            more.set()
+            rest = b"".join([chunk async for chunk in answer.chunks])
+
+        assert (answer.status, first, rest) == (200, b"one\n", b"two\n")
+        assert answer.headers["netsonde-protocol"] == "1"
+
+    async def test_lines_go_up_while_the_answer_comes_down(
+        self, connect_stream: ConnectStream
+    ) -> None:
+        echoed = asyncio.Event()
+
+        async def pieces(_: TransportRequest, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+            async for chunk in body:
+                yield chunk
+
+        async def lines() -> AsyncIterator[bytes]:
+            yield b"one\n"
+            await echoed.wait()
+            yield b"two\n"
+
+        transport = await connect_stream(pieces)
+        async with transport.stream(stream_request(body=b""), lines()) as answer:
+            first = await anext(answer.chunks)
+            echoed.set()
+            rest = b"".join([chunk async for chunk in answer.chunks])
+
+        assert (first, rest) == (b"one\n", b"two\n")
+
+    async def test_a_stream_that_breaks_off_is_a_transport_error(
+        self, connect_stream: ConnectStream
+    ) -> None:
+        async def pieces(_: TransportRequest, __: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+            yield b"one\n"
+            raise TransportError("server", "goes away")
+
+        transport = await connect_stream(pieces)
+        got = []
+        with pytest.raises(TransportError):
+            async with transport.stream(stream_request()) as answer:
+                got += [chunk async for chunk in answer.chunks]
+        assert got in ([], [b"one\n"])
+
+    async def test_silence_ends_a_stream(self, connect_stream: ConnectStream) -> None:
+        forever = asyncio.Event()
+
+        async def pieces(_: TransportRequest, __: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+            yield b"one\n"
+            await forever.wait()
+
+        transport = await connect_stream(pieces)
+        async with transport.stream(request(idle_timeout_s=0.05)) as answer:
+            assert await anext(answer.chunks) == b"one\n"
+            with pytest.raises(TransportError, match="within"):
+                await anext(answer.chunks)
+
+    async def test_leaving_the_block_ends_the_server_s_work(
+        self, connect_stream: ConnectStream
+    ) -> None:
+        ended = asyncio.Event()
+
+        async def pieces(_: TransportRequest, __: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+            try:
+                yield b"one\n"
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        async def lines() -> AsyncIterator[bytes]:
+            yield b"one\n"
+            await asyncio.Event().wait()
+
+        transport = await connect_stream(pieces)
+        async with transport.stream(stream_request(body=b""), lines()) as answer:
+            await anext(answer.chunks)
+        async with asyncio.timeout(PATIENCE_S):
+            await ended.wait()
+
+    async def test_an_answer_in_one_piece_is_a_stream_too(
+        self, connect_stream: ConnectStream
+    ) -> None:
+        async def pieces(_: TransportRequest, __: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+            yield b"x" * 1000
+
+        transport = await connect_stream(pieces)
+        async with transport.stream(stream_request()) as answer:
+            whole = await answer.response(2000)
+        async with transport.stream(stream_request()) as answer:
+            cut = await answer.response(10)
+
+        assert (whole.status, whole.body, cut.body) == (200, b"x" * 1000, b"x" * 10)
+
+    async def test_a_closed_transport_streams_nothing(self, connect_stream: ConnectStream) -> None:
+        async def pieces(_: TransportRequest, __: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+            yield b"one\n"
+
+        transport = await connect_stream(pieces)
+        await transport.close()
+        with pytest.raises(TransportError, match="the transport is closed"):
+            async with transport.stream(stream_request()):
+                pass
+
+
+def streamed(pieces: AsyncGenerator[bytes]) -> TransportStream:
+    """Make the answer of these pieces."""
+    return TransportStream(200, Headers({"Netsonde-Protocol": "1"}), pieces)

@@ -199,6 +199,7 @@ class Agent:
         worker.on_kept = reporter.wake
         worker.is_columnar = lambda: client.is_legacy is False
         dispatcher.on_granted = extender.wake
+        dispatcher.on_revoked = extender.revoke
         dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
         dispatcher.is_alone = lambda: client.is_legacy is not False
         reporter.on_room = dispatcher.wake
@@ -262,13 +263,14 @@ class Agent:
 
     async def _wind_down(self, parts: "_Parts") -> None:
         """Give back what has not begun, let the rest end, hand in the results."""
-        claim_ids = parts.dispatcher.stop()
+        claim_ids, known = parts.dispatcher.stop()
         lease_ids = parts.worker.drop_unstarted()
         parts.leases.release_many(lease_ids)
+        keep = [lease_id for lease_id in known if lease_id in parts.leases]
         released = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             releasing = group.create_task(
-                self._release(parts.client, lease_ids, claim_ids, released)
+                self._release(parts.client, lease_ids, claim_ids, keep, released)
             )
             drain_ns = round(self.config.drain_timeout_s * NS_PER_S)
             if not await self._clock.wait(parts.worker.idle, drain_ns):
@@ -285,10 +287,11 @@ class Agent:
         client: ControlPlaneClient,
         lease_ids: list[int],
         claim_ids: tuple[str, ...],
+        keep: Sequence[int],
         released: asyncio.Event,
     ) -> None:
         try:
-            await client.release(lease_ids, claim_ids, attempts=RELEASE_ATTEMPTS)
+            await client.release(lease_ids, claim_ids, keep=keep, attempts=RELEASE_ATTEMPTS)
         except (ControlPlaneError, TransportError) as error:
             if lease_ids:
                 _log.warning(

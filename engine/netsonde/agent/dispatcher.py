@@ -1,7 +1,8 @@
 """Claims work that can start at once, and hands it to the worker.
 
-A claim asks for the free slots of the kinds that no other claim is out for, so that a full kind, or
-one without work, holds up none of the others.
+A claim asks for the free slots of the kinds that no other claim still has credit for, so that a
+full kind, or one without work, holds up none of the others. Leases come as the control plane grants
+them, for as long as the claim is held.
 """
 
 import asyncio
@@ -9,11 +10,11 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock
-from netsonde.control_plane import ClaimGrant, ControlPlaneError, TransportError
+from netsonde.control_plane import ClaimGrant, ClaimSink, ControlPlaneError, TransportError
 from netsonde.leases import Grant, LeaseTable
 from netsonde.model import Lease, TaskKind
 from netsonde.spool import Spool
@@ -28,19 +29,19 @@ _log = logging.getLogger("netsonde.agent")
 class Claims(Protocol):
     """What a dispatcher needs of a control plane."""
 
-    async def claim(
+    async def claim_into(
         self,
+        sink: ClaimSink,
         capacities: Mapping[str, int],
         *,
         claim_id: str,
-        max_leases: int | None = None,
         wait_ms: int | None = None,
-    ) -> ClaimGrant:
-        """Ask for work.
+    ) -> None:
+        """Ask for work and hand the sink what comes until the claim ends.
 
         Raises:
             ControlPlaneError: the control plane refused.
-            TransportError: there was no usable answer; the claim may have been granted.
+            TransportError: there was no usable answer; more may have been granted than came.
         """
         ...
 
@@ -73,8 +74,8 @@ class Dispatcher:
     """Keeps the worker's lanes filled. `run` owns the claims that are out.
 
     `is_alone` says that only one claim may be out at a time, `gap_ns` how far apart they must be;
-    `on_granted` is called when leases entered the table. Call `wake` when a slot or the spool
-    became free.
+    `on_granted` is called when leases entered the table, `on_revoked` with those that the control
+    plane takes back. Call `wake` when a slot or the spool became free.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Dispatcher:
         self.gap_ns: Callable[[], int] = lambda: 0
         self.is_alone: Callable[[], bool] = lambda: False
         self.on_granted: Callable[[], None] = lambda: None
+        self.on_revoked: Callable[[Sequence[int]], None] = lambda _: None
         self._clock = clock
         self._leases = leases
         self._spool = spool
@@ -97,9 +99,8 @@ class Dispatcher:
         self._lanes = lanes
         self._wait_ms = wait_ms
         self._changed = asyncio.Event()
-        self._covered: set[TaskKind] = set()
-        self._out: dict[str, asyncio.Task[None]] = {}
-        self._unanswered: list[str] = []
+        self._out: dict[str, _Claim] = {}
+        self._unanswered: dict[str, dict[int, None]] = {}
         self._next_claim_ns = 0
         self._is_stopped = False
         self._was_full = False
@@ -108,14 +109,20 @@ class Dispatcher:
         """Look again at what could be claimed."""
         self._changed.set()
 
-    def stop(self) -> tuple[str, ...]:
-        """Claim no more; return the ids of claims whose leases, if any, must be given back."""
+    def stop(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Claim no more.
+
+        Return the ids of claims whose leases must be given back, and the leases that came of them:
+        those are known.
+        """
         self._is_stopped = True
-        self._unanswered += self._out
-        for task in self._out.values():
-            task.cancel()
+        for claim in self._out.values():
+            self._unanswered[claim.claim_id] = claim.taken
+            if claim.task is not None and not claim.is_taking:
+                claim.task.cancel()
         self._changed.set()
-        return tuple(self._unanswered)
+        known = [lease_id for taken in self._unanswered.values() for lease_id in taken]
+        return tuple(self._unanswered), tuple(known)
 
     async def run(self) -> None:
         """Claim until stopped or cancelled."""
@@ -134,15 +141,16 @@ class Dispatcher:
                 await self._clock.wait(self._changed, wait_ns)
 
     def _wanted(self) -> dict[TaskKind, int]:
-        """Return the free slots that no claim is out for."""
+        """Return the free slots of kinds that no claim has credit for."""
         if self._out and self.is_alone():
             return {}
+        covered = {kind for claim in self._out.values() for kind in claim.credits}
         room = self._leases.capacity - len(self._leases)
         free = self._lanes.free()
         return {
             kind: min(slots, room)
             for kind, slots in free.items()
-            if kind not in self._covered and room > 0
+            if kind not in covered and room > 0
         }
 
     def _is_spool_full(self) -> bool:
@@ -162,37 +170,43 @@ class Dispatcher:
 
     def _send(self, group: asyncio.TaskGroup, wanted: Mapping[TaskKind, int]) -> None:
         """Make a claim in a task of its own; one that got no answer is repeated first."""
-        claim_id = self._unanswered.pop() if self._unanswered else str(uuid.uuid4())
-        self._covered.update(wanted)
-        self._out[claim_id] = group.create_task(self._claim(group, claim_id, wanted))
+        claim_id, taken = (
+            self._unanswered.popitem() if self._unanswered else (str(uuid.uuid4()), {})
+        )
+        claim = self._out[claim_id] = _Claim(self, group, claim_id, dict(wanted), taken)
+        claim.task = group.create_task(self._follow(claim))
 
-    async def _claim(
-        self, group: asyncio.TaskGroup, claim_id: str, wanted: Mapping[TaskKind, int]
-    ) -> None:
+    async def _follow(self, claim: "_Claim") -> None:
         try:
-            grant = await self._client.claim(
-                {kind.value: slots for kind, slots in wanted.items()},
-                claim_id=claim_id,
-                max_leases=min(sum(wanted.values()), wire.LEASES_PER_CLAIM_MAX),
+            await self._client.claim_into(
+                claim,
+                {kind.value: slots for kind, slots in claim.credits.items()},
+                claim_id=claim.claim_id,
                 wait_ms=self._wait_ms,
             )
         except (ControlPlaneError, TransportError) as error:
             # The session tells the operator; here it only matters whether leases may be lost.
             self.counters["failed"] += 1
             if isinstance(error, TransportError) or error.retryable:
-                self._unanswered.append(claim_id)
-        else:
-            del self._out[claim_id]  # answered: from here on its leases are accounted for
-            rejected = [*grant.rejected]
-            for start in range(0, len(grant.leases), SLICE):
-                rejected += self._take(grant.leases[start : start + SLICE])
-                await self._clock.sleep(0)
-            if rejected:
-                group.create_task(self._hand_back(rejected))
+                self._unanswered[claim.claim_id] = claim.taken
         finally:
-            self._out.pop(claim_id, None)
-            self._covered.difference_update(wanted)
+            self._out.pop(claim.claim_id, None)
             self._changed.set()
+
+    async def take(self, claim: "_Claim", grant: ClaimGrant) -> None:
+        """Take what a claim brought, some at a time; what cannot be worked on goes back."""
+        rejected = [*grant.rejected]
+        claim.is_taking = True
+        for start in range(0, len(grant.leases), SLICE):
+            part = grant.leases[start : start + SLICE]
+            rejected += self._take([one for one in part if claim.is_new(one[0])])
+            await self._clock.sleep(0)
+        if rejected:
+            claim.group.create_task(self._hand_back(rejected))
+        claim.is_taking = False
+        if self._is_stopped and claim.task is not None:
+            claim.task.cancel()
+        self._changed.set()
 
     def _take(self, granted: Sequence[tuple[Lease, int]]) -> list[RejectedLease]:
         """Take leases into the table and the lanes; return those this agent cannot work on."""
@@ -228,6 +242,43 @@ class Dispatcher:
             await self._client.hand_back(rejected)
         except (ControlPlaneError, TransportError):
             self.counters["hand_back_failed"] += 1  # they end by themselves
+
+
+@dataclass(slots=True, eq=False)
+class _Claim:
+    """One claim that is out: what it may still bring, and the leases that came."""
+
+    dispatcher: Dispatcher
+    group: asyncio.TaskGroup
+    claim_id: str
+    credits: dict[TaskKind, int]
+    taken: dict[int, None]
+    task: asyncio.Task[None] | None = None
+    is_taking: bool = False
+
+    async def take(self, grant: ClaimGrant) -> None:
+        """Take granted leases."""
+        await self.dispatcher.take(self, grant)
+
+    def revoke(self, lease_ids: Sequence[int]) -> None:
+        """End leases that the control plane takes back."""
+        self.dispatcher.on_revoked(lease_ids)
+
+    def is_new(self, lease: Lease) -> bool:
+        """Take note of a lease; return whether it has not come before.
+
+        One that comes again, by an answer that repeats a broken one, is worked on, or has ended
+        here and its result is on its way: nothing is measured twice under one lease. A kind whose
+        credit is used up may be claimed again.
+        """
+        left = self.credits.pop(lease.kind, 0) - 1
+        if left > 0:
+            self.credits[lease.kind] = left
+        if lease.lease_id in self.taken:
+            self.dispatcher.counters["lease_repeated"] += 1
+            return False
+        self.taken[lease.lease_id] = None
+        return True
 
 
 def _refused(lease: Lease, why: str) -> RejectedLease:

@@ -8,7 +8,12 @@ from typing import Protocol
 
 from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock
-from netsonde.control_plane import ControlPlaneError, ReportResponse, TransportError
+from netsonde.control_plane import (
+    ControlPlaneError,
+    ReportResponse,
+    ReportSource,
+    TransportError,
+)
 from netsonde.errors import StorageError
 from netsonde.leases import LeaseTable
 from netsonde.model import ReportStatus
@@ -28,6 +33,16 @@ _log = logging.getLogger("netsonde.agent")
 
 class Reports(Protocol):
     """What a reporter needs of a control plane."""
+
+    async def report_from(self, source: ReportSource) -> bool:
+        """Hand in what source has as a stream; False: there are no streams, use `report`.
+
+        Raises:
+            ControlPlaneError: the control plane refused, or ended the stream with an error.
+            StorageError: the source failed.
+            TransportError: there was no usable answer, or it broke off.
+        """
+        ...
 
     async def report(
         self, completed: Sequence[bytes], cancelled: Sequence[bytes]
@@ -71,6 +86,7 @@ class Reporter:
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
         self._cursor = 0
+        self._sent: dict[int, int] = {}  # of the stream that is open: lease ids by seq
         self._next_report_ns = 0
         self._again_ns: int | None = None
         self._again_delay_ns = RETRY_MIN_NS
@@ -112,16 +128,14 @@ class Reporter:
                 self.counters["failed"] += 1
 
     async def _next_batch(self) -> bool:
-        """Report one batch; return whether there was one."""
+        """Report what waits, a stream or a batch of it; return whether there was anything."""
         wait_ns = self._next_report_ns - self._clock.boottime_ns()
         if wait_ns > 0 and self._spool.rows:
             await self._clock.sleep(wait_ns)
         now_ns = self._clock.boottime_ns()
         if self._again_ns is not None and now_ns >= self._again_ns:
             self._cursor, self._again_ns = 0, None
-        records = await self._spool.pending(
-            wire.REPORT_ITEMS_MAX, BATCH_BYTES_MAX, after_seq=self._cursor
-        )
+        records = await self._pending(wire.REPORT_ITEMS_MAX, BATCH_BYTES_MAX)
         if not records:
             # An acknowledgement that the disk refused is written yet: until then its bytes count,
             # and a disk that was full is thought to be.
@@ -129,29 +143,73 @@ class Reporter:
             self._is_failing = False
             return False
         self._next_report_ns = now_ns + self.gap_ns()
+        if not await self._stream():
+            await self._batch(records)
+        return True
+
+    async def _pending(self, items: int, size_bytes: int) -> list[SpoolRecord]:
+        return await self._spool.pending(items, size_bytes, after_seq=self._cursor)
+
+    # ── as a stream ──
+
+    async def _stream(self) -> bool:
+        """Report all that waits, and what comes meanwhile; return False where nobody streams."""
+        try:
+            is_streamed = await self._client.report_from(self)
+        except (ControlPlaneError, TransportError, StorageError):
+            self.begin()
+            raise
+        if not is_streamed:
+            self.begin()
+        elif self._sent:  # it ended well, without a word about these
+            self._sent.clear()
+            self._again_later()
+        return is_streamed
+
+    def begin(self) -> None:
+        """Go back to the first item that is not settled."""
+        if self._sent:
+            self._cursor = next(iter(self._sent)) - 1
+            self._sent.clear()
+
+    async def more(self, items: int, size_bytes: int) -> Sequence[tuple[int, bytes]]:
+        """Return the next items; none when nothing waits any more."""
+        records = await self._pending(items, size_bytes)
+        if records:
+            self._cursor = records[-1].seq
+        self._sent |= {record.seq: record.lease_id for record in records}
+        return [(record.seq, record.body) for record in records]
+
+    async def settle(self, answers: Sequence[tuple[int, str]]) -> None:
+        """Forget what was answered for; the rest is sent again later."""
+        known = [(seq, self._sent.pop(seq), status) for seq, status in answers if seq in self._sent]
+        await self._settle(known)
+
+    # ── in batches ──
+
+    async def _batch(self, records: Sequence[SpoolRecord]) -> None:
         completed = [record for record in records if not record.cancelled]
         cancelled = [record for record in records if record.cancelled]
         response = await self._client.report(
             [record.body for record in completed], [record.body for record in cancelled]
         )
-        await self._settle((*completed, *cancelled), response)
-        self._cursor = records[-1].seq
-        return True
-
-    async def _settle(self, records: Sequence[SpoolRecord], response: ReportResponse) -> None:
-        """Forget what was answered for; the rest is sent again later."""
         statuses = [result.status for result in response.results]
         statuses += [ReportStatus.RETRY.value] * (len(records) - len(statuses))
-        self.counters.update(f"status_{status}" for status in statuses)
-        answered = zip(records, statuses, strict=False)
-        done = [record for record, status in answered if status in FINAL]
-        self._leases.release_many(record.lease_id for record in done)
-        if len(done) < len(records):
+        answered = zip((*completed, *cancelled), statuses, strict=False)
+        await self._settle([(record.seq, record.lease_id, status) for record, status in answered])
+        self._cursor = records[-1].seq
+
+    async def _settle(self, answered: Sequence[tuple[int, int, str]]) -> None:
+        """Forget items, as `(seq, lease_id, status)`, that were answered for."""
+        self.counters.update(f"status_{status}" for _, _, status in answered)
+        done = [(seq, lease_id) for seq, lease_id, status in answered if status in FINAL]
+        self._leases.release_many(lease_id for _, lease_id in done)
+        if len(done) < len(answered):
             self._again_later()
         elif self._again_ns is None:
             self._again_delay_ns = RETRY_MIN_NS
         try:
-            await self._spool.acknowledge(record.seq for record in done)
+            await self._spool.acknowledge(seq for seq, _ in done)
         finally:
             self.on_room()
 

@@ -8,10 +8,12 @@ from netsonde.control_plane.client import ControlPlaneClient
 from netsonde.control_plane.grants import ClaimGrant, Extension, LeaseExtendClient
 from netsonde.control_plane.http import HttpControlPlaneTransport
 from netsonde.control_plane.memory import MemoryControlPlaneTransport
+from netsonde.control_plane.streaming import ClaimSink, ReportSource
 from netsonde.control_plane.transport import (
     ControlPlaneTransport,
     TransportRequest,
     TransportResponse,
+    TransportStream,
 )
 from netsonde.errors import ControlPlaneError, TransportError
 from netsonde.model import (
@@ -49,6 +51,7 @@ __all__ = [
     "ClaimGrant",
     "ClaimRequest",
     "ClaimResponse",
+    "ClaimSink",
     "ControlPlaneClient",
     "ControlPlaneError",
     "ControlPlaneTransport",
@@ -75,6 +78,7 @@ __all__ = [
     "ReleaseRequest",
     "ReportRequest",
     "ReportResponse",
+    "ReportSource",
     "TaskKind",
     "TaskSpec",
     "TcpSpec",
@@ -82,4 +86,5 @@ __all__ = [
     "TransportError",
     "TransportRequest",
     "TransportResponse",
+    "TransportStream",
 ]

@@ -5,20 +5,28 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-import msgspec
-
 from netsonde import wire
 from netsonde.backoff import Verb
-from netsonde.clock import Clock
-from netsonde.control_plane.exchange import Answer, Call, Exchange, Identity
-from netsonde.control_plane.grants import ClaimGrant, Extension, read_claim, read_extend
-from netsonde.control_plane.reporting import Batch, in_batches, read_report, report_all
+from netsonde.clock import NS_PER_S, Clock
+from netsonde.control_plane.calls import (
+    ABSENT_STATUSES,
+    STREAMLESS_STATUSES,
+    claim_call,
+    claim_stream_call,
+    extend_call,
+    heartbeat_call,
+    register_call,
+    release_call,
+    report_call,
+    report_stream_call,
+)
+from netsonde.control_plane.exchange import Exchange, Identity
+from netsonde.control_plane.grants import ClaimGrant, Extension
+from netsonde.control_plane.reporting import Batch, in_batches, report_all
+from netsonde.control_plane.streaming import ClaimSink, ReportSource, ReportStream
 from netsonde.control_plane.transport import ControlPlaneTransport
 from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
 from netsonde.model import (
-    ID_MAX,
-    ClaimRequest,
-    ExtendRequest,
     HeartbeatRequest,
     HeartbeatResponse,
     Measurement,
@@ -26,23 +34,18 @@ from netsonde.model import (
     Outcome,
     RegisterRequest,
     RegisterResponse,
-    ReleaseRequest,
-    ReleaseResponse,
     ReportResponse,
 )
 from netsonde.wire import RejectedLease
 
 ATTEMPTS = 4  # about a second of retries; who calls in a loop comes back anyway
-CALL_TIMEOUT_S = 10.0
-REPORT_TIMEOUT_S = 30.0  # 4 MiB over a slow uplink
 CLAIM_WAIT_MS = 20_000  # the hold of a server that did not say what it prefers
 CLAIM_WAIT_MAX_MS = 55_000
-CLAIM_SLACK_S = 10.0  # after the hold: the server's own work and the way back
+STREAMS_AGAIN_NS = 600 * NS_PER_S  # after they were refused: a proxy is seldom exchanged
 TERM_DEFAULT_MS = 60_000  # of a server that says 0
 TERM_MAX_MS = 86_400_000  # a server that says more is mistaken; a standing lease has an hour
 # Aliases of the same handlers; a base address may end in one, so that the others are not there.
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")
-ABSENT_STATUSES = frozenset({404, 405})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class ControlPlaneClient:
         self.registration: RegisterResponse | None = None
         self._clock = clock
         self._exchange = Exchange(transport, clock, rng)
+        self._streams = _Streams(clock, self._exchange.counters)
 
     @property
     def counters(self) -> Counter[str]:
@@ -156,16 +160,8 @@ class ControlPlaneClient:
         known = self._exchange.prefix
         refusal: ControlPlaneError | None = None
         for prefix in (known, *(other for other in PREFIXES if other != known)):
-            call = Call(
-                verb=Verb.REGISTER,
-                make=lambda _: wire.encode(request),
-                read=_read_register,
-                timeout_s=CALL_TIMEOUT_S,
-                prefix=prefix,
-                tolerated=ABSENT_STATUSES,
-            )
             try:
-                registration = await self._exchange.call(call, attempts)
+                registration = await self._exchange.call(register_call(request, prefix), attempts)
             except ControlPlaneError as error:
                 if error.status not in ABSENT_STATUSES:
                     raise
@@ -181,13 +177,8 @@ class ControlPlaneClient:
         self, request: HeartbeatRequest, *, attempts: int = ATTEMPTS
     ) -> HeartbeatResponse:
         """Say that this agent lives; the request's agent_id is filled in."""
-        call = Call(
-            verb=Verb.HEARTBEAT,
-            make=lambda agent_id: wire.encode(_stamped(request, agent_id)),
-            read=self._read_heartbeat,
-            timeout_s=CALL_TIMEOUT_S,
-        )
-        return await self._exchange.call(call, attempts)
+        timeout_ms = self.registration.heartbeat_timeout_ms if self.registration else 0
+        return await self._exchange.call(heartbeat_call(request, timeout_ms), attempts)
 
     async def claim(
         self,
@@ -203,31 +194,49 @@ class ControlPlaneClient:
         Every attempt repeats claim_id, so a lost answer strands no lease. Without a free slot
         nothing is asked: an original server reads 0 as "as many as you like".
         """
-        free = {kind: slots for kind, slots in capacities.items() if slots > 0}
+        free = _free(capacities)
         if not free:
             return ClaimGrant()
-        hold_ms = self.claim_wait_ms if wait_ms is None else min(wait_ms, CLAIM_WAIT_MAX_MS)
+        hold_ms = self._hold_ms(wait_ms)
         # An original server holds an empty claim for 20 s whatever it is asked.
         longest_ms = hold_ms if self.is_legacy is False else max(hold_ms, CLAIM_WAIT_MS)
-        call = Call(
-            verb=Verb.CLAIM,
-            make=lambda agent_id: wire.encode(
-                ClaimRequest(
-                    agent_id=agent_id,
-                    capacities=free,
-                    claim_id=claim_id,
-                    max_leases=max_leases,
-                    wait_ms=hold_ms,
-                )
-            ),
-            read=lambda answer: read_claim(answer, self.term_ms),
-            timeout_s=longest_ms / 1000 + CLAIM_SLACK_S,
-            is_held=True,
-        )
-        grant = await self._exchange.call(call, attempts)
-        self.counters["leases_granted"] += len(grant.leases)
-        self.counters["leases_rejected"] += len(grant.rejected)
-        return grant
+        call = claim_call(free, claim_id, max_leases, (hold_ms, longest_ms), lambda: self.term_ms)
+        return await self._exchange.call(call, attempts)
+
+    async def claim_into(
+        self,
+        sink: ClaimSink,
+        capacities: Mapping[str, int],
+        *,
+        claim_id: str,
+        wait_ms: int | None = None,
+    ) -> None:
+        """Ask for work, and hand the sink what comes until the control plane ends the claim.
+
+        A stream where the control plane has them, else one answer. After an exception some leases
+        may have come, and others be on their way: repeat claim_id.
+
+        Raises:
+            ControlPlaneError: the control plane refused, or ended the stream with an error.
+            TransportError: there was no usable answer, or it broke off.
+        """
+        free = _free(capacities)
+        if not free:
+            return
+        if self._streams.are_usable(self.is_legacy):
+            call = claim_stream_call(
+                free, claim_id, self._hold_ms(wait_ms), lambda: self.term_ms, self._clock, sink
+            )
+            try:
+                await self._exchange.call(call, attempts=1)
+            except ControlPlaneError as error:
+                if error.status not in STREAMLESS_STATUSES:
+                    raise
+                self._streams.refused()
+            else:
+                return
+        most = min(sum(free.values()), wire.LEASES_PER_CLAIM_MAX)
+        await sink.take(await self.claim(free, claim_id=claim_id, max_leases=most, wait_ms=wait_ms))
 
     async def extend(
         self, lease_ids: Sequence[int], extend_by_ms: int, *, attempts: int = ATTEMPTS
@@ -240,7 +249,8 @@ class ControlPlaneClient:
         got = Extension({})
         for ids in _in_chunks(lease_ids, wire.LEASE_IDS_PER_EXTEND_MAX):
             try:
-                got |= await self._exchange.call(self._extend_call(ids, extend_by_ms), attempts)
+                call = extend_call(ids, extend_by_ms, self.term_ms)
+                got |= await self._exchange.call(call, attempts)
             except (ControlPlaneError, TransportError):
                 if not got.deadlines_ns:
                     raise
@@ -252,11 +262,13 @@ class ControlPlaneClient:
         lease_ids: Sequence[int],
         claim_ids: Sequence[str] = (),
         *,
+        keep: Sequence[int] = (),
         attempts: int = ATTEMPTS,
     ) -> int:
         """Give leases back unworked, no attempt consumed; return how many went back.
 
-        An original control plane has no such call: it is told that they were cancelled.
+        claim_ids gives back whatever is held of these claims, but for the leases to keep. An
+        original control plane has no such call: it is told that they were cancelled.
         """
         if not lease_ids and not claim_ids:
             return 0
@@ -266,8 +278,9 @@ class ControlPlaneClient:
         chunks = _in_chunks(lease_ids, wire.LEASE_IDS_PER_EXTEND_MAX) or [()]
         for number, ids in enumerate(chunks):
             claims = tuple(claim_ids) if number == 0 else ()
+            kept = tuple(keep[: wire.LINES_MAX]) if claims else ()
             try:
-                released += await self._exchange.call(_release_call(ids, claims), attempts)
+                released += await self._exchange.call(release_call(ids, claims, kept), attempts)
             except ControlPlaneError as error:
                 if error.status not in ABSENT_STATUSES:
                     raise
@@ -302,16 +315,31 @@ class ControlPlaneClient:
         items = [(body, False) for body in completed] + [(body, True) for body in cancelled]
 
         async def send(batch: Batch) -> ReportResponse:
-            call = Call(
-                verb=Verb.REPORT,
-                make=batch.encode,
-                read=lambda answer: read_report(answer, batch),
-                timeout_s=REPORT_TIMEOUT_S,
-                tolerated=batch.SPLIT_STATUSES,
-            )
-            return await self._exchange.call(call, attempts)
+            return await self._exchange.call(report_call(batch), attempts)
 
         return await report_all(in_batches(items), send, self.counters)
+
+    async def report_from(self, source: ReportSource) -> bool:
+        """Hand in what source has, as a stream; False: no streams are to be had, use `report`.
+
+        Raises:
+            ControlPlaneError: the control plane refused, or ended the stream with an error.
+            StorageError: the source failed.
+            TransportError: there was no usable answer, or it broke off.
+        """
+        if not self._streams.are_usable(self.is_legacy):
+            return False
+        report = ReportStream(source, self._clock)
+        try:
+            await self._exchange.call(report_stream_call(report), attempts=1)
+        except ControlPlaneError as error:
+            if error.status not in STREAMLESS_STATUSES:
+                raise
+            self._streams.refused()
+            return False
+        if report.is_held_up:
+            self._streams.refused()
+        return True
 
     async def _cancel(self, reasons: Mapping[int, str], attempts: int) -> int:
         """Report leases as cancelled without having been started."""
@@ -332,62 +360,30 @@ class ControlPlaneClient:
         await self.report((), items, attempts=attempts)
         return len(items)
 
-    def _extend_call(self, ids: tuple[int, ...], extend_by_ms: int) -> Call[Extension]:
-        return Call(
-            verb=Verb.EXTEND,
-            make=lambda agent_id: wire.encode(
-                ExtendRequest(agent_id=agent_id, lease_ids=ids, extend_by_ms=extend_by_ms)
-            ),
-            read=lambda answer: read_extend(answer, ids, self.term_ms),
-            timeout_s=CALL_TIMEOUT_S,
-        )
-
-    def _read_heartbeat(self, answer: Answer) -> HeartbeatResponse:
-        if not answer.response.body:
-            return HeartbeatResponse()
-        response = wire.decode_answer(HeartbeatResponse, answer.response.body)
-        if response.agent_id == 0:
-            raise wire.DecodeError("the heartbeat was answered for agent 0")
-        timeout_ms = self.registration.heartbeat_timeout_ms if self.registration else 0
-        next_ms = wire.relative_ms(
-            response.next_deadline_ms, date_epoch_ms=answer.date_epoch_ms, term_ms=timeout_ms
-        )
-        return msgspec.structs.replace(response, next_deadline_ms=next_ms)
+    def _hold_ms(self, wait_ms: int | None) -> int:
+        return self.claim_wait_ms if wait_ms is None else min(wait_ms, CLAIM_WAIT_MAX_MS)
 
 
-def _read_register(answer: Answer) -> RegisterResponse:
-    body = answer.response.body
-    try:
-        registration = wire.decode_answer(RegisterResponse, body)
-    except wire.DecodeError:
-        if body.lstrip().startswith(b"{"):  # most of it could be a token: nothing is quoted
-            raise wire.DecodeError("the fields are not those of a registration") from None
-        raise
-    if not 0 < registration.agent_id <= ID_MAX:
-        raise wire.DecodeError(f"agent_id must be 1 to 2^64-1, not {registration.agent_id}")
-    if not registration.auth_token.isascii() or not registration.auth_token.isprintable():
-        raise wire.DecodeError("auth_token does not fit into a header")
-    try:
-        wire.encode(registration)  # as it will be stored
-    except TypeError as error:
-        raise wire.DecodeError("a number in it has more than 64 bits") from error
-    return registration
+class _Streams:
+    """Whether streams may be tried: not after they were refused, or held up, a while ago."""
+
+    def __init__(self, clock: Clock, counters: Counter[str]) -> None:
+        self._clock = clock
+        self._counters = counters
+        self._until_ns = 0
+
+    def are_usable(self, is_legacy: bool | None) -> bool:
+        """Whether to stream now; only who is known to be one of ours is asked to."""
+        return is_legacy is False and self._clock.boottime_ns() >= self._until_ns
+
+    def refused(self) -> None:
+        """Note that something between here and there takes no streams."""
+        self._counters["streams_refused"] += 1
+        self._until_ns = self._clock.boottime_ns() + STREAMS_AGAIN_NS
 
 
-def _release_call(ids: tuple[int, ...], claim_ids: tuple[str, ...]) -> Call[int]:
-    return Call(
-        verb=Verb.RELEASE,
-        make=lambda agent_id: wire.encode(
-            ReleaseRequest(agent_id=agent_id, lease_ids=ids, claim_ids=claim_ids)
-        ),
-        read=lambda answer: wire.decode_answer(ReleaseResponse, answer.response.body).released,
-        timeout_s=CALL_TIMEOUT_S,
-        tolerated=ABSENT_STATUSES,
-    )
-
-
-def _stamped(request: HeartbeatRequest, agent_id: int) -> HeartbeatRequest:
-    return msgspec.structs.replace(request, agent_id=agent_id)
+def _free(capacities: Mapping[str, int]) -> dict[str, int]:
+    return {kind: slots for kind, slots in capacities.items() if slots > 0}
 
 
 def _in_chunks(ids: Sequence[int], most: int) -> list[tuple[int, ...]]:

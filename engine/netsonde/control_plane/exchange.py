@@ -1,7 +1,8 @@
 """One call of a verb: its attempts, its identity, its failures, and who must know of them."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from random import Random
@@ -14,6 +15,7 @@ from netsonde.control_plane.transport import (
     ControlPlaneTransport,
     TransportRequest,
     TransportResponse,
+    TransportStream,
 )
 from netsonde.errors import ControlPlaneError, ErrorCode, NetsondeError, TransportError
 
@@ -21,9 +23,11 @@ T = TypeVar("T")
 
 PROTOCOL_HEADER = "Netsonde-Protocol"
 PROTOCOL = "1"
+JSON = "application/json"
 USER_AGENT = f"netsonde/{__version__}"
 # A claim of 1000 leases whose specs are the longest URLs has 8 MiB; nothing real comes near.
 ANSWER_MAX_BYTES = 8 << 20
+REFUSAL_MAX_BYTES = 64 * 1024  # of an answer to a stream that was refused
 RATE_LIMIT_FLOOR_MS = 1000  # the original server rounds a Retry-After below 1 s down to 0
 UNAUTHORIZED = 401
 OPERATOR_STATUSES = frozenset({403, 409})  # only a person can lift these
@@ -62,13 +66,18 @@ class Call(Generic[T]):
     """What to send and how to read the answer.
 
     `make` gets the agent's id: it can change between two attempts. `tolerated` are refusals that
-    the caller understands, so that they count as answers and not as trouble with the host.
+    the caller understands, so that they count as answers and not as trouble with the host. A call
+    with `follow` in place of `read` is a stream: follow gets the answer as it comes, and the
+    instant at which its request left; `lines` gives the body piece by piece.
     """
 
     verb: Verb
     make: Callable[[int], bytes]
-    read: Callable[[Answer], T]
+    read: Callable[[Answer], T] | None = None
+    follow: Callable[[TransportStream, int], Awaitable[T]] | None = None
+    lines: Callable[[], AsyncIterator[bytes]] | None = None
     timeout_s: float
+    idle_timeout_s: float | None = None
     is_held: bool = False
     prefix: str | None = None
     tolerated: frozenset[int] = frozenset()
@@ -93,20 +102,21 @@ class Exchange:
         self.transport = transport
         self.rng = rng
         self._cooldown = Cooldown(rng)
+        self._recovered = asyncio.Event()
         self._clock = clock
 
     async def call(self, call: Call[T], attempts: int) -> T:
         """Return what the answer says, after at most `attempts` attempts.
 
-        A call that follows a failed one waits first for as long as the failed one would have.
+        A call that follows a failed one waits first for as long as the failed one would have, or
+        until another verb shows that the control plane is back.
 
         Raises:
             ControlPlaneError: the last answer was a refusal.
             TransportError: the last attempt had no usable answer.
         """
-        wait_ns = self._cooldown.wait_ns(call.verb, self._clock.boottime_ns())
-        if wait_ns:
-            await self._clock.sleep(wait_ns)
+        while wait_ns := self._cooldown.wait_ns(call.verb, self._clock.boottime_ns()):
+            await self._clock.wait(self._recovered, wait_ns)
         retries, has_reauthenticated = 0, False
         while True:
             identity = await self._identity_for(call.verb)
@@ -153,27 +163,45 @@ class Exchange:
     async def _attempt(self, call: Call[T], identity: Identity | None) -> T:
         self.counters[f"{call.verb}_requests"] += 1
         request = self._request(call, identity)
-        sent_ns = self._clock.boottime_ns()
         try:
-            response = await self.transport.call(request)
+            result, headers = await (
+                self._read(call, request) if call.read else self._follow(call, request)
+            )
         except TransportError:
             self.counters["transport_errors"] += 1
             raise
-        if not 200 <= response.status < 300:
-            raise self._refusal(response)
-        try:
-            result = call.read(Answer(response, sent_ns, self._clock.boottime_ns()))
         except wire.DecodeError as error:
             self.counters["garbled_answers"] += 1
             raise TransportError(call.verb, f"the answer makes no sense: {error}") from error
         # Only an answer that was understood tells who is speaking: a proxy's page does not.
-        self.is_legacy = PROTOCOL_HEADER not in response.headers
+        self.is_legacy = PROTOCOL_HEADER not in headers
         return result
+
+    async def _read(self, call: Call[T], request: TransportRequest) -> tuple[T, Mapping[str, str]]:
+        sent_ns = self._clock.boottime_ns()
+        response = await self.transport.call(request)
+        if not 200 <= response.status < 300:
+            raise self._refusal(response)
+        assert call.read is not None  # noqa: S101 (or this is not called)
+        answer = Answer(response, sent_ns, self._clock.boottime_ns())
+        return call.read(answer), response.headers
+
+    async def _follow(
+        self, call: Call[T], request: TransportRequest
+    ) -> tuple[T, Mapping[str, str]]:
+        sent_ns = self._clock.boottime_ns()
+        assert call.follow is not None  # noqa: S101 (a call has one of both)
+        async with self.transport.stream(request, call.lines() if call.lines else None) as stream:
+            if not 200 <= stream.status < 300:
+                raise self._refusal(await stream.response(REFUSAL_MAX_BYTES))
+            if PROTOCOL_HEADER in stream.headers:
+                self._answered(call.verb)
+            return await call.follow(stream, sent_ns), stream.headers
 
     def _request(self, call: Call[T], identity: Identity | None) -> TransportRequest:
         headers = {
-            "Accept": "application/json",
-            "Content-Type": "application/json",
+            "Accept": f"{wire.NDJSON}, {JSON}" if call.follow else JSON,
+            "Content-Type": wire.NDJSON if call.lines else JSON,
             "User-Agent": USER_AGENT,
             PROTOCOL_HEADER: PROTOCOL,
         }
@@ -185,8 +213,9 @@ class Exchange:
             method="POST",
             path=f"{prefix}/{call.verb}",
             headers=headers,
-            body=call.make(identity.agent_id if identity else 0),
+            body=b"" if call.lines else call.make(identity.agent_id if identity else 0),
             timeout_s=call.timeout_s,
+            idle_timeout_s=call.idle_timeout_s,
             is_held=call.is_held,
             answer_max_bytes=ANSWER_MAX_BYTES,
             operation=call.verb,
@@ -211,9 +240,16 @@ class Exchange:
 
     def _succeeded(self, verb: Verb, retries: int) -> None:
         self.budget.succeeded(retries)
+        self._answered(verb)
         self._cooldown.succeeded(verb)
         if self.observe:
             self.observe(verb, None)
+
+    def _answered(self, verb: Verb) -> None:
+        """Note that the control plane speaks, so that calls that waited for it go on."""
+        if self._cooldown.answered(verb):
+            self._recovered.set()
+            self._recovered = asyncio.Event()
 
     def _may_retry(self, verb: Verb, failure: ControlPlaneError | TransportError) -> bool:
         if isinstance(failure, ControlPlaneError) and not failure.retryable:

@@ -65,7 +65,11 @@ def read_claim(answer: Answer, term_ms: int) -> ClaimGrant:
     Raises:
         DecodeError: the answer is not a claim's.
     """
-    claimed = wire.decode_claim(answer.response.body)
+    return granted(wire.decode_claim(answer.response.body), answer, term_ms)
+
+
+def granted(claimed: Claimed, answer: Answer, term_ms: int) -> ClaimGrant:
+    """Find the instants at which claimed leases end here."""
     # The leases of an answer have few different terms.
     known: dict[tuple[int, int | None], tuple[int, int]] = {}
     leases = []

@@ -3,13 +3,18 @@
 import errno
 import os
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from netsonde.control_plane.transport import TransportRequest, TransportResponse
+from netsonde.control_plane.transport import (
+    Headers,
+    TransportRequest,
+    TransportResponse,
+    TransportStream,
+)
 from netsonde.errors import ConfigError, TransportError
 
 CONNECTIONS_MAX = 8  # reports, extensions and heartbeats at once; more would only queue elsewhere
@@ -48,23 +53,58 @@ class HttpControlPlaneTransport:
         Raises:
             TransportError: no complete answer came; the message says why in words.
         """
+        async with self.stream(request) as answer:
+            chunks: list[bytes] = []
+            size = 0
+            async for chunk in answer.chunks:
+                size += len(chunk)
+                if size > request.answer_max_bytes:
+                    raise TransportError(
+                        request.operation,
+                        f"the answer of {self._address} is larger than"
+                        f" {request.answer_max_bytes} bytes",
+                    )
+                chunks.append(chunk)
+            return TransportResponse(answer.status, answer.headers, b"".join(chunks))
+
+    @asynccontextmanager
+    async def stream(
+        self, request: TransportRequest, lines: AsyncIterator[bytes] | None = None
+    ) -> AsyncIterator[TransportStream]:
+        """Send request, its body from `lines` when given, and bring the answer piece by piece.
+
+        The answer may begin before `lines` has ended. Leaving the block ends both.
+
+        Raises:
+            TransportError: no answer came; the message says why in words.
+        """
         if self._is_closed:
             raise TransportError(request.operation, "the transport is closed")
-        async with (
-            self._explained(request),
-            self._session(request.is_held).request(
-                request.method,
-                f"{self._base_url}{request.path}",
-                data=request.body or None,
-                headers={"Accept-Encoding": "identity", **request.headers},
-                timeout=aiohttp.ClientTimeout(
-                    total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S
-                ),
-                allow_redirects=False,
-            ) as response,
-        ):
-            body = await self._read(request, response)
-            return TransportResponse(response.status, response.headers, body)
+        async with AsyncExitStack() as stack:
+            with self._explained(request):
+                response = await stack.enter_async_context(
+                    self._session(request.is_held).request(
+                        request.method,
+                        f"{self._base_url}{request.path}",
+                        data=lines or request.body or None,
+                        headers={"Accept-Encoding": "identity", **request.headers},
+                        timeout=aiohttp.ClientTimeout(
+                            total=request.timeout_s,
+                            sock_connect=CONNECT_TIMEOUT_S,
+                            sock_read=request.idle_timeout_s,
+                        ),
+                        allow_redirects=False,
+                    )
+                )
+            coding = response.headers.get("Content-Encoding", "identity").lower()
+            if coding != "identity":
+                raise TransportError(
+                    request.operation,
+                    f"{self._address} compressed its answer ({coding}), which was not asked for",
+                )
+            yield TransportStream(
+                response.status, Headers(response.headers), self._chunks(request, response)
+            )
 
     async def close(self) -> None:
         """Close every connection. Idempotent; later calls raise TransportError."""
@@ -90,31 +130,15 @@ class HttpControlPlaneTransport:
             )
         return session
 
-    async def _read(self, request: TransportRequest, response: aiohttp.ClientResponse) -> bytes:
-        """Read a body, giving up as soon as it is too large, declared or not."""
-        coding = response.headers.get("Content-Encoding", "identity").lower()
-        if coding != "identity":
-            response.close()
-            raise TransportError(
-                request.operation,
-                f"{self._address} compressed its answer ({coding}), which was not asked for",
-            )
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.content.iter_any():
-            size += len(chunk)
-            if size > request.answer_max_bytes:
-                response.close()
-                raise TransportError(
-                    request.operation,
-                    f"the answer of {self._address} is larger than"
-                    f" {request.answer_max_bytes} bytes",
-                )
-            chunks.append(chunk)
-        return b"".join(chunks)
+    async def _chunks(
+        self, request: TransportRequest, response: aiohttp.ClientResponse
+    ) -> AsyncIterator[bytes]:
+        with self._explained(request):
+            async for chunk in response.content.iter_any():
+                yield chunk
 
-    @asynccontextmanager
-    async def _explained(self, request: TransportRequest) -> AsyncIterator[None]:
+    @contextmanager
+    def _explained(self, request: TransportRequest) -> Iterator[None]:
         """Map aiohttp's exceptions and the system's to TransportError, once."""
         try:
             yield

@@ -1,6 +1,7 @@
 """What carries requests to a control plane: the protocol and its values."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,8 +28,9 @@ class Headers(Mapping[str, str]):
 class TransportRequest:
     """One request. `path` is absolute and comes after the transport's base address.
 
-    `timeout_s` bounds the whole exchange, the answer's last byte included. `is_held` says that the
-    server may hold its answer, so that such requests do not take the others' connections.
+    `timeout_s` bounds the whole exchange, the answer's last byte included; `idle_timeout_s`, of a
+    stream, how long nothing may come. `is_held` says that the server may hold its answer, so that
+    such requests do not take the others' connections.
     `operation` is what errors call it.
     """
 
@@ -37,6 +39,7 @@ class TransportRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
     timeout_s: float
+    idle_timeout_s: float | None = None
     is_held: bool = False
     answer_max_bytes: int = ANSWER_MAX_BYTES
     operation: str = ""
@@ -60,6 +63,28 @@ class TransportResponse:
             object.__setattr__(self, "headers", Headers(self.headers))
 
 
+@dataclass(frozen=True, slots=True)
+class TransportStream:
+    """One answer that comes piece by piece. `chunks` raises TransportError when it breaks off."""
+
+    status: int
+    headers: Headers
+    chunks: AsyncIterator[bytes]
+
+    async def response(self, max_bytes: int) -> TransportResponse:
+        """Return what comes as one complete answer, cut off at max_bytes.
+
+        Raises:
+            TransportError: it broke off.
+        """
+        body = b""
+        async for chunk in self.chunks:
+            body += chunk
+            if len(body) >= max_bytes:
+                break
+        return TransportResponse(self.status, self.headers, body[:max_bytes])
+
+
 class ControlPlaneTransport(Protocol):
     """Carries one request to a control plane and brings its answer."""
 
@@ -73,6 +98,18 @@ class ControlPlaneTransport(Protocol):
 
         Raises:
             TransportError: no complete answer came; the message says why in words.
+        """
+        ...
+
+    def stream(
+        self, request: TransportRequest, lines: AsyncIterator[bytes] | None = None
+    ) -> AbstractAsyncContextManager[TransportStream]:
+        """Send request, its body from `lines` when given, and bring the answer piece by piece.
+
+        The answer may begin before `lines` has ended. Leaving the block ends both.
+
+        Raises:
+            TransportError: no answer came; the message says why in words.
         """
         ...
 

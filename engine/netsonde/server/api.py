@@ -6,8 +6,9 @@ Nothing here knows of sockets: `app` turns HTTP into `ApiRequest` and back, simu
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from netsonde import wire
@@ -20,13 +21,17 @@ _log = logging.getLogger("netsonde.server")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiRequest:
-    """One request. Header names are lower case; `received_ns` is the server's clock."""
+    """One request. Header names are lower case; `received_ns` is the server's clock.
+
+    A body that is a stream comes as `chunks`, and `body` is empty.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Sequence[tuple[str, str]] = ()
     body: bytes = b""
+    chunks: AsyncIterator[bytes] | None = None
     received_ns: int = 0
     remote: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -38,11 +43,12 @@ class ApiRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """One answer."""
+    """One answer. One that is a stream comes as `chunks`, and whoever sends it closes them."""
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    chunks: AsyncGenerator[bytes] | None = None
 
 
 Handler = Callable[[ApiRequest], Awaitable[ApiResponse]]
@@ -50,12 +56,16 @@ Handler = Callable[[ApiRequest], Awaitable[ApiResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One call: a method, a path whose `{name}` parts are variables, and its body's limit."""
+    """One call: a method, a path whose `{name}` parts are variables, and its body's limit.
+
+    One that `takes_lines` takes its body as a stream of NDJSON as well.
+    """
 
     method: str
     path: str
     handler: Handler
     max_bytes: int = wire.BODY_MAX_BYTES
+    takes_lines: bool = False
 
 
 class Router:
@@ -131,40 +141,63 @@ class Api:
         except RequestError:
             return wire.BODY_MAX_BYTES
 
+    def takes_lines(self, method: str, path: str, media_type: str) -> bool:
+        """Whether a request's body is a stream that its handler reads as it comes."""
+        if media_type.partition(";")[0].strip().lower() != wire.NDJSON:
+            return False
+        try:
+            return self._router.find(method, path)[0].takes_lines
+        except RequestError:
+            return False
+
     async def dispatch(self, request: ApiRequest) -> ApiResponse:
         """Answer a request; never raises but for cancellation."""
         request_id = new_request_id()
         try:
             route, variables = self._router.find(request.method, request.path)
             await self.admit(request, route)
-            bound = ApiRequest(
-                method=request.method,
-                path=request.path,
-                headers=request.headers,
-                query=request.query,
-                body=request.body,
-                received_ns=request.received_ns,
-                remote=request.remote,
-                variables=variables,
-            )
-            answer = await route.handler(bound)
-        except RequestError as error:
-            return problem(error, request_id)
-        except StorageError as error:
-            _log.error("storage: %s", error, extra={"action": "storage_failed"})
-            return problem(_internal(), request_id)
-        except Exception:
-            _log.exception(
-                "internal error",
-                extra={"action": "internal_error", "request_id": request_id, "path": request.path},
-            )
-            return problem(_internal(), request_id)
+            answer = await route.handler(replace(request, variables=variables))
+        except Exception as error:
+            return problem(_refusal(error, request, request_id), request_id)
         return ApiResponse(
-            answer.status, answer.body, {**standard_headers(request_id), **answer.headers}
+            answer.status,
+            answer.body,
+            {**standard_headers(request_id), **answer.headers},
+            answer.chunks and _guarded(answer.chunks, request, request_id),
         )
 
     async def admit(self, request: ApiRequest, route: Route) -> None:
         """Refuse what may not be answered at all."""
+
+
+async def _guarded(
+    chunks: AsyncGenerator[bytes], request: ApiRequest, request_id: str
+) -> AsyncGenerator[bytes]:
+    """Pass a stream on; whatever goes wrong in it becomes its last line."""
+    async with aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except ConnectionError:
+            return  # who asked has gone
+        except Exception as error:
+            refusal = _refusal(error, request, request_id)
+            yield wire.error_line(wire.error_body(refusal, request_id))
+
+
+def _refusal(error: Exception, request: ApiRequest, request_id: str) -> RequestError:
+    """Return what a failure is answered with; what is not the asker's fault is logged."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, StorageError):
+        _log.error("storage: %s", error, extra={"action": "storage_failed"})
+    else:
+        _log.error(
+            "internal error",
+            exc_info=error,
+            extra={"action": "internal_error", "request_id": request_id, "path": request.path},
+        )
+    return _internal()
 
 
 def new_request_id() -> str:
@@ -200,6 +233,11 @@ def problem(error: RequestError, request_id: str | None = None) -> ApiResponse:
 def ok(value: Any, status: int = 200) -> ApiResponse:
     """Answer with a value."""
     return ApiResponse(status, wire.encode(value))
+
+
+def lines(chunks: AsyncGenerator[bytes]) -> ApiResponse:
+    """Answer with a stream of NDJSON."""
+    return ApiResponse(200, headers={"Content-Type": wire.NDJSON}, chunks=chunks)
 
 
 def require_json(request: ApiRequest) -> None:

@@ -7,14 +7,15 @@ that are no HTTP, bodies that are too large or too slow get the same envelope as
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock, SystemClock
 from netsonde.errors import ConfigError, ErrorCode, RequestError, StorageError
 from netsonde.server.api import Api, ApiRequest, ApiResponse, problem
@@ -36,6 +37,8 @@ KEEPALIVE_S = 75.0  # longer than a held claim, so that an idle agent keeps its 
 SLOW_AFTER_NS = 5 * NS_PER_S  # a body may dawdle this long
 SLOW_BYTES_PER_S = 1024  # and must come at least this fast after
 CHUNK_TIMEOUT_S = 5.0
+LINES_IDLE_S = 15.0  # between two lines of a stream, whose sender may wait for an acknowledgement
+STREAM_MAX_S = wire.STREAM_MAX_MS / 1000 + 5  # a stream, its last commit and its slow reader
 HEADERS_MAX = 64
 LINE_MAX_BYTES = 8190
 BACKLOG = 1024
@@ -179,6 +182,8 @@ class _Listener:
             response = _response(answer)
             response.force_close()  # what is left of the body is of no use
             return response
+        if answer.chunks is not None:
+            return await _streamed(request, answer, answer.chunks)
         return _response(answer)
 
     async def _read(self, request: web.BaseRequest, received_ns: int) -> ApiRequest:
@@ -199,10 +204,16 @@ class _Listener:
             raise RequestError(
                 ErrorCode.VALIDATION, f"at most {QUERY_FIELDS_MAX} parameters are allowed"
             ) from error
-        body = await self._read_body(request, limit) if request.can_read_body else b""
+        chunks: AsyncIterator[bytes] | None = None
+        body = b""
+        if self._api.takes_lines(request.method, path, request.headers.get("Content-Type", "")):
+            chunks = _chunks(request)
+        elif request.can_read_body:
+            body = await self._read_body(request, limit)
         return ApiRequest(
             method=request.method,
             path=path,
+            chunks=chunks,
             headers={name.lower(): _text(value) for name, value in request.headers.items()},
             query=query,
             body=body,
@@ -262,6 +273,47 @@ class _Protocol(RequestHandler):
 
 def _response(answer: ApiResponse) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
+
+
+async def _streamed(
+    request: web.BaseRequest, answer: ApiResponse, chunks: AsyncGenerator[bytes]
+) -> web.StreamResponse:
+    """Send an answer as it comes; whoever hangs up, or reads too slowly, asks again."""
+    response = web.StreamResponse(status=answer.status, headers=dict(answer.headers))
+    response.enable_chunked_encoding()
+    async with aclosing(chunks):
+        try:
+            async with asyncio.timeout(STREAM_MAX_S):
+                await response.prepare(request)
+                async for chunk in chunks:
+                    await response.write(chunk)
+                await response.write_eof()
+        except (ConnectionError, TimeoutError):
+            response.force_close()
+    if not request.content.at_eof():
+        response.force_close()  # the rest of the body was not wanted
+    return response
+
+
+async def _chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """Give a body as it comes.
+
+    Raises:
+        RequestError: ERR_TIMEOUT, nothing came for too long; ERR_VALIDATION, it broke off.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(LINES_IDLE_S):
+                chunk = await request.content.readany()
+        except TimeoutError as error:
+            raise RequestError(
+                ErrorCode.TIMEOUT, f"nothing came for {LINES_IDLE_S:g} s; end what is complete"
+            ) from error
+        except web.RequestPayloadError as error:
+            raise RequestError(ErrorCode.VALIDATION, "the body broke off") from error
+        if not chunk:
+            return
+        yield chunk
 
 
 def _text(value: str) -> str:

@@ -1,4 +1,6 @@
-"""The control plane's verbs for agents: claim, extend, release, report, and the sweep behind them.
+"""The control plane's verbs for agents: extend, release, report, and the sweep behind them.
+
+Claims have a module of their own.
 
 Every verb is one operation on the store, decided by `leasing` inside the transaction. What it
 means for those who wait is announced only after the commit.
@@ -6,14 +8,13 @@ means for those who wait is announced only after the commit.
 
 import hashlib
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netsonde import wire
 from netsonde.clock import NS_PER_MS, Clock
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import (
-    ClaimRequest,
     ExtendRequest,
     ReleaseRequest,
     ReportResult,
@@ -21,9 +22,8 @@ from netsonde.model import (
     TaskKind,
 )
 from netsonde.server import idempotency
-from netsonde.server.config import CLAIM_WAIT_MAX_MS, ServerConfig
+from netsonde.server.config import ServerConfig
 from netsonde.server.leasing import (
-    RESUME_WINDOW_NS,
     Change,
     Died,
     ExtendStatus,
@@ -41,24 +41,12 @@ from netsonde.server.store.base import (
     ANY_QUEUE,
     AgentRow,
     ExtendedLease,
-    Grant,
-    GrantedTask,
     pinned_queue,
 )
-from netsonde.server.waiting import Pulse, Waiter, Waiters
+from netsonde.server.waiting import Pulse, Waiters
 
-IN_FLIGHT_MAX = 100_000  # leases of one agent; the heap of an agent holds ten times as many
 SWEEP_MAX = 1_000  # leases per sweep transaction, so that it delays a claim by milliseconds
-LEGACY_PREFETCH = 2  # an original agent's capacities are its pool sizes, not its free slots
 ID_LIST_MAX = wire.LEASE_IDS_PER_EXTEND_MAX
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """What a claim was granted, and the instant that its durations count from."""
-
-    tasks: tuple[GrantedTask, ...]
-    now_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +82,6 @@ class ControlPlane:
         self.checks_pulse = Pulse()
         self.is_ready = True
         self._label_queues: dict[int, Mapping[str, str]] = {}
-        self._turn = 0
         self.registry.load(store)
         self.keep_label_queues(store.label_queues())
         for queue, kind, run_ns in store.delayed(self.time.now_ns()):
@@ -107,50 +94,6 @@ class ControlPlane:
         if new:
             self.waiters.wake_all()  # who waits already may draw from them too
 
-    def close(self) -> None:
-        """Turn new work away and end every wait."""
-        self.is_ready = False
-        self.waiters.close()
-        self.results_pulse.close()
-        self.checks_pulse.close()
-
-    # ── claim ──
-
-    async def claim(
-        self, agent: AgentRow, request: ClaimRequest, received_ns: int, *, is_legacy: bool
-    ) -> Claimed:
-        """Grant work, waiting for it as long as the request allows.
-
-        A repeated claim_id ends the wait of the request it repeats, which nobody listens to.
-
-        Raises:
-            RequestError: ERR_VALIDATION.
-        """
-        capacities = _capacities(request)
-        wait_ms = self.config.legacy_hold_ms if is_legacy else (request.wait_ms or 0)
-        deadline_ns = received_ns + wait_ms * NS_PER_MS
-        key = _claim_key(request.claim_id)
-        if request.claim_id is not None:
-            self.waiters.end(agent.agent_id, {key})
-        waiter = Waiter(self.queues_of(agent), capacities, agent.agent_id, key)
-        self.waiters.add(waiter)
-        is_owing = False  # woken for work that it has not looked for yet
-        try:
-            while True:
-                waiter.event.clear()
-                waiter.queues = self.queues_of(agent)
-                claimed = await self._grant(agent, request, waiter, is_legacy=is_legacy)
-                is_owing = waiter.is_over
-                remaining_ns = deadline_ns - claimed.now_ns
-                is_over = remaining_ns <= 0 or self.waiters.is_closed or not capacities
-                if claimed.tasks or is_over or waiter.is_over:
-                    return claimed
-                is_owing = await self.clock.wait(waiter.event, remaining_ns)
-        finally:
-            self.waiters.remove(waiter)
-            if (is_owing or waiter.event.is_set()) and not self.waiters.is_closed:
-                self.waiters.wake_all(waiter.queues)  # somebody else's work, then
-
     def queues_of(self, agent: AgentRow) -> frozenset[int]:
         """Return the queues an agent may draw from."""
         labels = self.registry.labels(agent.agent_id)
@@ -159,64 +102,12 @@ class ControlPlane:
         }
         return frozenset({ANY_QUEUE, pinned_queue(agent.agent_id)} | matching)
 
-    async def _grant(
-        self, agent: AgentRow, request: ClaimRequest, waiter: Waiter, *, is_legacy: bool
-    ) -> Claimed:
-        limit = request.max_leases or wire.LEASES_PER_CLAIM_MAX
-        key = waiter.claim_key
-
-        def operation(store: Store) -> Claimed:
-            now_ns = self.time.now_ns()
-            if waiter.is_over:
-                return Claimed((), now_ns)
-            if request.claim_id is not None:
-                resumed = [
-                    task
-                    for task in store.granted_under(agent.agent_id, key)
-                    if task.granted_ns >= now_ns - RESUME_WINDOW_NS and task.until_ns > now_ns
-                ]
-                if resumed:
-                    return Claimed(tuple(resumed), now_ns)
-            room = dict(waiter.capacities)
-            if is_legacy:
-                _spend(room, store.held_by(agent.agent_id))
-            if not room or store.holds_more_than(agent.agent_id, IN_FLIGHT_MAX - limit):
-                return Claimed((), now_ns)
-            tasks = self._take(
-                store, agent.agent_id, key, _Demand(waiter.queues, room, limit), now_ns
-            )
-            store.keep_clock(now_ns, self.lease_ids.last)
-            return Claimed(tuple(tasks), now_ns)
-
-        return await self.writer.write(operation, limit)
-
-    def _take(
-        self, store: Store, agent_id: int, key: int, demand: "_Demand", now_ns: int
-    ) -> list[GrantedTask]:
-        """Take from the agent's own queue first: nobody else can do that work."""
-        taken: list[GrantedTask] = []
-        self._turn += 1
-        for kind in _in_turn(demand.room, self._turn):
-            room = demand.room[kind]
-            until_ns = now_ns + self.policy.term_ns(kind)
-            for queue in sorted(demand.queues):
-                wanted = min(room, demand.limit - len(taken))
-                if wanted <= 0:
-                    break
-                grant = Grant(
-                    agent_id=agent_id,
-                    claim_key=key,
-                    first_lease_id=self.lease_ids.next(now_ns, wanted),
-                    now_ns=now_ns,
-                    until_ns=until_ns,
-                    due_ns=self.policy.due_ns(kind, until_ns),
-                )
-                granted = store.take(queue, kind, wanted, grant)
-                if granted:
-                    self.lease_ids.last = granted[-1].lease_id
-                    taken += granted
-                    room -= len(granted)
-        return taken
+    def close(self) -> None:
+        """Turn new work away and end every wait."""
+        self.is_ready = False
+        self.waiters.close()
+        self.results_pulse.close()
+        self.checks_pulse.close()
 
     # ── extend, release ──
 
@@ -269,7 +160,10 @@ class ControlPlane:
         ids = _distinct_ids("lease_ids", request.lease_ids)
         if len(request.claim_ids) > ID_LIST_MAX:
             raise _refusal("claim_ids", f"at most {ID_LIST_MAX} claim_ids are allowed")
-        keys = {_claim_key(claim_id) for claim_id in request.claim_ids}
+        if len(request.keep_lease_ids) > wire.LINES_MAX:
+            raise _refusal("keep_lease_ids", f"at most {wire.LINES_MAX} leases are kept")
+        kept = set(request.keep_lease_ids)
+        keys = {claim_key(claim_id) for claim_id in request.claim_ids}
         self.waiters.end(agent.agent_id, keys)  # before the operation: nothing is granted after it
 
         def operation(store: Store) -> list[tuple[HeldTask, Change]]:
@@ -277,6 +171,7 @@ class ControlPlane:
             wanted = {one for one in ids if self.lease_ids.may_have_minted(one)}
             for key in keys:
                 wanted |= {task.lease_id for task in store.granted_under(agent.agent_id, key)}
+            wanted -= kept
             held = [
                 task for task in store.by_lease(wanted).values() if task.agent_id == agent.agent_id
             ]
@@ -369,47 +264,7 @@ class ControlPlane:
 _TAKEN = frozenset({ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED})
 
 
-@dataclass(frozen=True, slots=True)
-class _Demand:
-    queues: frozenset[int]
-    room: Mapping[TaskKind, int]
-    limit: int
-
-
-def _capacities(request: ClaimRequest) -> dict[TaskKind, int]:
-    """Check a claim and return its room by kind; kinds we do not know are not ours to fill."""
-    if request.max_leases is not None and not 0 < request.max_leases <= wire.LEASES_PER_CLAIM_MAX:
-        raise _refusal("max_leases", f"max_leases must be 1 to {wire.LEASES_PER_CLAIM_MAX}")
-    if request.wait_ms is not None and not 0 <= request.wait_ms <= CLAIM_WAIT_MAX_MS:
-        raise _refusal("wait_ms", f"wait_ms must be 0 to {CLAIM_WAIT_MAX_MS}")
-    if request.claim_id is not None and not 0 < len(request.claim_id) <= 128:
-        raise _refusal("claim_id", "claim_id must have 1 to 128 characters")
-    for name, count in request.capacities.items():
-        if count < 0:
-            raise _refusal(f"capacities.{name}", "a capacity must be 0 or more")
-    known = {kind: request.capacities.get(kind, 0) for kind in TaskKind}
-    return {kind: min(count, IN_FLIGHT_MAX) for kind, count in known.items() if count}
-
-
-def _spend(room: dict[TaskKind, int], held: Collection[HeldTask]) -> None:
-    """Turn an original agent's pool sizes into what it may still be granted."""
-    for kind in list(room):
-        active = sum(task.kind is kind for task in held)
-        left = LEGACY_PREFETCH * room[kind] - active
-        if left > 0:
-            room[kind] = left
-        else:
-            del room[kind]
-
-
-def _in_turn(room: Mapping[TaskKind, int], turn: int) -> list[TaskKind]:
-    """Order kinds so that no kind is always the one that the limit cuts off."""
-    kinds = list(room)
-    start = turn % len(kinds)
-    return kinds[start:] + kinds[:start]
-
-
-def _claim_key(claim_id: str | None) -> int:
+def claim_key(claim_id: str | None) -> int:
     """Return what the store keeps of a claim_id: 63 bits, compared within one agent only."""
     if claim_id is None:
         return 0

@@ -1,6 +1,7 @@
 """The agent API: what a request means, for our agents and for the original ones."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from netsonde import wire
@@ -29,11 +30,13 @@ from netsonde.server.api import (
     ApiResponse,
     Handler,
     Route,
+    lines,
     ok,
     refuse,
     require_json,
 )
-from netsonde.server.core import Claimed, ControlPlane
+from netsonde.server.claims import Claimed, ClaimEvent, Claims, Ended, Ping, Revoked
+from netsonde.server.core import ControlPlane
 from netsonde.server.leasing import ExtendStatus, Extension
 from netsonde.server.quotas import Quotas
 from netsonde.server.registry import identity_of
@@ -41,7 +44,6 @@ from netsonde.server.store.base import AgentRow, GrantedTask
 
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")  # aliases of the same handlers
 ORIGINAL_AGENT = "codecrafters-agent/"
-NDJSON = "application/x-ndjson"
 HEARTBEATS_MISSED = 3  # before an agent counts as late
 EXTEND_FRACTION = 0.4
 METRIC_SAMPLES_MAX = 500
@@ -56,6 +58,7 @@ class AgentApi(Api):
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
+        self._claims = Claims(plane)
         self._quotas = Quotas(plane.config.quota_scale)
         calls: tuple[tuple[str, str, Handler, int], ...] = (
             ("POST", "register", self._register, wire.BODY_MAX_BYTES),
@@ -68,15 +71,15 @@ class AgentApi(Api):
             ("GET", "config", self._config, wire.BODY_MAX_BYTES),
         )
         routes = [
-            Route(method, f"{prefix}/{call}", handler, max_bytes)
+            Route(method, f"{prefix}/{call}", handler, max_bytes, takes_lines=call == "report")
             for prefix in PREFIXES
             for method, call, handler, max_bytes in calls
         ]
         super().__init__([*routes, *health_routes(plane)])
 
     async def admit(self, request: ApiRequest, route: Route) -> None:
-        """Refuse what is not plain JSON."""
-        if route.method == "POST":
+        """Refuse what is neither plain JSON nor a stream where one is taken."""
+        if route.method == "POST" and request.chunks is None:
             require_json(request)
 
     # ── the calls ──
@@ -133,36 +136,48 @@ class AgentApi(Api):
         )
 
     async def _claim(self, request: ApiRequest) -> ApiResponse:
-        accepted = request.header("accept").lower()
-        if (
-            NDJSON in accepted
-            and "json" not in accepted.replace(NDJSON, "")
-            and "*" not in accepted
-        ):
-            raise RequestError(ErrorCode.NOT_ACCEPTABLE, "claims are answered as application/json")
         agent = await self._authenticated(request, "claim")
         body = wire.decode(ClaimRequest, request.body)
         _same_agent(agent, body.agent_id)
-        claimed = await self._plane.claim(
+        if wire.NDJSON in request.header("accept").lower() and not _is_legacy(request):
+            events = self._claims.stream(agent, body, request.received_ns)
+            return lines(self._claim_lines(events, request.received_ns))
+        claimed = await self._claims.claim(
             agent, body, request.received_ns, is_legacy=_is_legacy(request)
         )
         return ok(self._claim_body(body, claimed, request.received_ns))
 
+    async def _claim_lines(
+        self, events: AsyncGenerator[ClaimEvent], received_ns: int
+    ) -> AsyncGenerator[bytes]:
+        async with aclosing(events):
+            async for event in events:
+                match event:
+                    case Claimed():
+                        yield wire.claim_lines(self._leases(event, received_ns))
+                    case Revoked():
+                        yield wire.revoke_line(event.lease_ids)
+                    case Ping():
+                        yield wire.ping_line()
+                    case Ended():
+                        yield wire.end_line(event.reason)
+
     def _claim_body(
         self, body: ClaimRequest, claimed: Claimed, received_ns: int
     ) -> Mapping[str, Any]:
-        held_ms = max(claimed.now_ns - received_ns, 0) // NS_PER_MS
-        max_lease_ms = self._plane.policy.max_lease_ns // NS_PER_MS
         answer: dict[str, Any] = {
-            "leases": [
-                _lease(task, claimed.now_ns, held_ms, max_lease_ms) for task in claimed.tasks
-            ],
-            "held_ms": held_ms,
+            "leases": self._leases(claimed, received_ns),
+            "held_ms": _held_ms(claimed, received_ns),
             "server_time_ms": claimed.now_ns // NS_PER_MS,
         }
         if body.claim_id is not None:
             answer["claim_id"] = body.claim_id
         return answer
+
+    def _leases(self, claimed: Claimed, received_ns: int) -> list[Mapping[str, Any]]:
+        held_ms = _held_ms(claimed, received_ns)
+        max_lease_ms = self._plane.policy.max_lease_ns // NS_PER_MS
+        return [_lease(task, claimed.now_ns, held_ms, max_lease_ms) for task in claimed.tasks]
 
     async def _extend(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "extend")
@@ -203,6 +218,8 @@ class AgentApi(Api):
 
     async def _report(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "report")
+        if request.chunks is not None:
+            return lines(self._report_lines(agent, request.chunks))
         try:
             body = wire.decode_report(request.body)
             _same_agent(agent, body.agent_id)
@@ -214,6 +231,21 @@ class AgentApi(Api):
         taken = sum(answer.status in _TAKEN for answer in answers)
         results = () if _is_original(request) else tuple(answers)
         return ok(ReportResponse(acknowledged=taken, results=results))
+
+    async def _report_lines(
+        self, agent: AgentRow, chunks: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes]:
+        """Commit what came together, answer for it, and look what has come meanwhile."""
+        received = wire.Lines()
+        through = 0
+        async for chunk in chunks:
+            items = wire.read_report_lines(_fed(received, chunk))
+            for start in range(0, len(items), wire.REPORT_ITEMS_MAX):
+                part = items[start : start + wire.REPORT_ITEMS_MAX]
+                answers = await self._plane.report(agent, [item for _, item in part])
+                yield wire.acknowledgement_lines([seq for seq, _ in part], answers)
+                through = part[-1][0]
+        yield wire.through_line(through)
 
     async def _metrics(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "metrics")
@@ -241,6 +273,13 @@ class AgentApi(Api):
         agent = await self._plane.registry.authenticate(agent_id, token)
         self._quotas.spend(call, str(agent_id), request.received_ns)
         return agent
+
+
+def _fed(received: wire.Lines, chunk: bytes) -> list[bytes]:
+    try:
+        return received.feed(chunk)
+    except wire.LineError as error:
+        raise RequestError(ErrorCode.TOO_LARGE, str(error)) from error
 
 
 def health_routes(plane: ControlPlane) -> list[Route]:
@@ -315,6 +354,10 @@ def _lease(
     if task.scheduled_ns is not None:
         lease["scheduled_at"] = rfc3339(task.scheduled_ns)
     return lease
+
+
+def _held_ms(claimed: Claimed, received_ns: int) -> int:
+    return max(claimed.now_ns - received_ns, 0) // NS_PER_MS
 
 
 def _remaining_ms(extension: Extension, received_ns: int) -> int:

@@ -191,10 +191,16 @@ class OperatorApi(Api):
             if checks.is_renamed_only(row.document, changed.document):
                 store.save_check(changed)
                 return ok(documents.check(changed)), _nothing
-            store.count("cancelled", store.cancel_check(check_id))
+            _, revoked = self._cancelled(store, check_id)
             changed = replace(changed, next_ns=now_ns)
             store.save_check(changed)
-            return self._ticked(store, changed, carriers, now_ns, status=200)
+            answer, ticked = self._ticked(store, changed, carriers, now_ns, status=200)
+
+            def committed() -> None:
+                revoked()
+                ticked()
+
+            return answer, committed
 
         return operation
 
@@ -203,10 +209,9 @@ class OperatorApi(Api):
 
         def operation(store: Store) -> tuple[ApiResponse, Committed]:
             _found(store, check_id)
-            cancelled = store.cancel_check(check_id)
-            store.count("cancelled", cancelled)
+            cancelled, revoked = self._cancelled(store, check_id)
             store.delete_check(check_id)
-            return ok({"check_id": check_id, "cancelled": cancelled}), _nothing
+            return ok({"check_id": check_id, "cancelled": cancelled}), revoked
 
         return operation
 
@@ -215,11 +220,17 @@ class OperatorApi(Api):
 
         def operation(store: Store) -> tuple[ApiResponse, Committed]:
             _found(store, check_id)
-            cancelled = store.cancel_check(check_id)
-            store.count("cancelled", cancelled)
-            return ok({"check_id": check_id, "cancelled": cancelled}), _nothing
+            cancelled, revoked = self._cancelled(store, check_id)
+            return ok({"check_id": check_id, "cancelled": cancelled}), revoked
 
         return operation
+
+    def _cancelled(self, store: Store, check_id: int) -> tuple[int, Committed]:
+        """Cancel a check's tasks; return how many, and what tells the agents that run some."""
+        cancelled = store.cancel_check(check_id)
+        store.count("cancelled", cancelled)
+        revoked = store.revoked_of_check(check_id)
+        return cancelled, lambda: self._plane.waiters.revoke(revoked)
 
     def _run_check(self, request: ApiRequest) -> Operation:
         check_id = _id(request)

@@ -15,7 +15,8 @@ class Waiter:
     """One held claim: the queues it may draw from and how much of each kind it takes.
 
     One that `is_over` is granted nothing more: its agent has asked again or gone, and this answer
-    would reach nobody.
+    would reach nobody. One that `is_owing` was woken for work that it has not looked for yet. A
+    stream `hears_revocations`.
     """
 
     queues: frozenset[int]
@@ -24,6 +25,9 @@ class Waiter:
     claim_key: int
     event: asyncio.Event = field(default_factory=asyncio.Event)
     is_over: bool = False
+    is_owing: bool = False
+    hears_revocations: bool = False
+    revoked: tuple[int, ...] = ()
 
     def wants(self, queue: int, kind: TaskKind) -> int:
         """Return how many tasks of this kind the claim would take from queue."""
@@ -95,6 +99,17 @@ class Waiters:
     def next_ns(self) -> int | None:
         """When `announce_due` has something to announce."""
         return self._later[0][0] if self._later else None
+
+    def revoke(self, leases: Collection[tuple[int, int]]) -> None:
+        """Tell streams which of their agents' leases, `(agent_id, lease_id)`, were revoked.
+
+        Who has no stream open learns it from the next heartbeat or extension.
+        """
+        for waiter in self._waiting:
+            lost = tuple(lease for agent, lease in leases if agent == waiter.agent_id)
+            if waiter.hears_revocations and lost:
+                waiter.revoked += lost
+                waiter.event.set()
 
     def wake_all(self, queues: Collection[int] | None = None) -> None:
         """Wake every claim, or those that may draw from one of these queues."""

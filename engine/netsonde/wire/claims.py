@@ -1,6 +1,7 @@
 """Claims and extensions as agents read them, and the one place where lease times become ns."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -80,26 +81,37 @@ def decode_claim(body: bytes) -> Claimed:
     """
     if not body:
         return Claimed()
-    sorted_ = _Sorted()
-    answer: ClaimResponse | _LooseClaim
     try:
-        answer = typed = decode_answer(ClaimResponse, body)
+        answer = decode_answer(ClaimResponse, body)
     except DecodeError:
-        answer = loose = decode_answer(_LooseClaim, body)
-        for raw in loose.leases:
-            try:
-                sorted_.take(decode_answer(Lease, bytes(raw)))
-            except DecodeError:
-                _take_loose(bytes(raw), sorted_)
-    else:
-        if not any(map(_inconsistency, typed.leases)):
-            sorted_.leases.extend(typed.leases)
-        else:
-            for lease in typed.leases:
-                sorted_.take(lease)
-    return Claimed(
-        leases=tuple(sorted_.leases),
-        rejected=tuple(sorted_.rejected),
+        loose = decode_answer(_LooseClaim, body)
+        return _with_facts(read_loose_leases((), [bytes(raw) for raw in loose.leases]), loose)
+    return _with_facts(as_claimed(answer.leases), answer)
+
+
+def as_claimed(leases: Sequence[Lease]) -> Claimed:
+    """Return decoded leases, those that contradict themselves as rejected."""
+    if not any(map(_inconsistency, leases)):
+        return Claimed(tuple(leases))
+    return read_loose_leases(leases, ())
+
+
+def read_loose_leases(leases: Sequence[Lease], loose: Sequence[bytes]) -> Claimed:
+    """Decode leases one by one: what fails again is looked at field by field."""
+    sorted_ = _Sorted()
+    for lease in leases:
+        sorted_.take(lease)
+    for raw in loose:
+        try:
+            sorted_.take(decode_answer(Lease, raw))
+        except DecodeError:
+            _take_loose(raw, sorted_)
+    return Claimed(tuple(sorted_.leases), tuple(sorted_.rejected))
+
+
+def _with_facts(claimed: Claimed, answer: ClaimResponse | _LooseClaim) -> Claimed:
+    return replace(
+        claimed,
         claim_id=answer.claim_id,
         held_ms=answer.held_ms,
         server_time_ms=answer.server_time_ms,

@@ -9,3 +9,6 @@ OBSERVATIONS_MAX = 512
 REPORT_ITEMS_MAX = 500  # one group of the server's commit
 LEASES_PER_CLAIM_MAX = 1000
 LEASE_IDS_PER_EXTEND_MAX = 1000
+LINE_MAX_BYTES = ITEM_MAX_BYTES + 64  # of a stream: an item and its number
+LINES_MAX = 5000  # of one stream; then another
+STREAM_MAX_MS = 55_000  # how long a stream may last

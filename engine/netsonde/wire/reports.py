@@ -124,12 +124,13 @@ def decode_report(body: bytes) -> ReportIn:
     # Depth counts item by item, so that a deep item costs only itself; the decoder skips Raw
     # values by recursion, hence a bound here too.
     report = decode(_LooseReport, body, max_bytes=REPORT_MAX_BYTES, depth_max=500)
-    items = [_decode_item(bytes(raw), False) for raw in report.completed]
-    items += [_decode_item(bytes(raw), True) for raw in report.cancelled]
+    items = [decode_report_item(bytes(raw), cancelled=False) for raw in report.completed]
+    items += [decode_report_item(bytes(raw), cancelled=True) for raw in report.cancelled]
     return ReportIn(report.agent_id, tuple(items))
 
 
-def _decode_item(raw: bytes, cancelled: bool) -> ReportItem:
+def decode_report_item(raw: bytes, *, cancelled: bool) -> ReportItem:
+    """Decode one reported result; what is wrong with it is its `problem`."""
     if len(raw) > ITEM_MAX_BYTES:
         return _bad_item(raw, cancelled, f"{len(raw)} bytes, {ITEM_MAX_BYTES} are allowed")
     if is_too_deep(raw):

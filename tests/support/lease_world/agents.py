@@ -2,15 +2,17 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from netsonde import spool as spool_module
 from netsonde.agent import Agent, AgentConfig
 from netsonde.clock import NS_PER_MS, NS_PER_S
-from netsonde.control_plane import TransportRequest, TransportResponse
+from netsonde.control_plane import TransportRequest, TransportResponse, TransportStream
+from netsonde.control_plane.transport import Headers
 from netsonde.errors import SpoolFull, StorageError, TransportError
 from netsonde.model import TaskKind
 from netsonde.probe.base import Recorder
@@ -19,9 +21,12 @@ from support.lease_world.oracle import Host, Oracle
 from support.lease_world.server import DownError, Draw, ServerHost
 from support.lease_world.virtual_time import HostClock, VirtualLoop
 
+T = TypeVar("T")
+
 URL = "http://192.0.2.10:8080"
 LATENCY_MAX_NS = 40 * NS_PER_MS
 SLOW_MAX_NS = 4 * NS_PER_S
+STREAMS_SHARE = 0.75  # of the agents; a proxy keeps the others from streams
 WAL = "spool.db-wal"
 PAGE = b"<html><body>It works!</body></html>"
 
@@ -53,6 +58,7 @@ class AgentHost:
         self.draw = draw
         self._capacities = capacities
         self.durations_ns = durations_ns
+        self.streams = rng.random() < STREAMS_SHARE
         self._lives = 0
         self._life: _Life | None = None
 
@@ -220,6 +226,88 @@ class _Link:
             self._live()
         return answer
 
+    @asynccontextmanager
+    async def stream(
+        self, request: TransportRequest, lines: AsyncIterator[bytes] | None = None
+    ) -> AsyncIterator[TransportStream]:
+        """Send request and bring the answer piece by piece.
+
+        Raises:
+            TransportError: no answer came.
+        """
+        answer = await self._in_time(request, self._carry_stream(request, lines))
+        async with aclosing(self._pieces(request, answer)) as pieces:
+            yield TransportStream(answer.status, answer.headers, pieces)
+
+    async def _in_time(self, request: TransportRequest, work: Coroutine[Any, Any, T]) -> T:
+        limit_s = min(request.timeout_s, request.idle_timeout_s or request.timeout_s)
+        try:
+            async with asyncio.timeout(limit_s):
+                result = await work
+        except TimeoutError:
+            raise TransportError(request.operation, "no complete answer in time") from None
+        await self._life.owner.clock.awake()
+        self._live()
+        return result
+
+    async def _carry_stream(
+        self, request: TransportRequest, lines: AsyncIterator[bytes] | None
+    ) -> TransportStream:
+        owner, draw = self._life.owner, self._life.owner.draw
+        self._live()
+        await self._latency()
+        if self._is_lost(Fault.REQUEST_LOST):
+            raise TransportError(request.operation, "reset by peer")
+        if not owner.streams:
+            return _page(415)
+        if draw(Fault.PROXY_ERROR):
+            return _page(503)
+        try:
+            answer = await owner.server.stream(request, lines and self._rising(lines))
+        except DownError as error:
+            raise TransportError(request.operation, str(error)) from None
+        if draw(Fault.RESPONSE_GARBLED):
+            return _page(200)
+        return answer
+
+    async def _rising(self, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Let a request's body arrive with the latency of its way, as long as it does."""
+        async for chunk in lines:
+            await self._latency()
+            if self._is_lost(Fault.REQUEST_LOST):
+                raise ConnectionResetError
+            yield chunk
+
+    async def _pieces(
+        self, request: TransportRequest, answer: TransportStream
+    ) -> AsyncGenerator[bytes]:
+        owner = self._life.owner
+        try:
+            while True:
+                piece = await self._in_time(request, self._piece(request, answer))
+                if piece is None:
+                    return
+                is_cut = owner.draw(Fault.RESPONSE_CUT)
+                yield piece[: owner.rng.randrange(len(piece))] if is_cut and piece else piece
+                if is_cut:
+                    return
+                if owner.draw(Fault.AGENT_CRASH_AFTER_ANSWER):
+                    owner.kill()
+                    self._live()
+        finally:
+            if isinstance(answer.chunks, AsyncGenerator):
+                await answer.chunks.aclose()
+
+    async def _piece(self, request: TransportRequest, answer: TransportStream) -> bytes | None:
+        try:
+            piece = await anext(answer.chunks, None)
+        except DownError as error:
+            raise TransportError(request.operation, str(error)) from None
+        await self._latency()
+        if self._is_lost(Fault.RESPONSE_LOST):
+            raise TransportError(request.operation, "the answer broke off")
+        return piece
+
     async def close(self) -> None:
         """Nothing is open."""
 
@@ -262,6 +350,16 @@ class _Link:
         if owner.draw(Fault.SLOW):
             delay_ns = owner.rng.randrange(SLOW_MAX_NS)
         await asyncio.sleep(delay_ns / NS_PER_S)
+
+
+def _page(status: int) -> TransportStream:
+    """Make a proxy's own answer."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield PAGE
+
+    headers = {"Content-Type": "text/html", "Retry-After": "1"}
+    return TransportStream(status, Headers(headers), chunks())
 
 
 def hook_spools(hosts: list[AgentHost]) -> Callable[[], None]:

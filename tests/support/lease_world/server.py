@@ -2,7 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Sequence,
+)
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -10,9 +18,10 @@ from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 from netsonde import wire
-from netsonde.control_plane import TransportRequest, TransportResponse
+from netsonde.control_plane import TransportRequest, TransportResponse, TransportStream
+from netsonde.control_plane.transport import Headers
 from netsonde.errors import StorageError
-from netsonde.server.api import ApiRequest
+from netsonde.server.api import ApiRequest, ApiResponse
 from netsonde.server.background import schedule_forever, sweep_forever
 from netsonde.server.config import ServerConfig
 from netsonde.server.core import ControlPlane
@@ -90,7 +99,37 @@ class ServerHost:
         if request.path.endswith("/report") and answer.status == 200:
             for result in json.loads(answer.body)["results"]:
                 self._oracle.answered(result["lease_id"], result["status"])
-        return answer
+        return TransportResponse(answer.status, answer.headers, answer.body)
+
+    async def stream(
+        self, request: TransportRequest, lines: AsyncIterator[bytes] | None
+    ) -> TransportStream:
+        """Answer an agent's request piece by piece.
+
+        Raises:
+            DownError: there is no process, or it died meanwhile; the pieces raise it too.
+        """
+        plane, sent = self.plane, _Sent(lines) if lines is not None else None
+        answer = await self._dispatch(request, is_agents=True, chunks=sent)
+        return TransportStream(
+            answer.status, Headers(answer.headers), self._pieces(plane, answer, sent)
+        )
+
+    async def _pieces(
+        self, plane: ControlPlane | None, answer: ApiResponse, sent: "_Sent | None"
+    ) -> AsyncGenerator[bytes]:
+        if answer.chunks is None:
+            yield answer.body
+            return
+        async with aclosing(answer.chunks):
+            while True:
+                piece = await self._of(plane, anext(answer.chunks, None))
+                if piece is None:
+                    return
+                if sent is not None:
+                    for seq, status in _statuses(piece):
+                        self._oracle.answered(sent.lease_ids[seq], status)
+                yield piece
 
     async def operate(self, path: str, body: Any, key: str = "") -> Any:
         """Make an operator's call; return the answer.
@@ -120,13 +159,20 @@ class ServerHost:
             row.lease_id for row in writer.store.results(ResultQuery(limit=10**6, final_only=False))
         ]
 
-    async def _dispatch(self, request: TransportRequest, *, is_agents: bool) -> TransportResponse:
+    async def _dispatch(
+        self,
+        request: TransportRequest,
+        *,
+        is_agents: bool,
+        chunks: AsyncIterator[bytes] | None = None,
+    ) -> ApiResponse:
         await self.clock.awake()  # a stalled process accepts, and says nothing
         plane = self.plane
         if plane is None:
             raise DownError("connection refused")
         path, _, query = request.path.partition("?")
-        handled = self._spawn(
+        return await self._of(
+            plane,
             (self._agents if is_agents else self._operators).dispatch(
                 ApiRequest(
                     method=request.method,
@@ -134,17 +180,27 @@ class ServerHost:
                     headers={name.lower(): value for name, value in request.headers.items()},
                     query=parse_qsl(query),
                     body=request.body,
+                    chunks=chunks,
                     received_ns=plane.time.now_ns(),
                     remote="192.0.2.200",
                 )
-            )
+            ),
         )
-        await asyncio.wait((handled,))
+
+    async def _of(self, plane: ControlPlane | None, work: Coroutine[Any, Any, T]) -> T:
+        """Do a process's work, as long as it lives."""
+        handled = self._spawn(work)
+        try:
+            await asyncio.wait((handled,))
+        except asyncio.CancelledError:
+            handled.cancel()  # who asked has hung up
+            await asyncio.wait((handled,))
+            raise
         await self.clock.awake()
         if self.plane is not plane or handled.cancelled():
             raise DownError("reset by peer")
-        answer = handled.result()
-        return TransportResponse(answer.status, answer.headers, answer.body)
+        result: T = handled.result()
+        return result
 
     def _spawn(self, work: Any) -> "asyncio.Task[Any]":
         task = asyncio.get_running_loop().create_task(work)
@@ -187,6 +243,29 @@ class ServerHost:
         store.rollback()
         self.crash()
         raise DownError("crashed before a commit")
+
+
+class _Sent:
+    """The lines of a report on their way in, and the leases that they are about."""
+
+    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+        self.lease_ids: dict[int, int] = {}
+        self._lines = lines
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await anext(self._lines)
+        for line in chunk.splitlines():
+            item = json.loads(line)
+            self.lease_ids[item["seq"]] = item["lease_id"]
+        return chunk
+
+
+def _statuses(piece: bytes) -> list[tuple[int, str]]:
+    answers = [json.loads(line) for line in piece.splitlines()]
+    return [(one["seq"], one["status"]) for one in answers if one["t"] == "a"]
 
 
 class _Writer:

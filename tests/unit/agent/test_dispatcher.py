@@ -10,7 +10,7 @@ import pytest
 
 from netsonde.agent.dispatcher import FULL_RETRY_NS, SLICE, Dispatcher
 from netsonde.clock import NS_PER_S, ManualClock
-from netsonde.control_plane import ClaimGrant, ControlPlaneError, TransportError
+from netsonde.control_plane import ClaimGrant, ClaimSink, ControlPlaneError, TransportError
 from netsonde.errors import SpoolFull
 from netsonde.leases import LeaseTable
 from netsonde.model import Lease, TaskKind
@@ -47,7 +47,9 @@ class FakeClaims:
     """Holds a claim until there is a lease for it, as long as a server would."""
 
     def __init__(self, clock: ManualClock) -> None:
-        self.asked: list[tuple[dict[str, int], str, int | None]] = []
+        self.asked: list[tuple[dict[str, int], str]] = []
+        self.is_streaming = False
+        self.revoked: list[int] = []
         self.handed_back: list[RejectedLease] = []
         self.waiting: deque[Lease] = deque()
         self.failures: deque[Exception] = deque()
@@ -61,17 +63,41 @@ class FakeClaims:
         self.waiting += leases
         self._news.set()
 
-    async def claim(
+    def wake(self) -> None:
+        self._news.set()
+
+    async def claim_into(
         self,
+        sink: ClaimSink,
         capacities: Mapping[str, int],
         *,
         claim_id: str,
-        max_leases: int | None = None,
         wait_ms: int | None = None,
-    ) -> ClaimGrant:
-        self.asked.append((dict(capacities), claim_id, max_leases))
+    ) -> None:
+        self.asked.append((dict(capacities), claim_id))
         if self.failures:
             raise self.failures.popleft()
+        if self.is_streaming:
+            await self._stream(sink, dict(capacities))
+        else:
+            await sink.take(await self._claim(capacities))
+
+    async def _stream(self, sink: ClaimSink, room: dict[str, int]) -> None:
+        """Give what comes until there is no room, or the script breaks it off."""
+        while any(room.values()):
+            self._news.clear()
+            if self.failures:
+                raise self.failures.popleft()
+            if revoked := self.revoked:
+                self.revoked = []
+                sink.revoke(revoked)
+            if granted := self._match(room):
+                ends_ns = self._clock.boottime_ns() + self.term_ns
+                await sink.take(ClaimGrant(tuple((lease, ends_ns) for lease in granted)))
+                continue
+            await self._news.wait()
+
+    async def _claim(self, capacities: Mapping[str, int]) -> ClaimGrant:
         until_ns = self._clock.boottime_ns() + HOLD_NS
         while True:
             self._news.clear()
@@ -91,7 +117,7 @@ class FakeClaims:
         return len(rejected)
 
     def _match(self, capacities: Mapping[str, int]) -> list[Lease]:
-        room = dict(capacities)
+        room = capacities if isinstance(capacities, dict) else dict(capacities)
         granted, self.forced = self.forced, []
         for lease in list(self.waiting):
             if room.get(lease.kind, 0) > 0:
@@ -121,7 +147,7 @@ class Bench:
 
     @property
     def capacities_asked(self) -> list[dict[str, int]]:
-        return [asked for asked, _, _ in self.client.asked]
+        return [asked for asked, _ in self.client.asked]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -144,7 +170,6 @@ async def test_a_claim_asks_for_the_free_slots_and_what_comes_is_worked_on(bench
         assert [lease.lease_id for lease in bench.lanes.taken] == [1, 2]
         assert set(bench.leases) == {1, 2}
         assert bench.granted_calls == 1
-        assert bench.client.asked[0][2] == 6
 
 
 async def test_a_full_kind_shrinks_only_itself(bench: Bench) -> None:
@@ -188,7 +213,7 @@ async def test_an_idle_agent_asks_once_per_hold(bench: Bench) -> None:
         await bench.clock.advance(10 * HOLD_NS - 1)
 
     assert len(bench.client.asked) == 10
-    assert len({claim_id for _, claim_id, _ in bench.client.asked}) == 10
+    assert len({claim_id for _, claim_id in bench.client.asked}) == 10
 
 
 async def test_the_control_planes_distance_between_claims_is_kept(bench: Bench) -> None:
@@ -223,7 +248,7 @@ async def test_a_claim_without_an_answer_is_repeated_under_its_id(bench: Bench) 
     refused = ControlPlaneError("no", code="ERR_VALIDATION", status=400, retryable=False)
     bench.client.failures.extend([lost, busy, refused])
     async with bench.running():
-        ids = [claim_id for _, claim_id, _ in bench.client.asked]
+        ids = [claim_id for _, claim_id in bench.client.asked]
 
     # The refusal says that nothing was granted, so that the next claim is a new one.
     assert len(ids) == 4
@@ -303,13 +328,14 @@ async def test_stopping_ends_held_claims_and_names_them(bench: Bench) -> None:
     async with asyncio.TaskGroup() as group:
         running = group.create_task(bench.dispatcher.run())
         await bench.clock.settle()
-        claim_ids = bench.dispatcher.stop()
+        claim_ids, known = bench.dispatcher.stop()
         await bench.clock.settle()
         assert running.done()
         bench.dispatcher.wake()
 
-    assert list(claim_ids) == [claim_id for _, claim_id, _ in bench.client.asked]
+    assert list(claim_ids) == [claim_id for _, claim_id in bench.client.asked]
     assert len(claim_ids) == 1
+    assert known == ()
 
 
 async def test_a_large_grant_does_not_stop_the_loop(bench: Bench) -> None:
@@ -328,7 +354,7 @@ async def test_a_large_grant_does_not_stop_the_loop(bench: Bench) -> None:
 
 
 async def test_stopping_amid_a_large_grant_gives_the_rest_back(bench: Bench) -> None:
-    """The claim is answered: giving it back by its id would take back what already runs."""
+    """Giving the claim back by its id takes back what came, so that what runs must be named."""
     bench.lanes.capacity = {PING: 200}
     bench.client.offer(*(make_lease(number) for number in range(1, 201)))
     async with asyncio.TaskGroup() as group:
@@ -336,10 +362,110 @@ async def test_stopping_amid_a_large_grant_gives_the_rest_back(bench: Bench) -> 
         for _ in range(10):
             if not bench.lanes.taken:
                 await asyncio.sleep(0)
-        assert bench.dispatcher.stop() == ()
+        _, known = bench.dispatcher.stop()
 
+    assert set(known) == {lease.lease_id for lease in bench.lanes.taken}
     begun = {lease.lease_id for lease in bench.lanes.taken}
     back = {one.lease_id for one in bench.client.handed_back}
     assert begun
     assert begun | back == set(range(1, 201))
     assert not begun & back
+
+
+async def test_a_streams_leases_begin_as_they_come(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    async with bench.running():
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1]
+        bench.client.offer(make_lease(2, kind=DNS))
+        await bench.clock.settle()
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1, 2]
+        assert bench.capacities_asked == [{"ping": 2, "dns": 4}], "one claim is enough for both"
+
+
+async def test_a_kind_whose_credit_is_used_up_is_claimed_again(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    async with bench.running():
+        bench.client.offer(make_lease(1), make_lease(2))
+        await bench.clock.settle()
+        assert bench.capacities_asked == [{"ping": 2, "dns": 4}]
+        bench.lanes.taken.clear()  # both are done, while the first claim waits for dns
+        bench.dispatcher.wake()
+        await bench.clock.settle()
+        assert bench.capacities_asked[1:] == [{"ping": 2}]
+
+
+async def test_credit_that_is_out_is_not_asked_for_twice(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    async with bench.running():
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        bench.lanes.taken.clear()
+        bench.dispatcher.wake()
+        await bench.clock.settle()
+        assert len(bench.client.asked) == 1, "one ping may still come by the first claim"
+
+
+async def test_what_a_stream_takes_back_is_passed_on(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    lost: list[int] = []
+    bench.dispatcher.on_revoked = lost.extend
+    async with bench.running():
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        bench.client.revoked = [1]
+        bench.client.wake()
+        await bench.clock.settle()
+    assert lost == [1]
+
+
+async def test_a_stream_that_breaks_off_is_asked_again_under_its_id(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    async with bench.running():
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        bench.client.failures.append(TransportError("claim", "broke off"))
+        bench.client.wake()
+        await bench.clock.settle()
+        (_, first), (room, second) = bench.client.asked
+        assert first == second
+        assert room == {"ping": 1, "dns": 4}
+        bench.client.forced = [make_lease(1)]  # still held there: it comes again
+        bench.client.wake()
+        await bench.clock.settle()
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1]
+        assert bench.dispatcher.counters["lease_repeated"] == 1
+
+
+async def test_what_has_ended_here_is_not_begun_again(bench: Bench) -> None:
+    """Its result is on its way: acknowledged, it would end a measurement that runs."""
+    bench.client.is_streaming = True
+    async with bench.running():
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        bench.leases.release(1)
+        bench.lanes.taken.clear()
+        bench.client.failures.append(TransportError("claim", "broke off"))
+        bench.client.wake()
+        await bench.clock.settle()
+        bench.client.forced = [make_lease(1)]
+        bench.client.wake()
+        await bench.clock.settle()
+        assert bench.lanes.taken == []
+        assert len(bench.leases) == 0
+
+
+async def test_stopping_names_what_came_by_streams_that_broke_off(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bench.dispatcher.run())
+        await bench.clock.settle()
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        bench.client.failures += [TransportError("claim", "broke off")] * 2
+        bench.client.wake()
+        await bench.clock.settle()
+        claim_ids, known = bench.dispatcher.stop()
+    assert len(set(claim_ids)) == len(claim_ids) >= 1
+    assert known == (1,)

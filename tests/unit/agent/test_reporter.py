@@ -10,7 +10,12 @@ import pytest
 from netsonde import wire
 from netsonde.agent.reporter import RETRY_MIN_NS, Reporter
 from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
-from netsonde.control_plane import ControlPlaneError, ReportResponse, TransportError
+from netsonde.control_plane import (
+    ControlPlaneError,
+    ReportResponse,
+    ReportSource,
+    TransportError,
+)
 from netsonde.errors import SpoolFull
 from netsonde.leases import LeaseTable
 from netsonde.model import ReportResult, ReportStatus
@@ -26,10 +31,25 @@ class Reports:
 
     def __init__(self, clock: ManualClock) -> None:
         self.batches: list[tuple[list[int], list[int]]] = []
+        self.streamed: list[list[int]] = []
+        self.is_streaming = False
         self.times_ns: list[int] = []
         self.failure: Exception | None = None
         self.status: Callable[[int], str] = lambda _: "accepted"
         self._clock = clock
+
+    async def report_from(self, source: ReportSource) -> bool:
+        if not self.is_streaming:
+            return False
+        source.begin()
+        while items := await source.more(2, 1 << 20):
+            self.streamed.append([wire.item_lease_id(body) for _, body in items])
+            if (failure := self.failure) is not None:
+                await self._clock.sleep(NS_PER_S)
+                raise failure
+            answers = [(seq, self.status(wire.item_lease_id(body))) for seq, body in items]
+            await source.settle([(seq, status) for seq, status in answers if status])
+        return True
 
     async def report(
         self, completed: Sequence[bytes], cancelled: Sequence[bytes]
@@ -249,4 +269,80 @@ async def test_a_disk_that_fails_costs_a_duplicate_and_no_result(
         await bench.clock.advance(NS_PER_S)
 
         assert bench.client.sent == [1, 2, 3]
+        assert bench.spool.rows == 0
+
+
+async def test_what_is_streamed_leaves_as_it_is_acknowledged(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    for lease_id in (1, 2, 3):
+        bench.leases.grant(make_lease(lease_id), 10**18, 0)
+    await bench.put(1, 2, 3)
+    async with bench.running():
+        assert bench.client.streamed == [[1, 2], [3]]
+        assert bench.spool.rows == 0
+        assert len(bench.leases) == 0
+        assert bench.room > 0
+    assert bench.client.batches == []
+
+
+async def test_a_stream_takes_along_what_comes_meanwhile(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    await bench.put(1, 2)
+    bench.client.status = lambda lease_id: "accepted"
+    async with bench.running():
+        await bench.put(3)
+        await bench.clock.advance(INTERVAL_NS)
+        assert bench.client.streamed == [[1, 2], [3]]
+
+
+async def test_a_stream_that_breaks_off_begins_with_what_was_not_settled(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    bench.client.failure = TransportError("report", "broke off")
+    await bench.put(1, 2, 3)
+    async with bench.running():
+        assert bench.client.streamed == [[1, 2]]
+        bench.client.failure = None
+        await bench.clock.advance(2 * NS_PER_S)
+        assert bench.client.streamed[1:] == [[1, 2], [3]]
+        assert bench.spool.rows == 0
+
+
+async def test_what_a_stream_says_nothing_about_is_sent_again_later(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    bench.client.status = lambda lease_id: "" if lease_id == 1 else "accepted"
+    await bench.put(1, 2)
+    async with bench.running():
+        assert bench.spool.rows == 1
+        assert bench.client.streamed == [[1, 2]]
+        bench.client.status = lambda _: "accepted"
+        await bench.clock.advance(RETRY_MIN_NS + NS_PER_S)
+        assert bench.client.streamed[1:] == [[1]]
+        assert bench.spool.rows == 0
+
+
+async def test_a_retried_item_does_not_hold_up_a_stream(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    bench.client.status = lambda lease_id: "retry" if lease_id == 1 else "accepted"
+    await bench.put(1, 2, 3)
+    async with bench.running():
+        assert bench.client.streamed == [[1, 2], [3]]
+        assert bench.spool.rows == 1
+        await bench.put(4)
+        await bench.clock.advance(INTERVAL_NS)
+        assert bench.client.streamed[2:] == [[4]]
+
+
+async def test_where_streams_are_refused_the_same_items_go_in_batches(bench: Bench) -> None:
+    """The client learns it from the answer to a stream, of which some items had gone."""
+
+    class Refusing(Reports):
+        async def report_from(self, source: ReportSource) -> bool:
+            source.begin()
+            await source.more(1, 1 << 20)
+            return False
+
+    bench.reporter._client = client = Refusing(bench.clock)
+    await bench.put(1, 2)
+    async with bench.running():
+        assert client.sent == [1, 2]
         assert bench.spool.rows == 0

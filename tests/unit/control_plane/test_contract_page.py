@@ -7,7 +7,7 @@ import pytest
 
 from netsonde import wire
 from netsonde.backoff import POLICIES
-from netsonde.control_plane import client, exchange
+from netsonde.control_plane import calls, client, exchange
 from netsonde.errors import CODES, ErrorCode
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "control-plane-api.md").read_text()
@@ -47,8 +47,8 @@ def test_the_retry_table_is_the_codes() -> None:
     assert set(table) == {verb.value for verb in POLICIES}
     for verb, policy in POLICIES.items():
         assert table[verb.value][1:3] == [delay(policy.base_ms), delay(policy.cap_ms)]
-    assert table["report"][3] == f"{client.REPORT_TIMEOUT_S:g} s"
-    assert table["extend"][3] == f"{client.CALL_TIMEOUT_S:g} s"
+    assert table["report"][3] == f"{calls.REPORT_TIMEOUT_S:g} s"
+    assert table["extend"][3] == f"{calls.CALL_TIMEOUT_S:g} s"
 
 
 @pytest.mark.parametrize(

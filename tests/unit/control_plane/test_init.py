@@ -15,8 +15,8 @@ FIXED = {
     "TaskKind", "TaskSpec", "TcpSpec", "TraceSpec", "TransportError",
 }  # fmt: skip
 BESIDE = {
-    "ClaimGrant", "Extension", "MemoryControlPlaneTransport", "TransportRequest",
-    "TransportResponse",
+    "ClaimGrant", "ClaimSink", "Extension", "MemoryControlPlaneTransport", "ReportSource",
+    "TransportRequest", "TransportResponse", "TransportStream",
 }  # fmt: skip
 
 

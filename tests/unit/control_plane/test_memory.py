@@ -1,12 +1,14 @@
 """The transport's twin in memory."""
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.control_plane.memory import (
     Answered,
+    BrokenOff,
     Delayed,
     Fault,
     Garbled,
@@ -16,9 +18,19 @@ from netsonde.control_plane.memory import (
     Oversized,
     Truncated,
 )
-from netsonde.control_plane.transport import TransportRequest, TransportResponse
+from netsonde.control_plane.transport import TransportRequest, TransportResponse, TransportStream
 from netsonde.errors import TransportError
-from support.transport_contract import Connect, Handler, TransportContract, request
+from support.transport_contract import (
+    Connect,
+    ConnectStream,
+    Handler,
+    Pieces,
+    StreamContract,
+    TransportContract,
+    request,
+    stream_request,
+    streamed,
+)
 
 
 class TestMemoryTransport(TransportContract):
@@ -26,6 +38,29 @@ class TestMemoryTransport(TransportContract):
     def connect(self) -> Connect:
         async def connect(handler: Handler) -> MemoryControlPlaneTransport:
             return MemoryControlPlaneTransport(handler)
+
+        return connect
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    for chunk in list[bytes]():
+        yield chunk
+
+
+def streaming(pieces: Pieces, clock: ManualClock | None = None) -> MemoryControlPlaneTransport:
+    async def streamer(
+        request: TransportRequest, lines: AsyncIterator[bytes] | None
+    ) -> TransportStream:
+        return streamed(pieces(request, lines or nothing()))
+
+    return MemoryControlPlaneTransport(Counting(), clock, streamer=streamer)
+
+
+class TestMemoryStreams(StreamContract):
+    @pytest.fixture
+    def connect_stream(self) -> ConnectStream:
+        async def connect(pieces: Pieces) -> MemoryControlPlaneTransport:
+            return streaming(pieces)
 
         return connect
 
@@ -128,3 +163,75 @@ async def test_a_delay_beyond_the_timeout_is_a_lost_answer() -> None:
         await clock.advance(5 * NS_PER_S)
 
     assert handler.served == 1
+
+
+# ── streams ──
+
+
+async def two_lines(_: TransportRequest, __: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    yield b"one\n"
+    yield b"two\n"
+
+
+async def came(transport: MemoryControlPlaneTransport) -> bytes:
+    async with transport.stream(stream_request()) as answer:
+        return (await answer.response(1000)).body
+
+
+@pytest.mark.parametrize(
+    ("fault", "body"),
+    [
+        (Truncated(6), b"one\ntw"),
+        (Garbled(b"<html>"), b"<html>" * 2),
+        (Answered(503, b"busy"), b"busy"),
+        (Delayed(), b"one\ntwo\n"),
+    ],
+)
+async def test_a_stream_meets_the_same_faults(fault: Fault, body: bytes) -> None:
+    transport = streaming(two_lines)
+    transport.inject(fault)
+    assert await came(transport) == body
+    assert await came(transport) == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("fault", [LostRequest(), BrokenOff(6)])
+async def test_a_stream_can_break(fault: Fault) -> None:
+    transport = streaming(two_lines)
+    transport.inject(fault)
+    with pytest.raises(TransportError):
+        await came(transport)
+
+
+async def test_a_partition_holds_the_pieces_of_an_open_stream() -> None:
+    clock = ManualClock()
+    transport = streaming(two_lines, clock)
+
+    async def read() -> list[bytes]:
+        async with transport.stream(stream_request()) as answer:
+            first = await anext(answer.chunks)
+            transport.is_partitioned = True
+            return [first, *[chunk async for chunk in answer.chunks]]
+
+    waiting = asyncio.get_running_loop().create_task(read())
+    await clock.advance(4 * NS_PER_S)
+    assert not waiting.done()
+    await clock.advance(2 * NS_PER_S)
+    with pytest.raises(TransportError, match="within 5 s"):
+        await waiting
+
+
+async def test_without_a_streamer_a_stream_is_one_request() -> None:
+    seen: list[bytes] = []
+
+    async def handler(request: TransportRequest) -> TransportResponse:
+        seen.append(request.body)
+        return TransportResponse(200, {}, b'{"leases":[]}')
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield b"one\n"
+        yield b"two\n"
+
+    transport = MemoryControlPlaneTransport(handler)
+    async with transport.stream(stream_request(), lines()) as answer:
+        assert [chunk async for chunk in answer.chunks] == [b'{"leases":[]}']
+    assert seen == [b"one\ntwo\n"]

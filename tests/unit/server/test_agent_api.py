@@ -420,18 +420,6 @@ async def test_unknown_kinds_and_fields_are_ignored(memory: Caller) -> None:
     assert len(leases) == 1
 
 
-async def test_a_claim_for_a_stream_only_is_not_acceptable(memory: Caller) -> None:
-    agent = await memory.register()
-    status, answer, _ = await agent.call(
-        "/claim", {"capacities": {}}, accept="application/x-ndjson"
-    )
-    assert (status, answer["error"]) == (406, "ERR_NOT_ACCEPTABLE")
-    status, _, _ = await agent.call(
-        "/claim", {"capacities": {}}, accept="application/x-ndjson, application/json"
-    )
-    assert status == 200
-
-
 async def test_a_disabled_agent_is_told_so(caller: Caller) -> None:
     agent = await caller.register()
     await caller.operator("PATCH", f"/v1/agents/{agent.agent_id}", {"disabled": True})

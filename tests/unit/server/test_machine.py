@@ -32,6 +32,7 @@ from netsonde.model import (
     ReleaseRequest,
     TaskKind,
 )
+from netsonde.server.claims import Claims
 from netsonde.server.core import ControlPlane
 from netsonde.server.leasing import HeldTask
 from netsonde.server.store import Store
@@ -163,7 +164,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         request = ClaimRequest(
             agent_id=agent.agent_id, capacities={"tcp": count}, claim_id=claim_id, wait_ms=0
         )
-        claimed = at_once(self.plane.claim(agent, request, self.now_ns, is_legacy=False))
+        claimed = at_once(Claims(self.plane).claim(agent, request, self.now_ns, is_legacy=False))
         for task in claimed.tasks:
             known = self.model.tasks[task.task_id]
             if task.lease_id in self.model.of_lease:

@@ -315,6 +315,10 @@ class Store(Protocol):
         """Drop a check's queued tasks and revoke its leased ones; return how many."""
         ...
 
+    def revoked_of_check(self, check_id: int) -> list[tuple[int, int]]:
+        """Return `(agent_id, lease_id)` of a check's leases that are revoked and still held."""
+        ...
+
     def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
         """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
         ...

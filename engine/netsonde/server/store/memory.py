@@ -274,6 +274,14 @@ class MemoryStore(MemoryRecords):
                 cancelled += 1
         return cancelled
 
+    def revoked_of_check(self, check_id: int) -> list[tuple[int, int]]:
+        """Return `(agent_id, lease_id)` of a check's leases that are revoked and still held."""
+        return [
+            (task.agent_id, lease_id)
+            for lease_id, task in self._by_lease.items()
+            if task.new.check_id == check_id and task.state is TaskState.REVOKED
+        ]
+
     def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
         """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
         return {

@@ -123,6 +123,9 @@ DELETE FROM task WHERE check_id = ? AND state = 0;
 -- name: revoke_of_check
 UPDATE task SET state = 2 WHERE check_id = ? AND state = 1;
 
+-- name: revoked_of_check
+SELECT agent_id, lease_id FROM task WHERE check_id = ? AND state = 2;
+
 -- name: live_of_check
 SELECT queue, body FROM task JOIN spec USING (spec_id)
 WHERE check_id = ? AND (state = 1 OR state = 0 AND (stale_ns IS NULL OR stale_ns > ?));

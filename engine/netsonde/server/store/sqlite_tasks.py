@@ -230,6 +230,10 @@ class SqliteTasks:
         dropped = self._db.run("drop_of_check", check_id).rowcount
         return dropped + self._db.run("revoke_of_check", check_id).rowcount
 
+    def revoked_of_check(self, check_id: int) -> list[tuple[int, int]]:
+        """Return `(agent_id, lease_id)` of a check's leases that are revoked and still held."""
+        return self._db.run("revoked_of_check", check_id).fetchall()
+
     def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
         """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
         rows = self._db.run("live_of_check", check_id, now_ns).fetchall()
