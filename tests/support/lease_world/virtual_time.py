@@ -3,6 +3,7 @@
 import asyncio
 import selectors
 from collections.abc import Callable
+from typing import Any
 
 from netsonde.clock import NS_PER_S, NS_PER_US, ClockQuality
 
@@ -19,6 +20,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now_s = 1.0
         super().__init__(_Jumping(self._jump))
+
+    def call_soon_threadsafe(self, *arguments: Any, **named: Any) -> asyncio.Handle:
+        """Do without waking the selector: there is no other thread."""
+        return self.call_soon(*arguments, **named)
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
@@ -39,7 +44,7 @@ class _Jumping(selectors.SelectSelector):
             raise StuckError("everybody waits, and nobody for the clock")
         if timeout > 0:
             self._pass(timeout)
-        return super().select(0)
+        return []  # nothing comes from outside this world
 
 
 class HostClock:
