@@ -19,6 +19,7 @@ LAYER = {
     "model": 1,
     "backoff": 2,
     "leases": 2,
+    "congestion": 2,
     "pacing": 2,
     "policy": 2,
     "stats": 2,

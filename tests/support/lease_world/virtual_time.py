@@ -3,9 +3,12 @@
 import asyncio
 import selectors
 from collections.abc import Callable
-from typing import Any
+from contextvars import Context
+from typing import TypeVarTuple, Unpack
 
 from netsonde.clock import NS_PER_S, NS_PER_US, ClockQuality
+
+Ts = TypeVarTuple("Ts")
 
 EPOCH_NS = 1_790_000_000 * NS_PER_S  # 2026: lease ids count from 2025
 
@@ -21,9 +24,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now_s = 1.0
         super().__init__(_Jumping(self._jump))
 
-    def call_soon_threadsafe(self, *arguments: Any, **named: Any) -> asyncio.Handle:
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: Context | None = None,
+    ) -> asyncio.Handle:
         """Do without waking the selector: there is no other thread."""
-        return self.call_soon(*arguments, **named)
+        return self.call_soon(callback, *args, context=context)
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
