@@ -4,7 +4,7 @@ import asyncio
 import selectors
 from collections.abc import Callable
 from contextvars import Context
-from typing import TypeVarTuple, Unpack
+from typing import TypeVarTuple
 
 from netsonde.clock import NS_PER_S, NS_PER_US, ClockQuality
 
@@ -26,8 +26,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def call_soon_threadsafe(
         self,
-        callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
         """Do without waking the selector: there is no other thread."""
