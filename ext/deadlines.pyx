@@ -1,4 +1,4 @@
-"""Lease deadlines in a native indexed heap; the core is heap.pxd and heap_ops.pxd.
+"""Lease deadlines in a native indexed heap; the core is heap.pxd, heap_ops.pxd and spread.pxd.
 
 Ids are unsigned 64-bit, deadlines signed 64-bit nanoseconds on whatever clock the caller keeps to.
 Buffers of ids and deadlines are anything contiguous in native 64-bit integers (array('Q'),
@@ -21,8 +21,11 @@ from heap_ops cimport (
     heap_drop_batch, heap_due, heap_due_free, heap_move, heap_move_batch, heap_pop_due, heap_push,
     heap_push_batch, heap_renumber,
 )
+from spread cimport spread_batch
 
 CAPACITY_MAX = 2**30  # slots are 32 bits, and less than half of them are used
+
+cdef double PART_ONE = 2.0**32
 
 DONE = HEAP_DONE
 KNOWN = HEAP_KNOWN
@@ -221,3 +224,30 @@ cdef class DeadlineHeap:
         finally:
             heap_due_free(&due)
         return view
+
+
+def spread(ids, deadlines_ns, int64_t now_ns, uint64_t seed, double least, double most):
+    """Return for every lease an instant between now_ns and its deadline, as packed int64.
+
+    Which part of the way has passed then, from `least` to `most` of 1, is uniform over ids: a hash
+    of the id under the seed.
+
+    Raises:
+        ValueError: not 0 <= least <= most <= 1.
+    """
+    cdef Py_buffer id_view, deadline_view
+    cdef bytes instants_ns
+    if not 0 <= least <= most <= 1:
+        raise ValueError(f"0 <= least <= most <= 1 does not hold for {least} and {most}")
+    acquire_pair(ids, deadlines_ns, &id_view, &deadline_view)
+    try:
+        instants_ns = PyBytes_FromStringAndSize(NULL, id_view.len)
+        spread_batch(
+            <const char *>id_view.buf, <const char *>deadline_view.buf, id_view.len // 8, now_ns,
+            seed, <uint64_t>(least * PART_ONE), <uint64_t>(most * PART_ONE),
+            PyBytes_AsString(instants_ns),
+        )
+    finally:
+        PyBuffer_Release(&id_view)
+        PyBuffer_Release(&deadline_view)
+    return instants_ns

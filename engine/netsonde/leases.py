@@ -7,16 +7,14 @@ starts or finishes a lease that has ended meanwhile is told False.
 """
 
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import compress
 from random import Random
 from typing import NamedTuple
 
-from msgspec import Struct
-
-from netsonde._native.deadlines import DONE, DeadlineHeap
+from netsonde._native.deadlines import DONE, FULL, KNOWN, DeadlineHeap, spread
 from netsonde.clock import NS_PER_MS
 from netsonde.model import Lease, TaskKind
 
@@ -25,7 +23,7 @@ BATCH_MAX = 1000  # lease ids per extend, by the contract; also how many expire 
 GATHER_NS = 500 * NS_PER_MS  # leases due this soon after the first go in the same call
 ASK_AGAIN_MIN_NS = 500 * NS_PER_MS  # never ask faster than calls are gathered
 NEVER_NS = 2**63 - 1
-# An extension is due when this part of the term has passed, drawn for each lease and term, so that
+# An extension is due when this part of the term has passed, another one for each lease, so that
 # leases granted together do not stay together.
 FRACTION_MIN, FRACTION_MAX = 0.35, 0.45
 
@@ -75,9 +73,10 @@ class Grant(StrEnum):
 
 
 # Members by plain names: looking them up in the class is most of what a transition costs.
-_QUEUED = LeaseState.QUEUED
-_START, _FINISH, _RELEASE, _REVOKE, _EXPIRE = LeaseEvent
-_GRANTED, _DUPLICATE, _LATE, _FULL = Grant
+_QUEUED, _ENDED = LeaseState.QUEUED, LeaseState.ENDED
+_START, _FINISH = LeaseEvent.START, LeaseEvent.FINISH
+_GRANTED = Grant.GRANTED
+_ANSWERS = {DONE: _GRANTED, KNOWN: Grant.DUPLICATE, FULL: Grant.FULL}
 
 
 class Ended(NamedTuple):
@@ -101,27 +100,23 @@ class LeaseCounters:
     expired: int = 0
 
 
-class _Held(Struct, gc=False):  # half a million of them must not cost the collector anything
-    lease: Lease
-    state: LeaseState
-    limit_ns: int | None  # max_lease_ms as an instant
-
-
 class LeaseTable:
     """Leases by id, with their deadlines and the instants at which to ask for more time.
 
     Every lease has its deadline in one native heap; those queued or running have in another the
-    instant of their next extension. `rng` draws when, within the contract's bounds.
+    instant of their next extension. `rng` draws under which seed these spread within the contract's
+    bounds. What is not so yet costs a lease nothing: one without a state is queued, one without a
+    limit was not extended.
     """
 
     def __init__(self, rng: Random, *, capacity: int = LEASES_MAX) -> None:
         self.counters = LeaseCounters()
-        self._rng = rng
-        self._capacity = capacity
-        self._held: dict[int, _Held] = {}
+        self._seed = rng.getrandbits(64)
+        self._held: dict[int, Lease] = {}
+        self._states: dict[int, LeaseState] = {}
+        self._limits_ns: dict[int, int] = {}
         self._deadlines = DeadlineHeap(capacity)
         self._asks = DeadlineHeap(capacity)
-        self._counts = {state: dict.fromkeys(TaskKind, 0) for state in LeaseState}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -136,7 +131,7 @@ class LeaseTable:
     @property
     def capacity(self) -> int:
         """The most leases this table holds."""
-        return self._capacity
+        return self._deadlines.capacity
 
     @property
     def next_wake_ns(self) -> int | None:
@@ -148,25 +143,21 @@ class LeaseTable:
 
     def lease(self, lease_id: int) -> Lease | None:
         """Return a held lease."""
-        held = self._held.get(lease_id)
-        return held.lease if held else None
+        return self._held.get(lease_id)
 
     def state(self, lease_id: int) -> LeaseState:
         """Return where a lease is; one that is not held has ended."""
-        held = self._held.get(lease_id)
-        return held.state if held else LeaseState.ENDED
+        return self._states.get(lease_id, _QUEUED) if lease_id in self._held else _ENDED
 
     def deadline_ns(self, lease_id: int) -> int | None:
         """Return when a held lease ends."""
         return self._deadlines.deadline_of(lease_id)
 
     def count(self, kind: TaskKind | None = None, state: LeaseState | None = None) -> int:
-        """Count the leases held of this kind and in this state; None: of any."""
+        """Count the leases held of this kind and in this state, one by one; None: of any."""
         return sum(
-            counts[its_kind]
-            for its_state, counts in self._counts.items()
-            for its_kind in counts
-            if kind in (None, its_kind) and state in (None, its_state)
+            kind in (None, lease.kind) and state in (None, self._states.get(lease_id, _QUEUED))
+            for lease_id, lease in self._held.items()
         )
 
     def grant(self, lease: Lease, deadline_ns: int, now_ns: int) -> Grant:
@@ -175,31 +166,17 @@ class LeaseTable:
 
     def grant_many(self, grants: Sequence[tuple[Lease, int]], now_ns: int) -> list[Grant]:
         """Take leases and their deadlines into the table, queued; one answer each, in order."""
-        answers = []
-        held, fresh = self._held, dict[int, _Held]()
-        deadlines_ns: list[int] = []
-        room = self._capacity - len(held)
-        limits_ns: dict[tuple[int, int, int | None], int | None] = {}  # a batch has few terms
-        for lease, deadline_ns in grants:
-            lease_id = lease.lease_id
-            if lease_id in held or lease_id in fresh:
-                answers.append(_DUPLICATE)
-            elif deadline_ns <= now_ns:
-                answers.append(_LATE)
-            elif len(fresh) == room:
-                answers.append(_FULL)
-            else:
-                answers.append(_GRANTED)
-                term = deadline_ns, lease.lease_until_ms, lease.max_lease_ms
-                if term not in limits_ns:
-                    limits_ns[term] = _limit_ns(lease, deadline_ns)
-                fresh[lease_id] = _Held(lease, _QUEUED, limits_ns[term])
-                deadlines_ns.append(deadline_ns)
-        asks_ns = self._asks_ns(deadlines_ns, [one.limit_ns for one in fresh.values()], now_ns)
-        self._push(fresh, array("q", deadlines_ns), asks_ns)
-        self.counters.granted += len(fresh)
-        self.counters.refused += len(answers) - len(fresh)
-        return answers
+        if not grants:
+            return []
+        leases, deadlines_ns = zip(*grants, strict=True)
+        if min(deadlines_ns) <= now_ns:
+            return [self._grant_one(*one, now_ns) for one in grants]
+        ids = [lease.lease_id for lease in leases]
+        codes = self._file(ids, leases, array("q", deadlines_ns), now_ns)
+        taken = codes.count(DONE)
+        self.counters.granted += taken
+        self.counters.refused += len(ids) - taken
+        return [_GRANTED] * taken if taken == len(ids) else [_ANSWERS[code] for code in codes]
 
     def start(self, lease_id: int, now_ns: int) -> bool:
         """Mark a queued lease running; False: it has ended, or ends now, and must not start."""
@@ -223,23 +200,23 @@ class LeaseTable:
 
     def release_many(self, lease_ids: Iterable[int]) -> int:
         """Let leases go that were acknowledged or handed back; return how many were held."""
-        released = len(self._end(lease_ids, _RELEASE))
+        released = len(self._end(lease_ids))
         self.counters.released += released
         return released
 
     def revoke(self, lease_ids: Iterable[int]) -> list[Ended]:
         """Let leases go that the control plane took back; unknown ids are counted."""
         lease_ids = tuple(lease_ids)
-        ended = self._end(lease_ids, _REVOKE)
+        ended = self._end(lease_ids)
         self.counters.revoked += len(ended)
         self.counters.unknown += len(lease_ids) - len(ended)
-        return [Ended(held.lease, held.state) for held in ended]
+        return ended
 
     def pop_expired(self, now_ns: int, limit: int = BATCH_MAX) -> list[Ended]:
         """Let go what has reached its deadline, earliest first; call again while it is `limit`."""
-        ended = self._end(self._deadlines.pop_due(now_ns, limit).tolist(), _EXPIRE)
+        ended = self._end(self._deadlines.pop_due(now_ns, limit).tolist())
         self.counters.expired += len(ended)
-        return [Ended(held.lease, held.state) for held in ended]
+        return ended
 
     def due(self, now_ns: int, limit: int = BATCH_MAX) -> list[int]:
         """Return the leases to extend in one call now; empty until the first of them is due.
@@ -265,90 +242,102 @@ class LeaseTable:
         """
         ids, ends_ns, limits_ns = array("Q"), array("q"), []
         for lease_id, deadline_ns in deadlines_ns.items():
-            held = self._held.get(lease_id)
-            if held is not None:
-                limit_ns = held.limit_ns
+            lease = self._held.get(lease_id)
+            if lease is not None:
+                limit_ns = self._limit_ns(lease)
                 ids.append(lease_id)
                 ends_ns.append(deadline_ns if limit_ns is None else min(deadline_ns, limit_ns))
                 limits_ns.append(limit_ns)
         codes = self._deadlines.extend(ids, ends_ns)
-        moved = array("Q")
-        moved_ends_ns, moved_limits_ns = [], []
+        moved, moved_ends_ns, last = array("Q"), array("q"), []
         for lease_id, end_ns, limit_ns, code in zip(ids, ends_ns, limits_ns, codes, strict=True):
             if code == DONE:
+                if limit_ns is not None:
+                    self._limits_ns[lease_id] = limit_ns
+                    if end_ns == limit_ns:
+                        last.append(len(moved))
                 moved.append(lease_id)
                 moved_ends_ns.append(end_ns)
-                moved_limits_ns.append(limit_ns)
-        asks_ns = self._asks_ns(moved_ends_ns, moved_limits_ns, now_ns)
-        self._asks.move(moved, asks_ns)  # finished leases are not in it and stay out
+        # Finished leases are not in it and stay out.
+        self._asks.move(moved, self._asks_ns(moved, moved_ends_ns, last, now_ns))
         self.counters.extended += len(moved)
         self.counters.unextended += len(ids) - len(moved)
         self.counters.unknown += len(deadlines_ns) - len(ids)
         return len(moved)
 
-    def _asks_ns(
-        self, deadlines_ns: Sequence[int], limits_ns: Sequence[int | None], now_ns: int
-    ) -> "array[int]":
-        """Return when to ask for more time: never when there is none to be had."""
-        draw = self._rng.random
-        span = FRACTION_MAX - FRACTION_MIN
-        return array(
-            "q",
-            [
-                deadline_ns - int((1.0 - (FRACTION_MIN + span * draw())) * (deadline_ns - now_ns))
-                if limit_ns is None or deadline_ns < limit_ns
-                else NEVER_NS
-                for deadline_ns, limit_ns in zip(deadlines_ns, limits_ns, strict=True)
-            ],
-        )
+    def _grant_one(self, lease: Lease, deadline_ns: int, now_ns: int) -> Grant:
+        """Take one lease of a batch in which some may have ended on the way."""
+        if deadline_ns > now_ns:
+            return self.grant(lease, deadline_ns, now_ns)
+        self.counters.refused += 1
+        return Grant.DUPLICATE if lease.lease_id in self._held else Grant.LATE
 
-    def _push(
-        self, fresh: dict[int, _Held], deadlines_ns: "array[int]", asks_ns: "array[int]"
-    ) -> None:
-        ids = array("Q", fresh)
-        self._deadlines.push(ids, deadlines_ns)
+    def _file(
+        self, ids: list[int], leases: Sequence[Lease], ends_ns: "array[int]", now_ns: int
+    ) -> bytes:
+        """Put leases where they belong; return the heap's code for each.
+
+        The heap knows which ids are held and how many may be.
+        """
+        words = array("Q", ids)
+        codes = self._deadlines.push(words, ends_ns)
+        if codes.count(DONE) < len(codes):
+            fresh = [code == DONE for code in codes]
+            words, ends_ns = array("Q", compress(ids, fresh)), array("q", compress(ends_ns, fresh))
+            ids, leases = list(compress(ids, fresh)), list(compress(leases, fresh))
+        last = [
+            at
+            for at, lease in enumerate(leases)
+            if lease.max_lease_ms is not None and lease.max_lease_ms <= lease.lease_until_ms
+        ]
         try:
-            self._asks.push(ids, asks_ns)
+            self._asks.push(words, self._asks_ns(words, ends_ns, last, now_ns))
         except MemoryError:
-            self._deadlines.drop(ids)
+            self._deadlines.drop(words)
             raise
-        self._held |= fresh
-        counts = self._counts[_QUEUED]
-        for kind, count in Counter([held.lease.kind for held in fresh.values()]).items():
-            counts[kind] += count
+        self._held.update(zip(ids, leases, strict=True))
+        return codes
+
+    def _asks_ns(
+        self, ids: "array[int]", ends_ns: "array[int]", last: Iterable[int], now_ns: int
+    ) -> "array[int]":
+        """Return when to ask for more time; last: whose deadline cannot move."""
+        asks_ns = array("q", spread(ids, ends_ns, now_ns, self._seed, FRACTION_MIN, FRACTION_MAX))
+        for at in last:
+            asks_ns[at] = NEVER_NS
+        return asks_ns
+
+    def _limit_ns(self, lease: Lease) -> int | None:
+        """Return the instant past which a lease cannot be extended, None: no limit was told.
+
+        The deadline that was granted less the term is the grant, early by the margin: so is the
+        limit. It cuts no granted term, whatever the control plane says.
+        """
+        if lease.max_lease_ms is None:
+            return None
+        known_ns = self._limits_ns.get(lease.lease_id)
+        if known_ns is not None:
+            return known_ns
+        granted_ns = self._deadlines.deadline_of(lease.lease_id) or 0
+        return granted_ns + max(lease.max_lease_ms - lease.lease_until_ms, 0) * NS_PER_MS
 
     def _change(self, lease_id: int, event: LeaseEvent) -> bool:
         """Apply an event that does not end a lease; False: it changes nothing."""
-        held = self._held.get(lease_id)
-        if held is None or (state := TRANSITIONS.get((held.state, event))) is None:
+        state = TRANSITIONS.get((self.state(lease_id), event))
+        if state is None:
             return False
-        kind = held.lease.kind
-        self._counts[held.state][kind] -= 1
-        self._counts[state][kind] += 1
-        held.state = state
+        self._states[lease_id] = state
         return True
 
-    def _end(self, lease_ids: Iterable[int], event: LeaseEvent) -> list[_Held]:
-        """Let leases go; return those that were held, in the states they were in."""
+    def _end(self, lease_ids: Iterable[int]) -> list[Ended]:
+        """Let leases go, whatever their state; return those that were held."""
         ended, ids = [], array("Q")
         for lease_id in lease_ids:
-            held = self._held.get(lease_id)
-            if held is not None and (held.state, event) in TRANSITIONS:
-                del self._held[lease_id]
-                self._counts[held.state][held.lease.kind] -= 1
-                ended.append(held)
+            lease = self._held.pop(lease_id, None)
+            if lease is not None:
+                ended.append(Ended(lease, self._states.pop(lease_id, _QUEUED)))
+                self._limits_ns.pop(lease_id, None)
                 ids.append(lease_id)
         self._deadlines.drop(ids)
         self._asks.drop(ids)
         return ended
-
-
-def _limit_ns(lease: Lease, deadline_ns: int) -> int | None:
-    """Return the instant past which a lease cannot be extended, None: no limit was told.
-
-    The deadline less the term is the grant, early by the margin: so is the limit. It cuts no
-    granted term, whatever the control plane says.
-    """
-    if lease.max_lease_ms is None:
-        return None
-    return deadline_ns + max(lease.max_lease_ms - lease.lease_until_ms, 0) * NS_PER_MS

@@ -25,7 +25,7 @@ from netsonde.leases import (
     LeaseTable,
 )
 from netsonde.model import ID_MAX, Lease, TaskKind
-from support.leases import make_lease
+from support.leases import ask_ns, make_lease
 
 TERM_MS = 20_000
 TERM_NS = TERM_MS * NS_PER_MS
@@ -44,17 +44,6 @@ def granted(table: LeaseTable, *lease_ids: int, now_ns: int = 0) -> None:
     assert set(table.grant_many(grants, now_ns)) == {Grant.GRANTED}
 
 
-class Drawn(Random):
-    """Draws what it was told to."""
-
-    def __init__(self, *fractions: float) -> None:
-        super().__init__()
-        self.fractions = iter(fractions)
-
-    def random(self) -> float:
-        return (next(self.fractions) - FRACTION_MIN) / (FRACTION_MAX - FRACTION_MIN)
-
-
 # ── a random history ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -68,13 +57,15 @@ class Held:
     limit_ns: float  # infinite without max_lease_ms
     ask_ns: int = 0
 
-    def plan(self, now_ns: int, rng: Random) -> None:
+    def plan(self, now_ns: int, seed: int) -> None:
         """Due when remaining < (1 - f) of the term just obtained."""
         self.ask_ns = NEVER_NS
         if self.deadline_ns < self.limit_ns:
-            fraction = FRACTION_MIN + (FRACTION_MAX - FRACTION_MIN) * rng.random()
-            left_ns = int((1.0 - fraction) * (self.deadline_ns - now_ns))
-            self.ask_ns = self.deadline_ns - left_ns
+            self.ask_ns = ask_ns(self.lease.lease_id, self.deadline_ns, now_ns, seed)
+            term_ns = self.deadline_ns - now_ns
+            passed_ns = self.ask_ns - now_ns
+            if term_ns > 0:
+                assert FRACTION_MIN * term_ns - 1 <= passed_ns <= FRACTION_MAX * term_ns
 
 
 some_id = st.sampled_from([*range(1, 20), ID_MAX])
@@ -86,7 +77,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.table = LeaseTable(Random(5), capacity=CAPACITY)
-        self.rng = Random(5)  # draws what the table draws
+        self.seed = Random(5).getrandbits(64)  # what the table draws
         self.now_ns = 1000 * NS_PER_S
         self.held: dict[int, Held] = {}
         self.counts: Counter[str] = Counter()
@@ -116,7 +107,7 @@ class LeaseMachine(RuleBasedStateMachine):
             if max_lease_ms is not None:
                 limit_ns = deadline_ns + max(max_lease_ms - lease.lease_until_ms, 0) * NS_PER_MS
             held = Held(lease, LeaseState.QUEUED, deadline_ns, limit_ns)
-            held.plan(self.now_ns, self.rng)
+            held.plan(self.now_ns, self.seed)
             self.held[lease_id] = held
         self.counts["granted" if answer is Grant.GRANTED else "refused"] += 1
 
@@ -168,7 +159,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 moved += 1
                 held.deadline_ns = end_ns
                 asked_ns = held.ask_ns
-                held.plan(self.now_ns, self.rng)
+                held.plan(self.now_ns, self.seed)
                 if held.state not in (LeaseState.QUEUED, LeaseState.RUNNING):
                     held.ask_ns = asked_ns
             else:
@@ -260,29 +251,42 @@ def test_every_lease_can_end_and_nothing_leaves_its_end() -> None:
 
 def test_an_extension_is_due_when_the_fraction_of_the_term_has_passed() -> None:
     table = make_table()
-    granted(table, *range(1, 51))
+    granted(table, *range(1, 101))
     earliest_ns = table.next_wake_ns
     assert earliest_ns is not None
 
-    assert FRACTION_MIN * TERM_NS <= earliest_ns < 0.36 * TERM_NS  # of fifty draws, the least
+    assert FRACTION_MIN * TERM_NS - 1 <= earliest_ns < 0.36 * TERM_NS  # of a hundred, the least
     assert table.due(earliest_ns - 1) == []
 
     asked = table.due(earliest_ns)
-    assert 0 < len(asked) < 50  # what is due within half a second goes along, not all
+    assert 0 < len(asked) < 100  # what is due within half a second goes along, not all
 
     table.due(int(FRACTION_MAX * TERM_NS) + 1)
     assert table.next_wake_ns == earliest_ns + (TERM_NS - earliest_ns) // 4
 
 
 def test_leases_due_within_half_a_second_go_together() -> None:
-    table = LeaseTable(Drawn(0.40, 0.42, 0.43))
-    granted(table, 1, 2, 3)
+    table = make_table()
+    granted(table, *range(1, 51))
+    seed = Random(1).getrandbits(64)
+    instants_ns = {lease_id: ask_ns(lease_id, TERM_NS, 0, seed) for lease_id in range(1, 51)}
+    first_ns = min(instants_ns.values())
+    together = {key for key, at_ns in instants_ns.items() if at_ns <= first_ns + GATHER_NS}
 
-    assert table.next_wake_ns == 8 * NS_PER_S
-    assert table.due(8 * NS_PER_S - 1) == []
-    assert table.due(8 * NS_PER_S) == [1, 2]  # at 8.0 and 8.4 s; the third is at 8.6
-    assert table.due(8 * NS_PER_S) == []
-    assert table.next_wake_ns == 8_600 * NS_PER_MS
+    assert table.next_wake_ns == first_ns
+    assert table.due(first_ns - 1) == []
+    assert set(table.due(first_ns)) == together
+    assert 1 < len(together) < 50
+    assert table.due(first_ns) == []
+    assert table.next_wake_ns == min(instants_ns[key] for key in instants_ns.keys() - together)
+
+
+def test_every_table_spreads_its_leases_anew() -> None:
+    tables = [LeaseTable(Random(seed)) for seed in (1, 2)]
+    for table in tables:
+        granted(table, *range(1, 51))
+
+    assert tables[0].next_wake_ns != tables[1].next_wake_ns
 
 
 def test_a_failed_call_is_repeated_until_the_deadline_and_no_faster_than_half_a_second() -> None:

@@ -70,15 +70,14 @@ def read_claim(answer: Answer, term_ms: int) -> ClaimGrant:
 
 def granted(claimed: Claimed, answer: Answer, term_ms: int) -> ClaimGrant:
     """Find the instants at which claimed leases end here."""
-    # The leases of an answer have few different terms.
-    known: dict[tuple[int, int | None], tuple[int, int]] = {}
     leases = []
+    until_ms = deadline_ns = 0
+    told_ms, after_ms = 0, None  # by the lease before: most are alike, and none says 0
     for lease in claimed.leases:
-        told = lease.lease_until_ms, lease.granted_after_ms
-        if told not in known:
-            known[told] = _term(*told, answer, term_ms)
-        until_ms, deadline_ns = known[told]
-        if until_ms != lease.lease_until_ms:
+        if lease.lease_until_ms != told_ms or lease.granted_after_ms != after_ms:
+            told_ms, after_ms = lease.lease_until_ms, lease.granted_after_ms
+            until_ms, deadline_ns = _term(told_ms, after_ms, answer, term_ms)
+        if until_ms != told_ms:
             lease = msgspec.structs.replace(lease, lease_until_ms=until_ms)  # noqa: PLW2901
         leases.append((lease, deadline_ns))
     return ClaimGrant(tuple(leases), claimed.rejected, claimed)

@@ -1,7 +1,7 @@
 """Claims and extensions as agents read them, and the one place where lease times become ns."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -15,12 +15,14 @@ from netsonde.model import (
     ExtendResponse,
     Lease,
 )
-from netsonde.wire.codec import DecodeError, decode_answer, is_too_deep, parse
+from netsonde.wire.codec import UNREADABLE, DecodeError, decode_answer, decoder, is_too_deep, parse
 
 EPOCH_MS_MIN = 10**11  # a duration this long is 3 years; an instant this early is 1973
 MARGIN_MIN_NS = 250 * NS_PER_MS
 MARGIN_FRACTION = 100  # 1 %: drift between two hosts' clocks over one term
 DATE_HEADER_SLACK_MS = 1000  # the Date header is cut to whole seconds
+
+_KINDS = {type_: kind for kind, type_ in SPEC_TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +59,6 @@ class _Ids(msgspec.Struct, frozen=True):
     task_id: int | None = None
 
 
-@dataclass(slots=True)
-class _Sorted:
-    leases: list[Lease] = field(default_factory=list)
-    rejected: list[RejectedLease] = field(default_factory=list)
-
-    def take(self, lease: Lease) -> None:
-        problem = _inconsistency(lease)
-        if problem is None:
-            self.leases.append(lease)
-        else:
-            self.rejected.append(RejectedLease(lease.lease_id, lease.task_id, problem))
-
-
 def decode_claim(body: bytes) -> Claimed:
     """Decode a claim's answer; an empty body is an answer without leases.
 
@@ -85,28 +74,20 @@ def decode_claim(body: bytes) -> Claimed:
         answer = decode_answer(ClaimResponse, body)
     except DecodeError:
         loose = decode_answer(_LooseClaim, body)
-        return _with_facts(read_loose_leases((), [bytes(raw) for raw in loose.leases]), loose)
+        return _with_facts(as_claimed((), loose.leases), loose)
     return _with_facts(as_claimed(answer.leases), answer)
 
 
-def as_claimed(leases: Sequence[Lease]) -> Claimed:
-    """Return decoded leases, those that contradict themselves as rejected."""
-    if not any(map(_inconsistency, leases)):
-        return Claimed(tuple(leases))
-    return read_loose_leases(leases, ())
+def as_claimed(leases: Sequence[Lease], loose: Iterable[msgspec.Raw] = ()) -> Claimed:
+    """Return decoded leases, and those of `loose` that decode alone.
 
-
-def read_loose_leases(leases: Sequence[Lease], loose: Sequence[bytes]) -> Claimed:
-    """Decode leases one by one: what fails again is looked at field by field."""
-    sorted_ = _Sorted()
-    for lease in leases:
-        sorted_.take(lease)
-    for raw in loose:
-        try:
-            sorted_.take(decode_answer(Lease, raw))
-        except DecodeError:
-            _take_loose(raw, sorted_)
-    return Claimed(tuple(sorted_.leases), tuple(sorted_.rejected))
+    What does not, and what contradicts itself, is rejected.
+    """
+    rejected: list[RejectedLease] = []
+    found = (*leases, *_decoded_alone(loose, rejected))
+    if not _are_consistent(found):
+        found = tuple(_consistent(found, rejected))
+    return Claimed(found, tuple(rejected))
 
 
 def _with_facts(claimed: Claimed, answer: ClaimResponse | _LooseClaim) -> Claimed:
@@ -156,24 +137,32 @@ def lease_deadline_ns(sent_ns: int, lease_until_ms: int, granted_after_ms: int |
     return sent_ns + (granted_after_ms or 0) * NS_PER_MS + term_ns - margin_ns
 
 
-def _take_loose(raw: bytes, sorted_: _Sorted) -> None:
+def _decoded_alone(raws: Iterable[msgspec.Raw], rejected: list[RejectedLease]) -> Iterator[Lease]:
+    decode_lease = decoder(Lease).decode
+    for raw in raws:
+        try:
+            yield decode_lease(raw)
+        except UNREADABLE:
+            loose = _decoded_loosely(bytes(raw))
+            if isinstance(loose, Lease):
+                yield loose
+            else:
+                rejected.append(loose)
+
+
+def _decoded_loosely(raw: bytes) -> Lease | RejectedLease:
+    """Decode a lease as far as it goes; say what is wrong with it."""
     if is_too_deep(raw):
-        sorted_.rejected.append(RejectedLease(None, None, "nested too deep"))
-        return
+        return RejectedLease(None, None, "nested too deep")
     try:
         plain = parse(raw)
     except DecodeError as error:
         ids = _ids_of(raw)
-        sorted_.rejected.append(
-            RejectedLease(_id_of(ids, "lease_id"), _id_of(ids, "task_id"), str(error))
-        )
-        return
+        return RejectedLease(_id_of(ids, "lease_id"), _id_of(ids, "task_id"), str(error))
     try:
-        sorted_.take(msgspec.convert(_without_nulls(plain), Lease))
+        return msgspec.convert(_without_nulls(plain), Lease)
     except msgspec.ValidationError as error:
-        sorted_.rejected.append(
-            RejectedLease(_id_of(plain, "lease_id"), _id_of(plain, "task_id"), str(error))
-        )
+        return RejectedLease(_id_of(plain, "lease_id"), _id_of(plain, "task_id"), str(error))
 
 
 def _without_nulls(value: Any) -> Any:
@@ -196,11 +185,30 @@ def _id_of(value: Any, name: str) -> int | None:
     return found if type(found) is int and 0 <= found <= ID_MAX else None
 
 
+def _are_consistent(leases: Sequence[Lease]) -> bool:
+    """Whether no lease has an inconsistency: one loop for what nearly never is."""
+    for lease in leases:
+        if (
+            lease.lease_id > ID_MAX
+            or lease.task_id > ID_MAX
+            or _KINDS[type(lease.spec)] is not lease.kind
+        ):
+            return False
+    return True
+
+
+def _consistent(leases: Iterable[Lease], rejected: list[RejectedLease]) -> Iterator[Lease]:
+    for lease in leases:
+        problem = _inconsistency(lease)
+        if problem is None:
+            yield lease
+        else:
+            rejected.append(RejectedLease(lease.lease_id, lease.task_id, problem))
+
+
 def _inconsistency(lease: Lease) -> str | None:
-    if not 0 <= lease.lease_id <= ID_MAX or not 0 <= lease.task_id <= ID_MAX:
-        return "an id is outside 0 to 2^64-1"
-    if type(lease.spec) is not SPEC_TYPES[lease.kind]:
+    if lease.lease_id > ID_MAX or lease.task_id > ID_MAX:
+        return "an id is above 2^64-1"
+    if _KINDS[type(lease.spec)] is not lease.kind:
         return f"the lease says {lease.kind.value}, its spec {lease.spec.__struct_config__.tag}"
-    if lease.lease_until_ms <= 0:
-        return "the lease had ended when it was granted"
     return None

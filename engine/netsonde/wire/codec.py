@@ -28,6 +28,10 @@ _decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}
 _AT = re.compile(r"^(?P<message>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 
 
+# What decoders raise for bytes that are not what they should be.
+UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+
 class DecodeError(NetsondeError):
     """The other side's answer is not what the contract says."""
 
@@ -54,7 +58,7 @@ def parse(body: bytes) -> Any:
     """
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise DecodeError(f"not JSON: {error}") from error
 
 
@@ -85,7 +89,7 @@ def decode(
         value = decoder(type_).decode(body)
     except msgspec.ValidationError as error:
         raise validation_error(error) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise RequestError(ErrorCode.MALFORMED_JSON, f"the body is not JSON: {error}") from error
     if strict:
         _refuse_unknown(type_, parse(body), "$")
@@ -100,7 +104,7 @@ def decode_answer(type_: type[T], body: bytes) -> T:
     """
     try:
         return decoder(type_).decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise DecodeError(f"{error} (the body starts {body[:60]!r})") from error
 
 

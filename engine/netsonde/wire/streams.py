@@ -12,7 +12,7 @@ import msgspec
 
 from netsonde.errors import CODES, ControlPlaneError, ErrorCode, RequestError
 from netsonde.model import ErrorEnvelope, Lease, ReportResult
-from netsonde.wire.claims import Claimed, as_claimed, read_loose_leases
+from netsonde.wire.claims import Claimed, as_claimed
 from netsonde.wire.codec import DecodeError, decode_answer, decoder, encode
 from netsonde.wire.envelopes import decode_error
 from netsonde.wire.limits import LINE_MAX_BYTES, LINES_MAX
@@ -154,7 +154,7 @@ def read_claim_lines(lines: Sequence[bytes]) -> ClaimPart:
         DecodeError: a line is not JSON, or not what it says it is.
     """
     known: list[_ClaimLine] = []
-    loose: list[bytes] = []
+    loose: list[msgspec.Raw] = []
     for line in _together(tuple[_ClaimLine, ...], lines):
         if isinstance(line, bytes):
             _sort_claim_line(line, known, loose)
@@ -174,15 +174,16 @@ def read_claim_lines(lines: Sequence[bytes]) -> ClaimPart:
                 revision = str(one.revision)
             case _EndLine():
                 end = one
-    claimed = as_claimed(leases) if not loose else read_loose_leases(leases, loose)
-    return ClaimPart(claimed, tuple(revoked), revision, end is not None, _failure(end))
+    return ClaimPart(
+        as_claimed(leases, loose), tuple(revoked), revision, end is not None, _failure(end)
+    )
 
 
-def _sort_claim_line(line: bytes, known: list[_ClaimLine], loose: list[bytes]) -> None:
+def _sort_claim_line(line: bytes, known: list[_ClaimLine], loose: list[msgspec.Raw]) -> None:
     """Read one line by itself: a lease that does not decode is looked at loosely."""
     head = decode_answer(_Head, line)
     if head.t == "lease" and bytes(head.lease):
-        loose.append(bytes(head.lease))
+        loose.append(head.lease)
     elif head.t in ("revoke", "config", "ping", "end"):
         known.append(decode_answer(_ClaimLine, line))  # type: ignore[arg-type]
 

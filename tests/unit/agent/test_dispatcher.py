@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 
@@ -314,8 +315,8 @@ async def test_a_full_spool_stops_claims_until_it_has_room(
     assert caplog.text.count("the spool is full: 1 results") == 1
 
 
-async def test_a_full_lease_table_stops_claims(bench: Bench) -> None:
-    bench.leases._capacity = 3
+async def test_a_full_lease_table_stops_claims(clock: ManualClock, spool: Spool) -> None:
+    bench = Bench(clock, LeaseTable(Random(7), capacity=3), spool)
     bench.lanes.capacity = {PING: 10}
     bench.client.offer(*(make_lease(number) for number in range(1, 10)))
     async with bench.running():

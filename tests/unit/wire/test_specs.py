@@ -109,7 +109,7 @@ def test_good_targets(kind: str, target: str, options: dict[str, Any], spec: Tas
         ("http", "http://", {}, "url must be http://"),
         ("http", "http://h:99999/", {}, "url must be http://"),
         ("http", "http://h/\r\nX: y", {}, "url must be http://"),
-        ("http", "http://h/", {"method": "get"}, "method must be text that matches"),
+        ("http", "http://h/", {"method": "get"}, "method must be 1 to 20 capital letters"),
         ("dns", "a..b", {}, "query must be a DNS name"),
         ("dns", "a" * 64 + ".net", {}, "query must be a DNS name"),
     ],
