@@ -1,0 +1,188 @@
+"""Original agents on our control plane, our agent on the original's servers: hours of it.
+
+NETSONDE_ORIGINAL_HOURS says how many, NETSONDE_ORIGINAL_SEED which; a failure says what did not
+hold, and the same seed repeats it.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netsonde.control_plane import TransportRequest, TransportResponse, client, exchange
+from netsonde.control_plane.session import AgentRuntime
+from netsonde.server import leasing
+from support.original import GoServer, RustServer
+from support.original.fleet import Damage, run_fleet
+from support.original.our_agent import RAM, run_agent
+from support.original.own_pair import run_pair
+from support.original.pools import COMMAND_QUEUE
+from support.original.running import WrongError
+from support.original.rust_server import QUOTAS
+
+HOURS = float(os.environ.get("NETSONDE_ORIGINAL_HOURS", "10"))
+SEED = int(os.environ.get("NETSONDE_ORIGINAL_SEED", "1"))
+PLANTED_HOURS = 1.0
+
+
+# ── the original agent on our control plane ──
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_original_agents_work_for_hours_and_nothing_is_stuck_or_lost(
+    store: str,
+) -> None:
+    with tempfile.TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as folder:
+        database = Path(folder) / "server.db" if store == "sqlite" else None
+        summary = run_fleet(HOURS, database, seed=SEED)
+
+    assert summary.outages >= int(HOURS)
+    assert sum(summary.outcomes.values()) + summary.dead["the lease expired without a report"] == (
+        summary.tasks
+    )
+    assert summary.dead["the agent could not measure"] == summary.outcomes["agent_error"] > 0
+    assert summary.silent > summary.dead["the lease expired without a report"] > 0
+    assert summary.grants > summary.tasks
+
+
+def extension_as_an_object(
+    request: TransportRequest, response: TransportResponse
+) -> TransportResponse:
+    """Both original servers answer so, and their own agent cannot read it."""
+    if not request.path.endswith("/extend") or response.status != 200:
+        return response
+    body = {"outcomes": json.loads(response.body), "revoked": []}
+    return TransportResponse(200, response.headers, json.dumps(body).encode())
+
+
+def refused_report(request: TransportRequest, response: TransportResponse) -> TransportResponse:
+    """A refusal is to the original agent what a lost packet is: it sends the same bytes again."""
+    if request.path.endswith("/report"):
+        body = json.loads(request.body)
+        if any(item["lease_id"] % 16 == 3 for item in body["completed"]):
+            return TransportResponse(409, response.headers, b"{}")
+    return response
+
+
+def unknown_kind(request: TransportRequest, response: TransportResponse) -> TransportResponse:
+    """One lease of a kind that it does not know loses the batch; it claims again and again."""
+    if not request.path.endswith("/claim"):
+        return response
+    body = json.loads(response.body)
+    if body.get("leases"):
+        body["leases"][0] |= {"kind": "tls", "spec": {"kind": "tls", "host": "up.example"}}
+    return TransportResponse(response.status, response.headers, json.dumps(body).encode())
+
+
+def nothing_as_204(request: TransportRequest, response: TransportResponse) -> TransportResponse:
+    """The Go server answers so to a claim for which there is nothing."""
+    if request.path.endswith("/claim") and b'"leases":[]' in response.body:
+        return TransportResponse(204, {}, b"")
+    return response
+
+
+@pytest.mark.parametrize(
+    ("damage", "found_as"),
+    [
+        (extension_as_an_object, "wedged: extend has failed"),
+        (refused_report, "wedged: report has failed"),
+        (unknown_kind, "wedged: claim has failed"),
+        (nothing_as_204, "wedged: (claim has failed|no claim has succeeded)"),
+    ],
+)
+def test_what_wedges_an_original_agent_is_found(damage: Damage, found_as: str) -> None:
+    with pytest.raises(WrongError, match=found_as):
+        run_fleet(PLANTED_HOURS, damage=damage)
+
+
+def test_leases_that_are_never_taken_back_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leasing.SweepGate, "may_expire", lambda _self, _now_ns: False)
+    with pytest.raises(WrongError, match="is stranded"):
+        run_fleet(PLANTED_HOURS)
+
+
+# ── our agent on the original's servers ──
+
+
+@pytest.mark.parametrize("made", [RustServer, GoServer])
+def test_our_agent_works_for_hours_and_nothing_is_stuck_or_lost(
+    made: type[RustServer] | type[GoServer],
+) -> None:
+    summary = run_agent(made, HOURS, seed=SEED)
+
+    assert summary.limited == 0
+    assert summary.outages >= int(HOURS)
+    assert summary.registrations == 2  # the second one after the database was lost
+    assert summary.never_arrived > 0
+    assert {"claim", "report", "extend"} <= set(summary.answers_lost)
+    ended = summary.measured + summary.cancelled
+    if made is RustServer:  # it takes nothing back: what never arrived is lost by it
+        assert ended + summary.never_arrived == summary.tasks
+    else:
+        assert ended >= summary.tasks
+        assert summary.cancelled > 0  # what it handed out and nobody had asked for
+
+
+TIGHT = {verb: (max(1, most // 3), period_s, 1) for verb, (most, period_s, _) in QUOTAS.items()}
+
+
+def test_quotas_that_are_too_low_are_obeyed_and_nothing_is_lost() -> None:
+    summary = run_agent(lambda clock, rng: RustServer(clock, rng, quotas=TIGHT), 2, seed=SEED)
+
+    assert summary.limited > 0
+    assert summary.measured + summary.cancelled + summary.never_arrived == summary.tasks
+
+
+def eager(patch: pytest.MonkeyPatch) -> None:
+    """Call an original server as often as ours."""
+    patch.setattr(client, "LEGACY_CADENCE", client.CADENCE)
+
+
+def deaf(patch: pytest.MonkeyPatch) -> None:
+    """Call again however long one was asked to wait."""
+    patch.setattr(exchange, "_hint_ms", lambda _failure: None)
+
+
+def test_an_agent_that_calls_too_often_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    eager(monkeypatch)
+    assert run_agent(RustServer, PLANTED_HOURS).limited > 0
+
+
+def test_an_agent_that_does_not_wait_as_asked_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    eager(monkeypatch)
+    deaf(monkeypatch)
+    with pytest.raises(WrongError, match="was not to call, and did"):
+        run_agent(RustServer, PLANTED_HOURS)
+
+
+def test_an_agent_that_keeps_a_dead_token_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = AgentRuntime._reauthenticate
+
+    async def never_again(self: AgentRuntime, refused: Any) -> None:
+        if refused is None:
+            await plain(self, refused)
+
+    monkeypatch.setattr(AgentRuntime, "_reauthenticate", never_again)
+    with pytest.raises(WrongError, match=r"no (heartbeat|claim) for"):
+        run_agent(RustServer, PLANTED_HOURS)
+
+
+# ── the originals by themselves ──
+
+
+@pytest.mark.parametrize("made", [RustServer, GoServer])
+def test_an_original_agent_wedges_on_its_own_servers(
+    made: Callable[..., RustServer | GoServer],
+) -> None:
+    """What ours must not do to it; with this its likeness is shown too."""
+    pair = run_pair(made, hours=0.5)
+
+    assert pair.stuck is not None
+    assert "extend has failed" in pair.stuck
+    assert "Expected `array`, got `object`" in pair.stuck
+    assert pair.commands == COMMAND_QUEUE
+    assert 0 < pair.completed < COMMAND_QUEUE

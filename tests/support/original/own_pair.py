@@ -1,0 +1,53 @@
+"""The original agent on the original's servers: what came of it."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from support.lease_world.virtual_time import HostClock, VirtualLoop
+from support.original.agent import OriginalAgent
+from support.original.link import Link
+from support.original.prober import Script, scripted
+from support.original.running import run_world
+
+TASKS = 200
+PATIENCE_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """How far the agent came, and what it stood still with in the end."""
+
+    completed: int
+    stuck: str | None
+    commands: int  # that wait for its extender
+    statuses: dict[int, int]
+
+    def matches(self, pattern: str) -> bool:
+        """Whether it stands still in this way."""
+        return re.search(pattern, self.stuck or "") is not None
+
+
+def run_pair(made: Callable[[HostClock, Random], Any], hours: float) -> Pair:
+    """Let an original agent work off 200 tasks on a server of its own."""
+
+    async def run(loop: VirtualLoop) -> Pair:
+        rng = Random(1)
+        server = made(HostClock(loop), rng)
+        for number in range(TASKS):
+            server.enqueue("tcp", {"host": f"up-{number}.example", "port": 443})
+        handlers = scripted(lambda _: Script(duration_s=1.0))
+        agent = OriginalAgent("http://192.0.2.10/v1/agents/", Link(server, rng).call, handlers)
+        loop.create_task(agent.run())
+        await asyncio.sleep(hours * 3600)
+        return Pair(
+            completed=agent.counters["completed"],
+            stuck=agent.wedged(PATIENCE_S),
+            commands=agent.extender.commands.qsize(),
+            statuses=dict(agent.client.statuses),
+        )
+
+    return run_world(run)
