@@ -71,9 +71,9 @@ class Claims:
         wait_ms = self._plane.config.legacy_hold_ms if is_legacy else (request.wait_ms or 0)
         deadline_ns = received_ns + wait_ms * NS_PER_MS
         clock = self._plane.clock
-        with self._waiting(agent, request, demand) as waiter:
+        with self._waiting(agent, request, demand, is_legacy=is_legacy) as waiter:
             while True:
-                claimed = await self._look(agent, demand, waiter, is_legacy=is_legacy)
+                claimed = await self._look(agent, demand, waiter)
                 remaining_ns = deadline_ns - claimed.now_ns
                 is_over = remaining_ns <= 0 or self._plane.waiters.is_closed or not demand.room
                 if claimed.tasks or is_over or waiter.is_over:
@@ -99,7 +99,7 @@ class Claims:
         with self._waiting(agent, request, demand) as waiter:
             waiter.hears_revocations = True
             while True:
-                claimed = await self._look(agent, demand, waiter, is_legacy=False)
+                claimed = await self._look(agent, demand, waiter)
                 if waiter.revoked:
                     revoked, waiter.revoked = waiter.revoked, ()
                     yield Revoked(revoked)
@@ -123,13 +123,19 @@ class Claims:
 
     @contextmanager
     def _waiting(
-        self, agent: AgentRow, request: ClaimRequest, demand: "_Demand"
+        self,
+        agent: AgentRow,
+        request: ClaimRequest,
+        demand: "_Demand",
+        *,
+        is_legacy: bool = False,
     ) -> Iterator[Waiter]:
         """Make a claim known to those who have work, for as long as it is held."""
         waiters = self._plane.waiters
         if request.claim_id is not None:
             waiters.end(agent.agent_id, {demand.claim_key})
         waiter = Waiter(self._plane.queues_of(agent), demand.room, agent.agent_id, demand.claim_key)
+        waiter.budget = demand.room if is_legacy else None
         waiters.add(waiter)
         try:
             yield waiter
@@ -138,9 +144,7 @@ class Claims:
             if (waiter.is_owing or waiter.event.is_set()) and not waiters.is_closed:
                 waiters.wake_all(waiter.queues)  # somebody else's work, then
 
-    async def _look(
-        self, agent: AgentRow, demand: "_Demand", waiter: Waiter, *, is_legacy: bool
-    ) -> Claimed:
+    async def _look(self, agent: AgentRow, demand: "_Demand", waiter: Waiter) -> Claimed:
         """Grant what is ready now."""
         waiter.event.clear()
         waiter.queues = self._plane.queues_of(agent)
@@ -153,8 +157,9 @@ class Claims:
             if demand.may_resume and (resumed := _resumed(store, agent, demand, now_ns)):
                 return Claimed(resumed, now_ns)
             room = dict(demand.room)
-            if is_legacy:
+            if waiter.budget is not None:
                 _spend(room, store.held_by(agent.agent_id))
+                waiter.capacities = dict(room)  # others are woken for what it cannot take
             if not room or store.holds_more_than(agent.agent_id, IN_FLIGHT_MAX - limit):
                 return Claimed((), now_ns)
             tasks = self._take(store, waiter, room, limit, now_ns)

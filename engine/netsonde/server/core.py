@@ -181,7 +181,7 @@ class ControlPlane:
             return back
 
         back = await self.writer.write(operation, len(ids) + len(keys))
-        self.announce(_announced(back))
+        self._changed(back)
         return len(back)
 
     # ── report ──
@@ -193,7 +193,7 @@ class ControlPlane:
             part = items[start : start + wire.REPORT_ITEMS_MAX]
             group = ReportGroup(agent.agent_id, part, self.policy, self.lease_ids, self.time)
             await self.writer.write(group.run, len(part))
-            self.announce(_announced(group.changes))
+            self._changed(group.changes)
             answers += group.answers()
         if any(answer.status in _TAKEN for answer in answers):
             self.results_pulse.fire()
@@ -237,7 +237,7 @@ class ControlPlane:
             return expired
 
         expired = await self.writer.write(operation, SWEEP_MAX)
-        self.announce(_announced(expired))
+        self._changed(expired)
         return len(expired)
 
     async def housekeep(self) -> None:
@@ -250,6 +250,11 @@ class ControlPlane:
 
         await self.writer.write(operation)
         await self.registry.flush_seen()
+
+    def _changed(self, changes: Sequence[tuple[HeldTask, Change]]) -> None:
+        """Wake those who wait for what a committed transaction took from its holders."""
+        self.announce(_announced(changes))
+        self.waiters.refill({held.agent_id for held, _ in changes})
 
     def announce(self, announcements: Iterable[Announcement]) -> None:
         """Wake those who wait for what a committed transaction made available."""

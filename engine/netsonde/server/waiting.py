@@ -16,7 +16,8 @@ class Waiter:
 
     One that `is_over` is granted nothing more: its agent has asked again or gone, and this answer
     would reach nobody. One that `is_owing` was woken for work that it has not looked for yet. A
-    stream `hears_revocations`.
+    stream `hears_revocations`; one with a `budget` takes more when what its agent holds becomes
+    less.
     """
 
     queues: frozenset[int]
@@ -28,6 +29,7 @@ class Waiter:
     is_owing: bool = False
     hears_revocations: bool = False
     revoked: tuple[int, ...] = ()
+    budget: Mapping[TaskKind, int] | None = None
 
     def wants(self, queue: int, kind: TaskKind) -> int:
         """Return how many tasks of this kind the claim would take from queue."""
@@ -43,6 +45,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[Waiter, None] = {}
+        self._budgeted: dict[Waiter, None] = {}  # those of original agents, which are few
         self._later: list[tuple[int, int, TaskKind]] = []
         self._known: set[tuple[int, int, TaskKind]] = set()
         self.is_closed = False
@@ -51,12 +54,15 @@ class Waiters:
     def add(self, waiter: Waiter) -> None:
         """Begin to wait."""
         self._waiting[waiter] = None
+        if waiter.budget is not None:
+            self._budgeted[waiter] = None
         if self.is_closed:
             waiter.event.set()
 
     def remove(self, waiter: Waiter) -> None:
         """Wait no longer. Idempotent."""
         self._waiting.pop(waiter, None)
+        self._budgeted.pop(waiter, None)
 
     def end(self, agent_id: int, claim_keys: Collection[int] | None = None) -> None:
         """End an agent's held claims, or those under some of its claim ids."""
@@ -65,6 +71,12 @@ class Waiters:
                 claim_keys is None or waiter.claim_key in claim_keys
             ):
                 waiter.is_over = True
+                waiter.event.set()
+
+    def refill(self, agent_ids: Collection[int]) -> None:
+        """Wake the claims with a budget of agents that hold less than they did."""
+        for waiter in self._budgeted:
+            if waiter.agent_id in agent_ids:
                 waiter.event.set()
 
     def announce(self, queue: int, kind: TaskKind, count: int) -> None:

@@ -393,6 +393,58 @@ async def test_an_original_agent_is_held_and_its_capacities_are_a_budget(memory:
     assert (status, answer["leases"]) == (200, [])
 
 
+async def test_an_original_agent_gets_more_as_soon_as_its_budget_has_room(caller: Caller) -> None:
+    """Its claim was held to the end: two leases of a full pool every 20 s, whatever waited."""
+    agent = await caller.register(agent_key=None, hostname="old")
+    agent.headers = ORIGINAL
+    await caller.tasks(10)
+    held = await agent.claim(2)
+    for lease in held:
+        async with asyncio.TaskGroup() as group:
+            claim = group.create_task(agent.call("/claim", {"capacities": {"tcp": 2}}))
+            await caller.clock.advance(NS_PER_S)
+            assert not claim.done()
+            item = {"lease_id": lease["lease_id"], "observations": []}
+            await agent.call("/report", {"completed": [item], "cancelled": []})
+            status, answer, _ = await settled(caller.clock, claim, 0, 3)
+        assert (status, len(answer["leases"])) == (200, 1)
+
+
+async def test_an_original_agent_gets_more_when_its_leases_expire(memory: Caller) -> None:
+    agent = await memory.register(agent_key=None, hostname="old")
+    agent.headers = ORIGINAL
+    await memory.tasks(5, max_attempts=1)
+    assert len(await agent.claim(2)) == 4
+    await memory.clock.advance(15 * NS_PER_S)
+    async with asyncio.TaskGroup() as group:
+        claim = group.create_task(agent.call("/claim", {"capacities": {"tcp": 2}}))
+        await memory.clock.advance(8 * NS_PER_S)
+        assert not claim.done()
+        assert await memory.plane.sweep(may_expire=True) == 4
+        status, answer, _ = await settled(memory.clock, claim, 0, 3)
+    assert (status, len(answer["leases"])) == (200, 1)
+
+
+async def test_an_original_agent_without_room_keeps_work_from_nobody(memory: Caller) -> None:
+    """It was woken for work that it could not take, and nobody else was."""
+    full = await memory.register(agent_key=None, hostname="old")
+    full.headers = ORIGINAL
+    await memory.tasks(4)
+    assert len(await full.claim(2)) == 4
+    other = await memory.register()
+    async with asyncio.TaskGroup() as group:
+        in_vain = group.create_task(full.call("/claim", {"capacities": {"tcp": 2}}))
+        await memory.clock.advance(NS_PER_S)
+        body = {"capacities": {"tcp": 1}, "wait_ms": 15_000}
+        waiting = group.create_task(other.call("/claim", body))
+        await memory.clock.advance(NS_PER_S)
+        await memory.tasks(1)
+        status, answer, _ = await settled(memory.clock, waiting, 0, 3)
+        assert (status, len(answer["leases"])) == (200, 1)
+        assert not in_vain.done()
+        in_vain.cancel()
+
+
 @pytest.mark.parametrize(
     ("body", "path"),
     [
