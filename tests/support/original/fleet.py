@@ -34,15 +34,16 @@ BURST = {"dns": 9, "tcp": 6, "ping": 5, "trace": 3, "http": 2}
 LOOK_EVERY_S = 15
 PATIENCE_S = 60  # three times what an empty claim is held for
 SLACK_NS = 10 * NS_PER_S  # of the sweeper, which begins anew after a restart
-SETTLE_S = 3600
-DOWN, POISON = "down", "poison"
+SETTLE_S = 3 * 3600  # what never ends is cancelled after 600 s, and tried thirteen times
+# Targets that do not answer, whose handlers fail, whose measurements never end.
+DOWN, POISON, ENDLESS = "down", "poison", "endless"
 
 Damage = Callable[[TransportRequest, TransportResponse], TransportResponse]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a fleet's hours were like."""
+    """What a fleet's hours were like; `dead` are the reasons of those without a result."""
 
     tasks: int
     outcomes: Counter[str]
@@ -161,9 +162,11 @@ class _Fleet:
             await asyncio.sleep(BURST_EVERY_S)
 
     def _name(self, kind: str, burst: int, number: int) -> str:
-        what = POISON if kind == "tcp" and number == 0 and burst % 10 == 0 else "up"
-        if what == "up" and self._rng.random() < 0.2:
-            what = DOWN
+        what = DOWN if self._rng.random() < 0.2 else "up"
+        if number == 0 and kind == "tcp" and burst % 10 == 0:
+            what = POISON
+        if number == 0 and kind == "ping" and burst == 0:
+            what = ENDLESS
         return f"{what}-{kind}-{burst}-{number}.example"
 
     def _script(self, lease: Lease) -> Script:
@@ -172,6 +175,8 @@ class _Fleet:
         duration_s = self._rng.uniform(0.02, 3)
         if self._rng.random() < 0.05:
             duration_s = self._rng.uniform(20, 120)
+        if name.startswith(ENDLESS):
+            duration_s = 86_400
         is_broken = name.startswith(POISON) or self._rng.random() < 0.02
         return Script(duration_s, is_up=not name.startswith(DOWN), is_broken=is_broken)
 
@@ -261,7 +266,20 @@ class _Fleet:
             await asyncio.sleep(LOOK_EVERY_S)
         await asyncio.sleep(2 * PATIENCE_S)  # and everybody must be well when nothing is to do
 
+    def _check_rest(self) -> None:
+        """Insist that nothing is kept for what has ended."""
+        plane = self._server.plane
+        for agent in plane.registry.all():
+            must(not self._server.store.held_by(agent.agent_id), "a lease outlived its task")
+        must(not plane.waiters._later and not plane.waiters._known, "a wake-up is left")
+        must(len(plane.registry.all()) == len(self._hosts), "a host became two agents")
+        for host in self._hosts:
+            process = host.lives[-1]
+            must(not process.extender.tracked, f"{host.name} tracks what has ended")
+            must(not any(process.windows.running.values()), f"{host.name} works on")
+
     async def _summary(self) -> Summary:
+        self._check_rest()
         results = await self._server.listed("/v1/results", "results")
         letters = await self._server.listed("/v1/dead-letters", "dead_letters")
         final = Counter(result["task_id"] for result in results)
@@ -276,7 +294,9 @@ class _Fleet:
         return Summary(
             tasks=len(self._queued),
             outcomes=Counter(result["outcome"] for result in results),
-            dead=Counter(reason.partition(",")[0] for reason in dead.values()),
+            dead=Counter(
+                reason.partition(",")[0] for task_id, reason in dead.items() if task_id not in final
+            ),
             grants=sum(agent.counters["leases"] for agent in lives),
             cancelled=sum(agent.counters["cancelled"] for agent in lives),
             silent=sum(agent.counters["silent"] for agent in lives),
@@ -290,10 +310,13 @@ class _Fleet:
         kind, _, where = name.partition(" ")
         if kind == "http":
             expected = "agent_error"  # a stub has measured nothing
+        elif where.startswith(ENDLESS):
+            expected = "cancelled"  # at the end of its longest lease, every time
         else:
             expected = "target_error" if where.startswith(DOWN) else "ok"
         must(result["outcome"] == expected, f"{name} ended {result['outcome']}")
-        must((dead is not None) == (expected == "agent_error"), f"{name}: {expected}, {dead}")
+        is_given_up = expected in ("agent_error", "cancelled")
+        must((dead is not None) == is_given_up, f"{name}: {expected}, {dead}")
 
 
 def _task(kind: str, name: str) -> dict[str, Any]:

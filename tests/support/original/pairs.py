@@ -1,4 +1,4 @@
-"""The original agent on the original's servers: what came of it."""
+"""One original agent with much to do: on the original's servers, and on ours."""
 
 import asyncio
 import re
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from netsonde.server.config import ServerConfig
 from support.lease_world.virtual_time import HostClock, VirtualLoop
 from support.original.agent import OriginalAgent
 from support.original.link import Link
+from support.original.our_server import OurServer
 from support.original.prober import Script, scripted
 from support.original.running import run_world
 
+URL = "http://192.0.2.10/v1/agents/"
 TASKS = 200
 PATIENCE_S = 120
 
@@ -40,7 +43,7 @@ def run_pair(made: Callable[[HostClock, Random], Any], hours: float) -> Pair:
         for number in range(TASKS):
             server.enqueue("tcp", {"host": f"up-{number}.example", "port": 443})
         handlers = scripted(lambda _: Script(duration_s=1.0))
-        agent = OriginalAgent("http://192.0.2.10/v1/agents/", Link(server, rng).call, handlers)
+        agent = OriginalAgent(URL, Link(server, rng).call, handlers)
         loop.create_task(agent.run())
         await asyncio.sleep(hours * 3600)
         return Pair(
@@ -49,5 +52,24 @@ def run_pair(made: Callable[[HostClock, Random], Any], hours: float) -> Pair:
             commands=agent.extender.commands.qsize(),
             statuses=dict(agent.client.statuses),
         )
+
+    return run_world(run)
+
+
+def seconds_with_us(duration_s: float) -> float:
+    """Return how long an original agent takes for 200 tasks of our server, two of them at once."""
+
+    async def run(loop: VirtualLoop) -> float:
+        rng = Random(1)
+        server = OurServer(ServerConfig(), HostClock(loop), rng, None)
+        server.start()
+        item = {"kind": "tcp", "spec": {"host": "up.example", "port": 443}}
+        await server.operate("/v1/tasks", [item] * TASKS)
+        agent = OriginalAgent(URL, Link(server, rng).call, scripted(lambda _: Script(duration_s)))
+        began_s = loop.time()
+        loop.create_task(agent.run())
+        while agent.counters["completed"] < TASKS:  # noqa: ASYNC110 (of this loop)
+            await asyncio.sleep(0.1)
+        return loop.time() - began_s
 
     return run_world(run)
