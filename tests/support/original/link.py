@@ -2,17 +2,28 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from random import Random
 
-from netsonde.control_plane import TransportRequest, TransportResponse
+from netsonde.control_plane import TransportRequest, TransportResponse, TransportStream
 from netsonde.errors import TransportError
 
 Handler = Callable[[TransportRequest], Awaitable[TransportResponse]]
 LATENCY_MAX_S = 0.04
 
 
-class Link:
+class WithoutStreams:
+    """A way that carries no streams: nobody asks an original control plane for one."""
+
+    def stream(
+        self, request: TransportRequest, lines: AsyncIterator[bytes] | None = None
+    ) -> AbstractAsyncContextManager[TransportStream]:
+        """Fail the test."""
+        raise AssertionError(f"{request.operation} was asked for as a stream")
+
+
+class Link(WithoutStreams):
     """Carries requests to `handler`, and is a transport of our agent's too.
 
     While it is `cut` nothing goes through and nobody hears so: what is under way arrives when it

@@ -158,7 +158,8 @@ class _World:
         if 200 <= response.status < 300:
             self._heard_s[verb] = self._loop.time()
             self._registrations += verb == "register"
-        if verb in self._to_lose and (verb != "claim" or b"lease_id" in response.body):
+        is_done = response.status == 200 and (verb != "claim" or b"lease_id" in response.body)
+        if verb in self._to_lose and is_done:
             self._to_lose.discard(verb)
             self._link.reset()  # also what carries this answer
         return response

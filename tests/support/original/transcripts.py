@@ -23,7 +23,7 @@ from netsonde.server.config import ServerConfig
 from support.lease_world.virtual_time import HostClock, VirtualLoop
 from support.original.agent import OriginalAgent, target
 from support.original.go_server import GoServer
-from support.original.link import Handler
+from support.original.link import Handler, WithoutStreams
 from support.original.messages import Lease
 from support.original.our_agent import SPECS
 from support.original.our_server import OurServer
@@ -54,7 +54,7 @@ class _Exchange:
     response: TransportResponse | None = None
 
 
-class Transcript:
+class Transcript(WithoutStreams):
     """A way between two peers that writes down what passes; it takes no time."""
 
     def __init__(self, handler: Handler, base_url: str = URL) -> None:
