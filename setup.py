@@ -13,7 +13,12 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-NATIVE = ("deadlines", "icmp", "ledger")  # ext/<name>.pyx becomes netsonde._native.<name>
+NATIVE = (
+    "deadlines",
+    "icmp",
+    "ledger",
+    "reports",
+)  # ext/<name>.pyx becomes netsonde._native.<name>
 LIMITED_API = "0x030B0000"  # 3.11, the oldest Python we support: one wheel serves them all
 
 

@@ -1,4 +1,4 @@
-"""Claims as bytes, and how plain Python turns them into leases that it has checked.
+"""Claims as bytes, and how plain Python turns them into leases that it has checked; and reports.
 
 The rival does what ours does with the fields that come: types and ranges of each, ids that tell
 leases apart, specs that fit their kind, a deadline, a table and a heap; a bad lease costs itself.
@@ -6,15 +6,21 @@ leases apart, specs that fit their kind, a deadline, a table and a heap; a bad l
 
 import heapq
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from netsonde.clock import NS_PER_MS
+from netsonde.clock import NS_PER_MS, NS_PER_S
 
 ID_MAX = 2**64 - 1
 MARGIN_NS = 250 * NS_PER_MS
 KINDS = ("dns", "http", "tcp", "ping", "trace")
+
+
+ENV = {"version": "1.0.0", "clock": {"synchronised": True, "maximum_error_ms": 1.5}}
+BEGUN_NS = 1_767_323_045_123_456_789
 
 
 def spec(number: int) -> Mapping[str, Any]:
@@ -149,3 +155,50 @@ CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     "ping": check_ping,
     "trace": check_trace,
 }
+
+
+# ── reports ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a batch of measurements saw, a list for each field."""
+
+    lease_ids: list[int]
+    started_at_ns: list[int]
+    durations_ns: list[int]
+    rtts_ms: list[float]
+
+
+def seen(first_id: int, count: int) -> Seen:
+    """Return what so many leases saw."""
+    return Seen(
+        [*range(first_id, first_id + count)],
+        [BEGUN_NS + 1_000_003 * number for number in range(count)],
+        [12_250_000 + 1001 * number for number in range(count)],
+        [0.25 + number / 8 for number in range(count)],
+    )
+
+
+def observations(rtt_ms: float) -> list[dict[str, Any]]:
+    """Return what one of them observed."""
+    return [{"name": "tcp_connected", "value": {"rtt_ms": rtt_ms, "address": "192.0.2.1"}}]
+
+
+def plain_report(agent_id: int, batch: Seen, observed: list[orjson.Fragment]) -> bytes:
+    """Build a report as a dict for each item; its instants are datetimes, which orjson writes."""
+    completed = [
+        {
+            "lease_id": lease_id,
+            "outcome": "ok",
+            "started_at": datetime.fromtimestamp(started_at_ns / NS_PER_S, UTC),
+            "duration_ms": duration_ns / NS_PER_MS,
+            "observations": fragment,
+            "env": ENV,
+        }
+        for lease_id, started_at_ns, duration_ns, fragment in zip(
+            batch.lease_ids, batch.started_at_ns, batch.durations_ns, observed, strict=True
+        )
+    ]
+    report = {"agent_id": agent_id, "completed": completed, "cancelled": []}
+    return orjson.dumps(report, option=orjson.OPT_UTC_Z)

@@ -6,6 +6,7 @@ The same definitions as netsonde.stats, which the tests hold this against.
 from libc.math cimport fabs, sqrt
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
+from libc.string cimport memcpy
 
 cdef enum:
     JITTER_GAIN = 16             # RFC 3550 6.4.1
@@ -77,19 +78,28 @@ cdef inline uint32_t bucket_of(int64_t duration_ns) noexcept nogil:
     return (<uint32_t>shift << SUB_BUCKET_BITS) + <uint32_t>(units >> shift)
 
 
+cdef inline void write_pair(uint8_t *at, uint32_t x) noexcept nogil:
+    """Write two digits of x below 100."""
+    at[0] = <uint8_t>(48 + x // 10)
+    at[1] = <uint8_t>(48 + x % 10)
+
+
 cdef inline size_t write_digits(uint8_t *at, uint64_t x) noexcept nogil:
     """Write x in decimal; returns the number of digits."""
     cdef uint8_t digits[20]
-    cdef size_t n = 0, i
-    while True:
-        digits[n] = <uint8_t>(48 + x % 10)
-        n += 1
-        x //= 10
-        if x == 0:
-            break
-    for i in range(n):
-        at[i] = digits[n - 1 - i]
-    return n
+    cdef size_t begin = 20
+    while x >= 100:
+        begin -= 2
+        write_pair(digits + begin, <uint32_t>(x % 100))
+        x //= 100
+    if x >= 10:
+        begin -= 2
+        write_pair(digits + begin, <uint32_t>x)
+    else:
+        begin -= 1
+        digits[begin] = <uint8_t>(48 + x)
+    memcpy(at, digits + begin, 20 - begin)
+    return 20 - begin
 
 
 cdef inline size_t write_rtt(uint8_t *at, int64_t rtt_ns) noexcept nogil:

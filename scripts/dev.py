@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 NATIVE_TESTS = (
     "tests/unit/_native",
+    "tests/unit/wire/test_report_items.py",
     "tests/integration/test_ping.py",
     "tests/integration/test_trace.py",
 )

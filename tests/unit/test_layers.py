@@ -55,6 +55,7 @@ ADAPTERS = {
     "netsonde._native.deadlines": {"leases.py"},
     "netsonde._native.icmp": {"probe/"},
     "netsonde._native.ledger": {"probe/"},
+    "netsonde._native.reports": {"wire/"},
 }
 
 

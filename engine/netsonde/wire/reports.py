@@ -1,4 +1,4 @@
-"""Results on their way: report items, report bodies, and the one result object."""
+"""Results on their way: report bodies, items as servers take them, and the one result object."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from msgspec import Meta
 
 from netsonde.clock import NS_PER_MS, rfc3339
 from netsonde.model import ID_MAX, Measurement, Outcome, TaskKind, TaskSpec
-from netsonde.wire.codec import DecodeError, decode, decoder, encode, fragment, is_too_deep, parse
+from netsonde.wire.codec import DecodeError, decode, decoder, encode, is_too_deep, parse
 from netsonde.wire.limits import ITEM_MAX_BYTES, OBSERVATIONS_MAX, REPORT_MAX_BYTES
+from netsonde.wire.report_items import measured
 
 # The result object's fields in their order; a server repeats no others.
 RESULT_FIELDS = (
@@ -202,26 +203,6 @@ def _tells_failure(observations: Collection[ObservationHead]) -> bool:
     return False
 
 
-def encode_report_item(
-    lease_id: int,
-    measurement: Measurement,
-    *,
-    scheduled_at: str | None = None,
-    tick: int | None = None,
-) -> bytes:
-    """Encode one lease's result; one that is too large loses its details and says so."""
-    item: dict[str, Any] = {"lease_id": lease_id}
-    if tick is not None:
-        item["tick"] = tick
-    if scheduled_at is not None:
-        item["scheduled_at"] = scheduled_at
-    item |= _measured(measurement)
-    body = encode(item)
-    if len(body) <= ITEM_MAX_BYTES and len(measurement.observations) <= OBSERVATIONS_MAX:
-        return body
-    return encode(item | _cut(measurement))
-
-
 def item_lease_id(item_body: bytes) -> int:
     """Return the lease an encoded item reports on, 0 when it does not say."""
     try:
@@ -232,18 +213,19 @@ def item_lease_id(item_body: bytes) -> int:
 
 def encode_report(agent_id: int, completed: Sequence[bytes], cancelled: Sequence[bytes]) -> bytes:
     """Assemble a report's body from encoded items."""
-    return encode(
-        {
-            "agent_id": agent_id,
-            "completed": [fragment(item) for item in completed],
-            "cancelled": [fragment(item) for item in cancelled],
-        }
+    parts = (
+        b'{"agent_id":%d,"completed":[' % agent_id,
+        b",".join(completed),
+        b'],"cancelled":[',
+        b",".join(cancelled),
+        b"]}",
     )
+    return b"".join(parts)
 
 
 def encode_result(kind: TaskKind, spec: TaskSpec, measurement: Measurement, **ids: Any) -> bytes:
     """Encode a result object of our own measuring: one line of JSON."""
-    known = {"kind": kind, "spec": spec, **_measured(measurement), **ids}
+    known = {"kind": kind, "spec": spec, **measured(measurement), **ids}
     return encode(_ordered(known))
 
 
@@ -279,30 +261,6 @@ def merge_result(item_body: bytes, known: Mapping[str, Any]) -> bytes:
     merged |= {name: value for name, value in known.items() if value is not None}
     merged.setdefault("observations", [])
     return encode(_ordered(merged))
-
-
-def _measured(measurement: Measurement) -> dict[str, Any]:
-    measured: dict[str, Any] = {
-        "outcome": measurement.outcome,
-        "started_at": rfc3339(measurement.started_at_ns),
-        "duration_ms": measurement.duration_ns / NS_PER_MS,
-        "observations": measurement.observations,
-        "env": measurement.env,
-    }
-    if measurement.error is not None:
-        measured["error"] = measurement.error
-    return measured
-
-
-def _cut(measurement: Measurement) -> dict[str, Any]:
-    """Keep the summaries of a result that is too large to travel."""
-    kept = [
-        observation
-        for observation in measurement.observations
-        if observation.name.endswith("_summary")
-    ]
-    dropped = len(measurement.observations) - len(kept)
-    return {"observations": kept, "env": {**measurement.env, "observations_dropped": dropped}}
 
 
 def _ordered(fields: Mapping[str, Any]) -> dict[str, Any]:
