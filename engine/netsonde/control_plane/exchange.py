@@ -196,7 +196,11 @@ class Exchange:
                 raise self._refusal(await stream.response(REFUSAL_MAX_BYTES))
             if PROTOCOL_HEADER in stream.headers:
                 self._answered(call.verb)
-            return await call.follow(stream, sent_ns), stream.headers
+            try:
+                return await call.follow(stream, sent_ns), stream.headers
+            except TransportError:
+                self.counters["streams_broken"] += 1
+                raise
 
     def _request(self, call: Call[T], identity: Identity | None) -> TransportRequest:
         headers = {
