@@ -47,6 +47,7 @@ class Telemetry:
                 "rows": self._spool.rows,
                 "bytes": self._spool.size_bytes,
                 "oldest_ms": age_ns // NS_PER_MS,
+                "full": self._spool.is_full,  # nothing is claimed meanwhile
             },
         }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from netsonde.agent.telemetry import (
     rss_bytes,
 )
 from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
-from netsonde.spool import Spool
+from netsonde.spool import Spool, SpoolLimits
 
 
 class LateClock(ManualClock):
@@ -43,12 +44,26 @@ async def test_the_loops_lag_is_what_one_tick_in_a_hundred_exceeds(spool: Spool)
         sampling.cancel()
 
 
+async def test_health_says_that_the_spool_is_full(clock: ManualClock, tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "small.db", SpoolLimits(rows=1), clock)
+    try:
+        await spool.append(1, b"12345", cancelled=False)
+        assert Telemetry(clock, spool).health()["spool"]["full"] is True
+    finally:
+        await spool.close()
+
+
 async def test_health_tells_how_long_results_have_waited(clock: ManualClock, spool: Spool) -> None:
     telemetry = Telemetry(clock, spool)
     await spool.append(1, b"12345", cancelled=False)
     await clock.advance(3 * NS_PER_S)
 
-    assert telemetry.health()["spool"] == {"rows": 1, "bytes": 5, "oldest_ms": 3000}
+    assert telemetry.health()["spool"] == {
+        "rows": 1,
+        "bytes": 5,
+        "oldest_ms": 3000,
+        "full": False,
+    }
     clock.step_realtime(-3600 * NS_PER_S)
     assert telemetry.health()["spool"]["oldest_ms"] == 0
 
