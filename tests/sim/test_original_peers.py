@@ -6,6 +6,7 @@ hold, and the same seed repeats it.
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from support.original.fleet import BURST, Damage, run_fleet
 from support.original.our_agent import RAM, run_agent
 from support.original.pairs import TASKS, run_pair, seconds_with_us
 from support.original.pools import COMMAND_QUEUE, POOLS
-from support.original.running import WrongError
+from support.original.running import WrongError, told
 from support.original.rust_server import QUOTAS
 
 HOURS = float(os.environ.get("NETSONDE_ORIGINAL_HOURS", "10"))
@@ -29,16 +30,22 @@ SEED = int(os.environ.get("NETSONDE_ORIGINAL_SEED", "1"))
 PLANTED_HOURS = 1.0
 
 
+def say(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    with capsys.disabled():
+        sys.stdout.write(f"\n{HOURS:g} h, {what}")
+
+
 # ── the original agent on our control plane ──
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_original_agents_work_for_hours_and_nothing_is_stuck_or_lost(
-    store: str,
+    store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tempfile.TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as folder:
         database = Path(folder) / "server.db" if store == "sqlite" else None
         summary = run_fleet(HOURS, database, seed=SEED)
+    say(capsys, f"original agents on ours, {store}: {told(summary)}")
 
     assert summary.outages >= int(HOURS)
     silent = summary.dead["the lease expired without a report"]
@@ -118,9 +125,10 @@ def test_leases_that_are_never_taken_back_are_found(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("made", [RustServer, GoServer])
 def test_our_agent_works_for_hours_and_nothing_is_stuck_or_lost(
-    made: type[RustServer] | type[GoServer],
+    made: type[RustServer] | type[GoServer], capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = run_agent(made, HOURS, seed=SEED)
+    say(capsys, f"our agent on {made.__name__}: {told(summary)}")
 
     assert summary.limited == 0
     assert summary.outages >= int(HOURS)
@@ -142,6 +150,15 @@ def test_quotas_that_are_too_low_are_obeyed_and_nothing_is_lost() -> None:
     summary = run_agent(lambda clock, rng: RustServer(clock, rng, quotas=TIGHT), 2, seed=SEED)
 
     assert summary.limited > 0
+    assert summary.measured + summary.cancelled + summary.never_arrived == summary.tasks
+
+
+def test_a_lost_registration_costs_ten_minutes_where_one_in_ten_is_allowed() -> None:
+    summary = run_agent(RustServer, PLANTED_HOURS, seed=SEED, lost_first=("register",))
+
+    assert summary.answers_lost["register"] == 1
+    assert summary.limited == 1  # told once to wait, and waited
+    assert summary.registrations == 3
     assert summary.measured + summary.cancelled + summary.never_arrived == summary.tasks
 
 
@@ -177,6 +194,12 @@ def test_an_agent_that_keeps_a_dead_token_is_found(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(AgentRuntime, "_reauthenticate", never_again)
     with pytest.raises(WrongError, match=r"no (heartbeat|claim) for"):
         run_agent(RustServer, PLANTED_HOURS)
+
+
+def test_a_seed_makes_one_world() -> None:
+    assert run_fleet(PLANTED_HOURS, seed=7) == run_fleet(PLANTED_HOURS, seed=7)
+    for made in (RustServer, GoServer):
+        assert run_agent(made, PLANTED_HOURS, seed=7) == run_agent(made, PLANTED_HOURS, seed=7)
 
 
 # ── the originals by themselves ──

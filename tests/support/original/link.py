@@ -39,7 +39,9 @@ class Link(WithoutStreams):
         self._rng = rng
         self._whole = asyncio.Event()
         self._whole.set()
-        self._flying: set[asyncio.Task[TransportResponse]] = set()
+        self._flying: dict[
+            asyncio.Task[TransportResponse], None
+        ] = {}  # in order: a seed is one world
 
     @property
     def is_cut(self) -> bool:
@@ -66,12 +68,12 @@ class Link(WithoutStreams):
             TransportError: no complete answer came.
         """
         task = asyncio.get_running_loop().create_task(self._carry(request))
-        self._flying.add(task)
+        self._flying[task] = None
         timeout_s = None if math.isinf(request.timeout_s) else request.timeout_s
         try:
             await asyncio.wait((task,), timeout=timeout_s)
         finally:
-            self._flying.discard(task)
+            self._flying.pop(task, None)
             task.cancel()
         if not task.done():
             raise TransportError(request.operation, f"no answer within {timeout_s} s")

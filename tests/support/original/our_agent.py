@@ -10,7 +10,7 @@ import asyncio
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,18 +93,27 @@ class _Prober:
         """Nothing is open."""
 
 
-def run_agent(made: Made, hours: float, seed: int = 1) -> Summary:
-    """Run our agent against a server that is made so.
+def run_agent(
+    made: Made, hours: float, seed: int = 1, *, lost_first: Collection[str] = ()
+) -> Summary:
+    """Run our agent against a server that is made so; the first answers to some calls get lost.
 
     Raises:
         WrongError: the agent stands still, a task is lost, a quota was not obeyed.
     """
     with tempfile.TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as folder:
-        return run_world(lambda loop: _World(loop, made, Path(folder), seed).run(hours))
+        return run_world(lambda loop: _World(loop, made, Path(folder), seed, lost_first).run(hours))
 
 
 class _World:
-    def __init__(self, loop: VirtualLoop, made: Made, folder: Path, seed: int) -> None:
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        made: Made,
+        folder: Path,
+        seed: int,
+        lost_first: Collection[str],
+    ) -> None:
         self._loop = loop
         self._rng = Random(seed)
         self._clock = HostClock(loop)
@@ -117,7 +126,7 @@ class _World:
         self._lost: set[int] = set()
         self._heard_s: dict[str, float] = {}
         self._well_since_s = 0.0
-        self._to_lose: set[str] = set()
+        self._to_lose = set(lost_first)
         self._losses: Counter[str] = Counter()
         self._outages = self._tasks = self._registrations = 0
         self._never_arrived = self._cancelled = 0
@@ -297,7 +306,8 @@ class _World:
             await asyncio.sleep(15)
             now_s = self._loop.time()
             is_sick = isinstance(self._server, RustServer) and self._server.is_database_down
-            if self._task is None or self._link.is_cut or self._link.is_down or is_sick:
+            is_new = "heartbeat" not in self._heard_s  # that it begins at all is seen at the end
+            if self._task is None or self._link.is_cut or self._link.is_down or is_sick or is_new:
                 self._well_since_s = now_s
                 continue
             if self._task.done():

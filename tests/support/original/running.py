@@ -2,14 +2,19 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
 from netsonde.agent import telemetry
 from support.lease_world.virtual_time import VirtualLoop
 from support.spools import InlineExecutor
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -26,6 +31,17 @@ def must(holds: bool, what: str) -> None:
     """
     if not holds:
         raise WrongError(what)
+
+
+def told(summary: "DataclassInstance") -> str:
+    """Return a summary in one line."""
+    parts = []
+    for each in fields(summary):
+        value = getattr(summary, each.name)
+        if isinstance(value, Counter):
+            value = f"({', '.join(f'{count} {what}' for what, count in sorted(value.items()))})"
+        parts.append(f"{each.name} {value}")
+    return ", ".join(parts)
 
 
 def run_world(make: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
