@@ -83,9 +83,9 @@ class _Host:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def check(self, now_s: float) -> None:
+    def check(self, now_s: float, *, is_served: bool) -> None:
         """Insist that the process goes on, when nothing has kept it from that for a while."""
-        if self._task is None or self.link.is_cut or self.link.is_down:
+        if self._task is None or self.link.is_cut or not is_served:
             self.well_since_s = now_s
             return
         if self._task.done():
@@ -191,11 +191,12 @@ class _Fleet:
             self._kill_agent,
             self._break_connections,
             lambda: self._stop_server(300),
+            self._fill_disk,
         ]
         end_s = self._loop.time() + hours * 3600
-        while self._loop.time() + 1200 < end_s:
+        while self._loop.time() + 1800 < end_s:
             for event in events:
-                await asyncio.sleep(self._rng.uniform(400, 500))
+                await asyncio.sleep(self._rng.uniform(300, 450))
                 self._outages += 1
                 await event()
 
@@ -218,6 +219,14 @@ class _Fleet:
         for host in self._hosts:
             host.link.is_down = False
 
+    async def _fill_disk(self) -> None:
+        """Let the server write nothing for two minutes: it answers 500 to nearly everything."""
+        self._serving.clear()
+        self._server.is_disk_full = True
+        await asyncio.sleep(120)
+        self._server.is_disk_full = False
+        self._serving.set()
+
     async def _break_connections(self) -> None:
         for host in self._hosts:
             host.link.reset()
@@ -235,7 +244,7 @@ class _Fleet:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             for host in self._hosts:
-                host.check(self._loop.time())
+                host.check(self._loop.time(), is_served=self._serving.is_set())
             if self._serving.is_set():
                 self._check_server()
 
@@ -290,6 +299,8 @@ class _Fleet:
             self._check_result(result, dead.get(result["task_id"]))
         for task_id, reason in dead.items():
             must(bool(reason), f"task {task_id} was given up without a reason")
+        for task_id, name in self._queued.items():
+            must(task_id in dead or ENDLESS not in name, f"{name} has ended")
         lives = [agent for host in self._hosts for agent in host.lives]
         return Summary(
             tasks=len(self._queued),

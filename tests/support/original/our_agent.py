@@ -57,9 +57,10 @@ Made = Callable[[HostClock, Random], OriginalServer]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the hours were like."""
+    """What the hours were like; `foreign` are tasks of kinds that the agent does not measure."""
 
     tasks: int
+    foreign: int
     measured: int
     cancelled: int
     never_arrived: int
@@ -117,6 +118,7 @@ class _World:
         self._loop = loop
         self._rng = Random(seed)
         self._clock = HostClock(loop)
+        self._clock.step(self._rng.choice((-86_400, 86_400)) * NS_PER_S)  # nobody may go by it
         self._server = made(HostClock(loop), self._rng)
         self._link = Link(self._answer, self._rng)
         self._link.on_lost = self._note_lost
@@ -129,7 +131,7 @@ class _World:
         self._to_lose = set(lost_first)
         self._losses: Counter[str] = Counter()
         self._outages = self._tasks = self._registrations = 0
-        self._never_arrived = self._cancelled = 0
+        self._never_arrived = self._cancelled = self._foreign = 0
         self._task: asyncio.Task[None] | None = None
         self._agent: Agent | None = None
 
@@ -143,6 +145,7 @@ class _World:
         self._check_end()
         return Summary(
             tasks=self._tasks,
+            foreign=self._foreign,
             measured=sum(self._done.values()),
             cancelled=self._cancelled,
             never_arrived=self._never_arrived,
@@ -155,11 +158,15 @@ class _World:
 
     async def _live(self, hours: float) -> None:
         await asyncio.gather(self._queue(hours), self._make_trouble(hours))
+        await self._settle()
+        await asyncio.sleep(PATIENCE_S)
+
+    async def _settle(self) -> None:
+        """Wait until nothing is owed any more."""
         end_s = self._loop.time() + SETTLE_S
         while owed := self._owed():
             must(self._loop.time() < end_s, f"still owed after {SETTLE_S} s: {sorted(owed)[:5]}")
             await asyncio.sleep(15)
-        await asyncio.sleep(PATIENCE_S)
 
     async def _answer(self, request: TransportRequest) -> TransportResponse:
         response = await self._server(request)
@@ -233,6 +240,7 @@ class _World:
     def _enqueue(self, kind: str, name: str) -> None:
         self._queued[self._server.enqueue(kind, SPECS[kind](name))] = kind
         self._tasks += 1
+        self._foreign += kind not in BURST
 
     async def _make_trouble(self, hours: float) -> None:
         """Let one thing after another happen, each of them once an hour."""
@@ -250,7 +258,7 @@ class _World:
                 await asyncio.sleep(self._rng.uniform(400, 500))
                 self._outages += 1
                 await event()
-        await self._settle_then_wipe()
+        await self._wipe()
 
     async def _cut(self, duration_s: float) -> None:
         self._link.cut()
@@ -287,10 +295,9 @@ class _World:
         await asyncio.sleep(20)
         self._start()
 
-    async def _settle_then_wipe(self) -> None:
+    async def _wipe(self) -> None:
         """Empty the server's database once nothing is owed: then nobody knows the agent."""
-        while self._owed():  # noqa: ASYNC110 (of this loop)
-            await asyncio.sleep(15)
+        await self._settle()
         self._check_end()
         self._queued.clear()
         self._lost.clear()

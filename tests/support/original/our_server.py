@@ -4,13 +4,13 @@ import asyncio
 import json
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from netsonde import wire
 from netsonde.clock import Clock
 from netsonde.control_plane import TransportRequest, TransportResponse
-from netsonde.errors import TransportError
+from netsonde.errors import StorageError, TransportError
 from netsonde.server.api import Api, ApiRequest
 from netsonde.server.background import schedule_forever, sweep_forever
 from netsonde.server.config import ServerConfig
@@ -18,18 +18,22 @@ from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import AgentApi
 from netsonde.server.operator_handlers import OperatorApi
 from netsonde.server.store import InlineWriter, MemoryStore, SqliteStore, Store
+from netsonde.server.store.writer import Operation
 
+T = TypeVar("T")
 PAGE = 1000
 
 
 class OurServer:
     """One process at a time. The store in memory outlives it as a database does.
 
-    What a process keeps beside its store is lost with it: who waits, quotas, agents it knew.
+    What a process keeps beside its store is lost with it: who waits, quotas, agents it knew. While
+    `is_disk_full` nothing can be written.
     """
 
     def __init__(self, config: ServerConfig, clock: Clock, rng: Random, database: Path | None):
         self.clock = clock
+        self.is_disk_full = False
         self._config = config
         self._rng = rng
         self._database = database
@@ -39,7 +43,7 @@ class OurServer:
     def start(self) -> None:
         """Start a process."""
         self.store: Store = self._memory or SqliteStore.open(self._database or Path())
-        writer = InlineWriter(self.store)
+        writer = _Writer(self.store, self)
         self.plane = ControlPlane(self._config, self.clock, writer, self.store, self._rng)
         self.started_ns = self.plane.time.now_ns()
         self._agents: Api = AgentApi(self.plane)
@@ -116,3 +120,16 @@ class OurServer:
             )
         )
         return TransportResponse(answer.status, answer.headers, answer.body)
+
+
+class _Writer(InlineWriter):
+    """Writes at once, while there is room."""
+
+    def __init__(self, store: Store, server: OurServer) -> None:
+        super().__init__(store)
+        self._server = server
+
+    async def write(self, operation: Operation[T], items: int = 1) -> T:
+        if self._server.is_disk_full:
+            raise StorageError("no space left on device")
+        return await super().write(operation, items)
