@@ -22,7 +22,12 @@ from support.lease_world.virtual_time import EPOCH_NS
 from support.original import GoServer, RustServer
 from support.original.fleet import BURST, Damage, run_fleet
 from support.original.our_agent import RAM, run_agent
-from support.original.pairs import TASKS, run_pair, seconds_with_us
+from support.original.pairs import (
+    TASKS,
+    after_a_restart_without_a_database,
+    run_pair,
+    seconds_with_us,
+)
 from support.original.pools import COMMAND_QUEUE, POOLS
 from support.original.running import WrongError, told
 from support.original.rust_server import QUOTAS
@@ -64,6 +69,14 @@ def test_an_original_agent_is_given_work_at_its_own_pace() -> None:
     duration_s = 0.5
     ideal_s = TASKS * duration_s / POOLS["tcp"]
     assert seconds_with_us(duration_s) < 1.25 * ideal_s
+
+
+def test_an_original_agent_does_not_outlive_its_control_planes_database() -> None:
+    """It registers once, when it starts: nothing that we could answer makes it do so again."""
+    stuck, started_again = after_a_restart_without_a_database()
+    assert stuck is not None
+    assert "unexpected status code: 401" in stuck
+    assert started_again is None
 
 
 def extension_as_an_object(

@@ -54,6 +54,10 @@ class OurServer:
             for work in (sweep_forever(self.plane), schedule_forever(self.plane))
         ]
 
+    def lose_memory(self) -> None:
+        """Begin an empty store in memory, as a process without a database does."""
+        self._memory = MemoryStore()
+
     def stop(self) -> None:
         """End the process as SIGKILL does."""
         for task in self._work:

@@ -73,3 +73,27 @@ def seconds_with_us(duration_s: float) -> float:
         return loop.time() - began_s
 
     return run_world(run)
+
+
+def after_a_restart_without_a_database() -> tuple[str | None, str | None]:
+    """Return what an original agent stands still with after that, and what a new one does."""
+
+    async def run(loop: VirtualLoop) -> tuple[str | None, str | None]:
+        rng = Random(1)
+        server = OurServer(ServerConfig(), HostClock(loop), rng, None)
+        stuck: list[str | None] = []
+        server.start()
+        for _ in range(2):
+            agent = OriginalAgent(URL, Link(server, rng).call, scripted(lambda _: Script(1.0)))
+            running = loop.create_task(agent.run())
+            await asyncio.sleep(PATIENCE_S)
+            if not stuck:
+                server.stop()
+                server.lose_memory()
+                server.start()
+                await asyncio.sleep(2 * PATIENCE_S)
+            stuck.append(agent.wedged(PATIENCE_S))
+            running.cancel()
+        return stuck[0], stuck[1]
+
+    return run_world(run)
