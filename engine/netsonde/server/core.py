@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netsonde import wire
-from netsonde.clock import NS_PER_MS, Clock
+from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import (
     ClaimRequest,
@@ -50,6 +50,8 @@ from netsonde.server.waiting import Pulse, Waiter, Waiters
 IN_FLIGHT_MAX = 100_000  # leases of one agent; the heap of an agent holds ten times as many
 SWEEP_MAX = 1_000  # leases per sweep transaction, so that it delays a claim by milliseconds
 LEGACY_PREFETCH = 2  # an original agent's capacities are its pool sizes, not its free slots
+FORGET_NS = 3600 * NS_PER_S  # how often leases are looked for that nobody reports under
+SPOOLED_NS = 7 * 86_400 * NS_PER_S  # how long a host that was off may keep results after that
 ID_LIST_MAX = wire.LEASE_IDS_PER_EXTEND_MAX
 
 
@@ -95,6 +97,9 @@ class ControlPlane:
         self.is_ready = True
         self._label_queues: dict[int, Mapping[str, str]] = {}
         self._turn = 0
+        self._forgot_ns = self.time.now_ns()
+        self.is_roster_new = True
+        self.registry.on_change = self._note_roster
         self.registry.load(store)
         self.keep_label_queues(store.label_queues())
         for queue, kind, run_ns in store.delayed(self.time.now_ns()):
@@ -106,6 +111,10 @@ class ControlPlane:
         self._label_queues |= {queue: wire.parse(labels) for queue, labels in new.items()}
         if new:
             self.waiters.wake_all()  # who waits already may draw from them too
+
+    def _note_roster(self) -> None:
+        self.is_roster_new = True
+        self.checks_pulse.fire()
 
     def close(self) -> None:
         """Turn new work away and end every wait."""
@@ -173,7 +182,7 @@ class ControlPlane:
                 resumed = [
                     task
                     for task in store.granted_under(agent.agent_id, key)
-                    if task.granted_ns >= now_ns - RESUME_WINDOW_NS and task.until_ns > now_ns
+                    if _is_resumed(task, now_ns)
                 ]
                 if resumed:
                     return Claimed(tuple(resumed), now_ns)
@@ -182,9 +191,8 @@ class ControlPlane:
                 _spend(room, store.held_by(agent.agent_id))
             if not room or store.holds_more_than(agent.agent_id, IN_FLIGHT_MAX - limit):
                 return Claimed((), now_ns)
-            tasks = self._take(
-                store, agent.agent_id, key, _Demand(waiter.queues, room, limit), now_ns
-            )
+            demand = _Demand(waiter.queues, room, limit, is_once=is_legacy)
+            tasks = self._take(store, agent.agent_id, key, demand, now_ns)
             store.keep_clock(now_ns, self.lease_ids.last)
             return Claimed(tuple(tasks), now_ns)
 
@@ -199,6 +207,7 @@ class ControlPlane:
         for kind in _in_turn(demand.room, self._turn):
             room = demand.room[kind]
             until_ns = now_ns + self.policy.term_ns(kind)
+            standing_ns = now_ns + self.policy.standing_term_ns
             for queue in sorted(demand.queues):
                 wanted = min(room, demand.limit - len(taken))
                 if wanted <= 0:
@@ -210,6 +219,8 @@ class ControlPlane:
                     now_ns=now_ns,
                     until_ns=until_ns,
                     due_ns=self.policy.due_ns(kind, until_ns),
+                    standing_until_ns=None if demand.is_once else standing_ns,
+                    standing_due_ns=self.policy.due_ns(kind, standing_ns, is_standing=True),
                 )
                 granted = store.take(queue, kind, wanted, grant)
                 if granted:
@@ -238,7 +249,9 @@ class ControlPlane:
                     ExtendedLease(
                         held[one].task_id,
                         extension.until_ns,
-                        self.policy.due_ns(held[one].kind, extension.until_ns),
+                        self.policy.due_ns(
+                            held[one].kind, extension.until_ns, is_standing=held[one].is_standing
+                        ),
                     )
                     for one, extension in answers
                     if extension.until_ns is not None
@@ -352,6 +365,9 @@ class ControlPlane:
             now_ns = self.time.now_ns()
             store.keep_clock(now_ns, self.lease_ids.last)
             store.forget_before(now_ns - idempotency.KEPT_NS)
+            if now_ns - self._forgot_ns >= FORGET_NS:
+                store.forget_standing(now_ns - self.policy.offline_ns - SPOOLED_NS)
+                self._forgot_ns = now_ns
 
         await self.writer.write(operation)
         await self.registry.flush_seen()
@@ -374,6 +390,13 @@ class _Demand:
     queues: frozenset[int]
     room: Mapping[TaskKind, int]
     limit: int
+    is_once: bool  # no standing tasks: an original agent does not know them
+
+
+def _is_resumed(task: GrantedTask, now_ns: int) -> bool:
+    """Whether a repeated claim finds it: a standing lease that got lost would wait an hour."""
+    is_recent = task.granted_ns >= now_ns - RESUME_WINDOW_NS or task.repeat is not None
+    return is_recent and task.until_ns > now_ns
 
 
 def _capacities(request: ClaimRequest) -> dict[TaskKind, int]:

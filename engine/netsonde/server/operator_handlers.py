@@ -191,7 +191,7 @@ class OperatorApi(Api):
             if checks.is_renamed_only(row.document, changed.document):
                 store.save_check(changed)
                 return ok(documents.check(changed)), _nothing
-            store.count("cancelled", store.cancel_check(check_id))
+            store.count("cancelled", store.cancel_check(check_id, self._plane.time.now_ns()))
             changed = replace(changed, next_ns=now_ns)
             store.save_check(changed)
             return self._ticked(store, changed, carriers, now_ns, status=200)
@@ -203,7 +203,7 @@ class OperatorApi(Api):
 
         def operation(store: Store) -> tuple[ApiResponse, Committed]:
             _found(store, check_id)
-            cancelled = store.cancel_check(check_id)
+            cancelled = store.cancel_check(check_id, self._plane.time.now_ns())
             store.count("cancelled", cancelled)
             store.delete_check(check_id)
             return ok({"check_id": check_id, "cancelled": cancelled}), _nothing
@@ -213,11 +213,17 @@ class OperatorApi(Api):
     def _cancel_check(self, request: ApiRequest) -> Operation:
         check_id = _id(request)
 
+        carriers = self._carriers()
+
         def operation(store: Store) -> tuple[ApiResponse, Committed]:
-            _found(store, check_id)
-            cancelled = store.cancel_check(check_id)
+            row, now_ns = _found(store, check_id), self._plane.time.now_ns()
+            cancelled = store.cancel_check(check_id, now_ns)
             store.count("cancelled", cancelled)
-            return ok({"check_id": check_id, "cancelled": cancelled}), _nothing
+            made = checks.stand_again(
+                store, row, carriers, now_ns, default_attempts=self._plane.config.max_attempts
+            )
+            answer = ok({"check_id": check_id, "cancelled": cancelled})
+            return answer, self._made(made, store, now_ns)
 
         return operation
 
@@ -360,7 +366,9 @@ class OperatorApi(Api):
 def carriers_of(plane: ControlPlane) -> list[checks.Carrier]:
     """Return the agents that checks may be given to."""
     return [
-        checks.Carrier(row.agent_id, row.hostname, plane.registry.labels(row.agent_id))
+        checks.Carrier(
+            row.agent_id, row.hostname, plane.registry.labels(row.agent_id), row.is_legacy
+        )
         for row in plane.registry.all()
         if not row.is_disabled
     ]

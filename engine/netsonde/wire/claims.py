@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from netsonde.clock import NS_PER_MS
+from netsonde.clock import NS_PER_MS, instant_ns
 from netsonde.model import (
     ID_MAX,
     SPEC_TYPES,
@@ -13,6 +13,7 @@ from netsonde.model import (
     ExtendOutcome,
     ExtendResponse,
     Lease,
+    Repeat,
 )
 from netsonde.wire.codec import DecodeError, decode_answer, is_too_deep, parse
 
@@ -191,4 +192,14 @@ def _inconsistency(lease: Lease) -> str | None:
         return f"the lease says {lease.kind.value}, its spec {lease.spec.__struct_config__.tag}"
     if lease.lease_until_ms <= 0:
         return "the lease had ended when it was granted"
+    return None if lease.repeat is None else _unrepeatable(lease.repeat, lease.scheduled_at)
+
+
+def _unrepeatable(repeat: Repeat, scheduled_at: str | None) -> str | None:
+    if repeat.jitter_ms >= repeat.every_ms:
+        return "repeat.jitter_ms must be below repeat.every_ms"
+    try:
+        instant_ns(scheduled_at or "")
+    except ValueError as error:
+        return f"a lease with repeat needs scheduled_at: {error}"
     return None
