@@ -17,13 +17,14 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from netsonde._native.deadlines import DONE, DeadlineHeap
-from netsonde.clock import NS_PER_MS
+from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.model import Lease, TaskKind
 
 LEASES_MAX = 100_000  # in flight per agent, by the contract
 BATCH_MAX = 1000  # lease ids per extend, by the contract; also how many expire at once
 GATHER_NS = 500 * NS_PER_MS  # leases due this soon after the first go in the same call
 ASK_AGAIN_MIN_NS = 500 * NS_PER_MS  # never ask faster than calls are gathered
+STANDING_ASK_MIN_NS = 30 * NS_PER_S  # through an outage of hours: an answer is not urgent
 NEVER_NS = 2**63 - 1
 # An extension is due when this part of the term has passed, drawn for each lease and term, so that
 # leases granted together do not stay together.
@@ -112,6 +113,9 @@ class LeaseTable:
 
     Every lease has its deadline in one native heap; those queued or running have in another the
     instant of their next extension. `rng` draws when, within the contract's bounds.
+
+    A standing lease's deadline is later than its term's end by what it may be worked on without the
+    control plane; when to ask for more goes by the term, and is asked past its end too.
     """
 
     def __init__(self, rng: Random, *, capacity: int = LEASES_MAX) -> None:
@@ -121,6 +125,7 @@ class LeaseTable:
         self._held: dict[int, _Held] = {}
         self._deadlines = DeadlineHeap(capacity)
         self._asks = DeadlineHeap(capacity)
+        self._offline_ns: dict[int, int] = {}  # of standing leases
         self._counts = {state: dict.fromkeys(TaskKind, 0) for state in LeaseState}
 
     def __len__(self) -> int:
@@ -201,6 +206,17 @@ class LeaseTable:
         self.counters.refused += len(answers) - len(fresh)
         return answers
 
+    def stand(self, lease: Lease) -> None:
+        """Let a granted lease stand: it ends `offline_ms` later than it was granted for."""
+        end_ns = self._deadlines.deadline_of(lease.lease_id)
+        if end_ns is not None and lease.lease_id not in self._offline_ns:
+            self._offline_ns[lease.lease_id] = lease.offline_ms * NS_PER_MS
+            self._deadlines.extend_one(lease.lease_id, end_ns + lease.offline_ms * NS_PER_MS)
+
+    def stands(self, lease_id: int) -> bool:
+        """Whether a lease is held that its results do not end."""
+        return lease_id in self._offline_ns
+
     def start(self, lease_id: int, now_ns: int) -> bool:
         """Mark a queued lease running; False: it has ended, or ends now, and must not start."""
         earliest_ns = self._deadlines.next_ns
@@ -253,7 +269,9 @@ class LeaseTable:
         again_ns = array("q")
         for lease_id in ids:
             left_ns = (self._deadlines.deadline_of(lease_id) or now_ns) - now_ns
-            again_ns.append(now_ns + max(left_ns // 4, ASK_AGAIN_MIN_NS))
+            offline_ns = self._offline_ns.get(lease_id)
+            least_ns = ASK_AGAIN_MIN_NS if offline_ns is None else STANDING_ASK_MIN_NS
+            again_ns.append(now_ns + max((left_ns - (offline_ns or 0)) // 4, least_ns))
         self._asks.push(ids, again_ns)
         return ids.tolist()
 
@@ -271,7 +289,7 @@ class LeaseTable:
                 ids.append(lease_id)
                 ends_ns.append(deadline_ns if limit_ns is None else min(deadline_ns, limit_ns))
                 limits_ns.append(limit_ns)
-        codes = self._deadlines.extend(ids, ends_ns)
+        codes = self._deadlines.extend(ids, self._last_ns(ids, ends_ns))
         moved = array("Q")
         moved_ends_ns, moved_limits_ns = [], []
         for lease_id, end_ns, limit_ns, code in zip(ids, ends_ns, limits_ns, codes, strict=True):
@@ -285,6 +303,19 @@ class LeaseTable:
         self.counters.unextended += len(ids) - len(moved)
         self.counters.unknown += len(deadlines_ns) - len(ids)
         return len(moved)
+
+    def _last_ns(self, ids: "array[int]", ends_ns: "array[int]") -> "array[int]":
+        """Return the instants at which leases with these ends are let go."""
+        offline_ns = self._offline_ns
+        if not offline_ns:
+            return ends_ns
+        return array(
+            "q",
+            [
+                end_ns + offline_ns.get(lease_id, 0)
+                for lease_id, end_ns in zip(ids, ends_ns, strict=True)
+            ],
+        )
 
     def _asks_ns(
         self, deadlines_ns: Sequence[int], limits_ns: Sequence[int | None], now_ns: int
@@ -335,6 +366,7 @@ class LeaseTable:
             held = self._held.get(lease_id)
             if held is not None and (held.state, event) in TRANSITIONS:
                 del self._held[lease_id]
+                self._offline_ns.pop(lease_id, None)
                 self._counts[held.state][held.lease.kind] -= 1
                 ended.append(held)
                 ids.append(lease_id)

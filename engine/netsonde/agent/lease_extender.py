@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock
 from netsonde.control_plane import Extension, LeaseExtendClient
-from netsonde.errors import ControlPlaneError, TransportError
+from netsonde.errors import ControlPlaneError, ErrorCode, TransportError
 from netsonde.leases import BATCH_MAX, Ended, LeaseTable
 from netsonde.model import Reason
 
@@ -118,6 +118,9 @@ class LeaseExtender:
         except (ControlPlaneError, TransportError) as error:
             # They are due again while there is time left; at their deadlines they end.
             self.counters["failed"] += 1
+            if isinstance(error, ControlPlaneError) and error.code == ErrorCode.FORBIDDEN:
+                # No outage: work that would go on for hours is not wanted from this agent.
+                self.revoke([one for one in lease_ids if self._leases.stands(one)])
             _log.info(
                 "%d leases were not extended: %s",
                 len(lease_ids),

@@ -145,7 +145,8 @@ class Reporter:
         self.counters.update(f"status_{status}" for status in statuses)
         answered = zip(records, statuses, strict=False)
         done = [record for record, status in answered if status in FINAL]
-        self._leases.release_many(record.lease_id for record in done)
+        leases = self._leases
+        leases.release_many(one.lease_id for one in done if not leases.stands(one.lease_id))
         if len(done) < len(records):
             self._again_later()
         elif self._again_ns is None:

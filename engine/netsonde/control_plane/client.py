@@ -13,6 +13,7 @@ from netsonde.clock import Clock
 from netsonde.control_plane.exchange import Answer, Call, Exchange, Identity
 from netsonde.control_plane.grants import ClaimGrant, Extension, read_claim, read_extend
 from netsonde.control_plane.reporting import Batch, in_batches, read_report, report_all
+from netsonde.control_plane.server_clock import ServerClock
 from netsonde.control_plane.transport import ControlPlaneTransport
 from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
 from netsonde.model import (
@@ -71,6 +72,7 @@ class ControlPlaneClient:
         self.registration: RegisterResponse | None = None
         self._clock = clock
         self._exchange = Exchange(transport, clock, rng)
+        self._server_clock = ServerClock()
 
     @property
     def counters(self) -> Counter[str]:
@@ -112,6 +114,11 @@ class ControlPlaneClient:
         """The lease term that the control plane named at registration."""
         named_ms = self.registration.lease_duration_ms if self.registration else 0
         return min(named_ms, TERM_MAX_MS) if named_ms > 0 else TERM_DEFAULT_MS
+
+    def server_now_ns(self) -> int:
+        """Return the control plane's instant; until it has named one, this host's wall clock."""
+        server_ns = self._server_clock.at_ns(self._clock.boottime_ns())
+        return self._clock.realtime_ns() if server_ns is None else server_ns
 
     @property
     def claim_wait_ms(self) -> int:
@@ -220,7 +227,7 @@ class ControlPlaneClient:
                     wait_ms=hold_ms,
                 )
             ),
-            read=lambda answer: read_claim(answer, self.term_ms),
+            read=self._read_claim,
             timeout_s=longest_ms / 1000 + CLAIM_SLACK_S,
             is_held=True,
         )
@@ -342,12 +349,21 @@ class ControlPlaneClient:
             timeout_s=CALL_TIMEOUT_S,
         )
 
+    def _read_claim(self, answer: Answer) -> ClaimGrant:
+        grant = read_claim(answer, self.term_ms)
+        told = grant.response
+        self._server_clock.hear(
+            told.server_time_ms, answer.sent_ns, answer.received_ns, told.held_ms or 0
+        )
+        return grant
+
     def _read_heartbeat(self, answer: Answer) -> HeartbeatResponse:
         if not answer.response.body:
             return HeartbeatResponse()
         response = wire.decode_answer(HeartbeatResponse, answer.response.body)
         if response.agent_id == 0:
             raise wire.DecodeError("the heartbeat was answered for agent 0")
+        self._server_clock.hear(response.server_time_ms, answer.sent_ns, answer.received_ns)
         timeout_ms = self.registration.heartbeat_timeout_ms if self.registration else 0
         next_ms = wire.relative_ms(
             response.next_deadline_ms, date_epoch_ms=answer.date_epoch_ms, term_ms=timeout_ms

@@ -196,6 +196,18 @@ class LeasingPolicy:
         status = ExtendStatus.CAPPED if wanted_ns > cap_ns else ExtendStatus.EXTENDED
         return Extension(status, until_ns, revives)
 
+    def extend_earlier(self, lease: StandingLease, by_ns: int, now_ns: int) -> Extension:
+        """Decide the extension of a standing lease of this agent that has been followed by another.
+
+        The agent is still to hear of that one: told to stop, it would miss ticks. Nothing is moved.
+        """
+        if lease.ended_ns is not None:
+            return Extension(ExtendStatus.CANCELLED)
+        if lease.next_tick is None:
+            return Extension(ExtendStatus.FENCED)
+        until_ns = now_ns + min(max(by_ns, 0), self._standing_ns)
+        return Extension(ExtendStatus.EXTENDED, until_ns)
+
     def expire(self, held: HeldTask, now_ns: int) -> Change:
         """Decide what becomes of a lease whose grace is over."""
         if held.state is TaskState.REVOKED:

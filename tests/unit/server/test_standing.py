@@ -397,7 +397,7 @@ async def test_an_expired_lease_is_revived_and_no_attempt_consumed(caller: Calle
 
 async def test_ticks_of_an_earlier_lease_are_taken_and_the_new_one_goes_on(caller: Caller) -> None:
     one = await agent(caller, "a")
-    await create(caller)
+    made = await create(caller)
     (first,) = await one.claim(9)
     await report(one, tick_item(first, 0))
     async with Background(caller):
@@ -411,7 +411,11 @@ async def test_ticks_of_an_earlier_lease_are_taken_and_the_new_one_goes_on(calle
         "duplicate",
         "accepted",
     ]
-    assert (await extend(one, first))["revoked"] == [first["lease_id"]]
+    answer = await extend(one, first)
+    assert answer["results"][0]["status"] == "extended", "who has not heard of the new one goes on"
+    assert await heartbeat(one, first, second) == set()
+    await caller.operator("DELETE", f"/v1/checks/{made['check_id']}")
+    assert await heartbeat(one, first, second) == {first["lease_id"], second["lease_id"]}
 
 
 async def test_drains_and_restarts_consume_nothing_however_many(caller: Caller) -> None:
