@@ -1,6 +1,6 @@
 """A real server is gone for a while: real agents miss no tick, and everything arrives once.
 
-NETSONDE_OUTAGE_S says for how long (6 s; the figures of docs/reliability.md are of 120 s). It prints
+NETSONDE_OUTAGE_S says for how long (6 s; docs/reliability.md has the figures of 120 s). It prints
 how late runs began, by this host's clock.
 """
 
