@@ -366,7 +366,8 @@ class LeaseTable:
             held = self._held.get(lease_id)
             if held is not None and (held.state, event) in TRANSITIONS:
                 del self._held[lease_id]
-                self._offline_ns.pop(lease_id, None)
+                if self._offline_ns:
+                    self._offline_ns.pop(lease_id, None)
                 self._counts[held.state][held.lease.kind] -= 1
                 ended.append(held)
                 ids.append(lease_id)

@@ -25,6 +25,7 @@ SWEEP_MAX_NS = NS_PER_S
 SWEEP_MIN_NS = 20 * NS_PER_MS  # terms of a few hundred ms, as simulations use, need no finer
 TERM_SHARE = 4  # looks per shortest term
 HOUSEKEEP_NS = 5 * NS_PER_S  # how much of the clock a crash may forget
+REVIEW_GAP_NS = NS_PER_S
 RETRY_NS = NS_PER_S  # after the storage failed
 PUT_OFF_NS = 600 * NS_PER_S  # a check written by another version; who mends it runs it at once
 
@@ -83,8 +84,11 @@ async def schedule_forever(plane: ControlPlane) -> None:
 
 
 async def _review(plane: ControlPlane) -> None:
-    """Let standing checks choose their agents anew when those have changed."""
-    if not plane.is_roster_new:
+    """Let standing checks choose their agents anew when those have changed.
+
+    Not at once after the last time: a fleet that starts registers for minutes.
+    """
+    if not plane.is_roster_new or plane.time.now_ns() < plane.review_ns:
         return
     plane.is_roster_new = False
     try:
@@ -96,6 +100,8 @@ async def _review(plane: ControlPlane) -> None:
     except BaseException:
         plane.is_roster_new = True
         raise
+    finally:
+        plane.review_ns = plane.time.now_ns() + REVIEW_GAP_NS
 
 
 def _follows_agents(check: CheckRow) -> bool:
@@ -125,6 +131,8 @@ async def _stand(plane: ControlPlane, check_ids: Sequence[int]) -> None:
 async def _run_due(plane: ControlPlane) -> int | None:
     """Run what is due; return how long until the next tick, None when there is none."""
     next_ns = await plane.writer.read(lambda store: store.next_tick_ns())
+    if plane.is_roster_new:
+        next_ns = min(plane.review_ns, next_ns or plane.review_ns)
     now_ns = plane.time.now_ns()
     if next_ns is None:
         return None

@@ -100,6 +100,7 @@ class ControlPlane:
         self._turn = 0
         self._forgot_ns = self.time.now_ns()
         self.is_roster_new = True
+        self.review_ns = 0  # when standing checks may choose their agents again
         self.registry.on_change = self._note_roster
         self.registry.load(store)
         self.keep_label_queues(store.label_queues())

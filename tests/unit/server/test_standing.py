@@ -190,10 +190,10 @@ async def test_agents_that_match_no_more_lose_theirs(caller: Caller) -> None:
         await create(caller, select={"labels": {"site": "ams"}, "all": True})
         (lease,) = await one.claim(9)
         await caller.operator("PATCH", f"/v1/agents/{one.agent_id}", {"labels": {"site": "fra"}})
-        await caller.clock.settle()
+        await caller.clock.advance(NS_PER_S)
         assert (await extend(one, lease))["revoked"] == [lease["lease_id"]]
         await caller.operator("PATCH", f"/v1/agents/{one.agent_id}", {"labels": {"site": "ams"}})
-        await caller.clock.settle()
+        await caller.clock.advance(NS_PER_S)
         (again,) = await one.claim(9)
     assert again["task_id"] != lease["task_id"]
 
@@ -213,7 +213,7 @@ async def test_a_count_stays_with_its_agents_and_moves_little(caller: Caller) ->
         had = {one.agent_id for one in agents if await one.claim(9)}
         assert len(had) == 3
         await caller.operator("PATCH", f"/v1/agents/{min(had)}", {"disabled": True})
-        await caller.clock.settle()
+        await caller.clock.advance(NS_PER_S)
         more = {one.agent_id for one in agents if one.agent_id not in had and await one.claim(9)}
     assert len(more) == 1, "only the share of the one that left has moved"
 
