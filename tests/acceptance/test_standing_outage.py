@@ -20,9 +20,9 @@ from support.processes import Program, answers, call, free_port, running, wait_u
 
 OUTAGE_S = float(os.environ.get("NETSONDE_OUTAGE_S", "6"))
 BEFORE_S = 3.0
-TARGETS = 20
-EVERY_MS = 500
-JITTER_MS = 250
+TARGETS = 40
+EVERY_MS = 1000
+JITTER_MS = 500
 
 SETTINGS = """
 control_plane = "{url}"

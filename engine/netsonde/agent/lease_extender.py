@@ -118,8 +118,7 @@ class LeaseExtender:
         except (ControlPlaneError, TransportError) as error:
             # They are due again while there is time left; at their deadlines they end.
             self.counters["failed"] += 1
-            if isinstance(error, ControlPlaneError) and error.code == ErrorCode.FORBIDDEN:
-                # No outage: work that would go on for hours is not wanted from this agent.
+            if _turns_away(error):
                 self.revoke([one for one in lease_ids if self._leases.stands(one)])
             _log.info(
                 "%d leases were not extended: %s",
@@ -136,3 +135,13 @@ class LeaseExtender:
         now_ns = self._clock.boottime_ns()
         self.counters["extended"] += self._leases.extend(extension.deadlines_ns, now_ns)
         self.revoke(extension.revoked)
+
+
+def _turns_away(error: ControlPlaneError | TransportError) -> bool:
+    """Whether the control plane itself, no proxy, wants nothing from this agent any more.
+
+    That is no outage, through which standing leases would be worked on for hours.
+    """
+    if not isinstance(error, ControlPlaneError):
+        return False
+    return error.is_verdict and error.code == ErrorCode.FORBIDDEN

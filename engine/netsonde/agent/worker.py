@@ -179,12 +179,13 @@ class Worker:
 
     def _unqueue(self, lease_ids: Iterable[int]) -> None:
         for lane in self._lanes.values():
-            dropped = [job for job in lane.queued if job.lease.lease_id in lease_ids]
-            if dropped:
-                self.counters["unstarted"] += len(dropped)
-                lane.queued = deque(job for job in lane.queued if job not in dropped)
-            for job in dropped:
-                self._note_ran(job)
+            queued, lane.queued = lane.queued, deque[_Job]()
+            for job in queued:
+                if job.lease.lease_id not in lease_ids:
+                    lane.queued.append(job)
+                else:
+                    self.counters["unstarted"] += 1
+                    self._note_ran(job)
         self._note_idle()
 
     def _fill(self, lane: Lane) -> None:

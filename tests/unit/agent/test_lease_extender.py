@@ -294,9 +294,13 @@ async def test_an_outage_ends_no_standing_lease_and_it_is_asked_for_until_answer
     assert 1 in bench.leases
 
 
-async def test_an_agent_that_is_turned_away_stops_its_standing_leases(bench: Bench) -> None:
+@pytest.mark.parametrize("is_verdict", [True, False])
+async def test_an_agent_that_is_turned_away_stops_its_standing_leases(
+    bench: Bench, is_verdict: bool
+) -> None:
     lease = make_lease(1, lease_until_ms=45_000, offline_ms=3_600_000)
-    refusal = ControlPlaneError("disabled", code=ErrorCode.FORBIDDEN, status=403, retryable=False)
+    refusal = ControlPlaneError("no", code=ErrorCode.FORBIDDEN, status=403, retryable=False)
+    refusal.is_verdict = is_verdict  # else it is some proxy's page, which is an outage
     async with bench.running():
         bench.grant(2)
         now_ns = bench.clock.boottime_ns()
@@ -304,4 +308,5 @@ async def test_an_agent_that_is_turned_away_stops_its_standing_leases(bench: Ben
         bench.leases.stand(lease)
         bench.client.failure = refusal
         await bench.clock.advance(25 * NS_PER_S)
-    assert [(lease_id, reason) for lease_id, reason, _ in bench.ended] == [(1, Reason.CANCELLED)]
+    ended = [(lease_id, reason) for lease_id, reason, _ in bench.ended]
+    assert ended == ([(1, Reason.CANCELLED)] if is_verdict else [])

@@ -15,7 +15,7 @@ FIXED = {
     "TaskKind", "TaskSpec", "TcpSpec", "TraceSpec", "TransportError",
 }  # fmt: skip
 BESIDE = {
-    "ClaimGrant", "Extension", "MemoryControlPlaneTransport", "TransportRequest",
+    "ClaimGrant", "Extension", "MemoryControlPlaneTransport", "Repeat", "TransportRequest",
     "TransportResponse",
 }  # fmt: skip
 
