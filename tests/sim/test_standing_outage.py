@@ -1,8 +1,8 @@
 """Six hours without a control plane, in virtual time: no tick is missed, everything arrives once.
 
 The figures that are printed are of virtual time: they show when runs were begun, not how fast this
-machine is. `tests/acceptance/test_standing_outage.py` has those of real processes. NETSONDE_STANDING_SEEDS
-says how many worlds of trouble there are.
+machine is. `tests/acceptance/test_standing_outage.py` has those of real processes.
+NETSONDE_STANDING_SEEDS says how many worlds of trouble there are.
 """
 
 import asyncio

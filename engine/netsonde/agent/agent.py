@@ -186,7 +186,6 @@ class Agent:
         dispatcher = Dispatcher(clock, leases, spool, client, worker, wait_ms)
         interval_ns = config.report_interval_ms * NS_PER_MS
         reporter = Reporter(clock, spool, leases, client, interval_ns)
-
         standing = StandingLeases(clock, leases, worker, client.server_now_ns)
 
         def on_ended(ended: Ended, reason: Reason) -> None:
@@ -201,20 +200,12 @@ class Agent:
         extender = LeaseExtender(
             clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
         )
-        worker.on_free = dispatcher.wake
-        worker.on_kept = reporter.wake
-        worker.on_ran = standing.ran
-        worker.is_columnar = lambda: client.is_legacy is False
-        dispatcher.on_granted = extender.wake
-        dispatcher.on_standing = standing.take
-        dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
-        dispatcher.is_alone = lambda: client.is_legacy is not False
-        reporter.on_room = dispatcher.wake
-        reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
-        return _Parts(
+        parts = _Parts(
             client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
             extender,
         )  # fmt: skip
+        parts.connect()
+        return parts
 
     # ── running ──
 
@@ -376,6 +367,21 @@ class _Parts:
     dispatcher: Dispatcher
     reporter: Reporter
     extender: LeaseExtender
+
+    def connect(self) -> None:
+        """Let the parts tell each other what happens."""
+        client, dispatcher, reporter = self.client, self.dispatcher, self.reporter
+        worker = self.worker
+        worker.on_free = dispatcher.wake
+        worker.on_kept = reporter.wake
+        worker.on_ran = self.standing.ran
+        worker.is_columnar = lambda: client.is_legacy is False
+        dispatcher.on_granted = self.extender.wake
+        dispatcher.on_standing = self.standing.take
+        dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
+        dispatcher.is_alone = lambda: client.is_legacy is not False
+        reporter.on_room = dispatcher.wake
+        reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
 
     def counters(self) -> dict[str, int]:
         """Return every part's counters under its name."""

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 
 import msgspec
@@ -10,6 +9,7 @@ import msgspec
 from netsonde import wire
 from netsonde.backoff import Verb
 from netsonde.clock import Clock
+from netsonde.control_plane.cadence import CADENCE, LEGACY_CADENCE, Cadence
 from netsonde.control_plane.exchange import Answer, Call, Exchange, Identity
 from netsonde.control_plane.grants import ClaimGrant, Extension, read_claim, read_extend
 from netsonde.control_plane.reporting import Batch, in_batches, read_report, report_all
@@ -44,21 +44,6 @@ TERM_MAX_MS = 86_400_000  # a server that says more is mistaken; a standing leas
 # Aliases of the same handlers; a base address may end in one, so that the others are not there.
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")
 ABSENT_STATUSES = frozenset({404, 405})
-
-
-@dataclass(frozen=True, slots=True)
-class Cadence:
-    """The least time between two calls of one verb that the control plane's quotas allow."""
-
-    heartbeat_ms: int
-    claim_ms: int
-    extend_ms: int
-    report_ms: int
-
-
-CADENCE = Cadence(heartbeat_ms=2_000, claim_ms=100, extend_ms=100, report_ms=50)
-# The original server takes 6 heartbeats, 12 claims, 30 extensions and 12 reports a minute.
-LEGACY_CADENCE = Cadence(heartbeat_ms=10_000, claim_ms=5_000, extend_ms=2_000, report_ms=5_000)
 
 
 class ControlPlaneClient:

@@ -163,22 +163,9 @@ def run_tick(
     fresh = [pair for pair in wanted if pair not in live]
     scheduled_ns = now_ns if is_extra or check.next_ns is None else check.next_ns
     next_ns = check.next_ns if is_extra else _next_ns(check, definition, bool(queues), now_ns)
-    store.add_tasks(
-        [
-            NewTask(
-                kind=definition.kind,
-                spec=spec,
-                run_ns=now_ns,
-                max_attempts=definition.max_attempts or default_attempts,
-                queue=queue,
-                priority=definition.priority,
-                stale_ns=_stale_ns(definition, None if is_extra else next_ns, now_ns),
-                check_id=check.check_id,
-                scheduled_ns=scheduled_ns,
-            )
-            for queue, spec in fresh
-        ]
-    )
+    stale_ns = _stale_ns(definition, None if is_extra else next_ns, now_ns)
+    when = {"stale_ns": stale_ns, "scheduled_ns": scheduled_ns}
+    store.add_tasks(_tasks(check, fresh, now_ns, default_attempts, **when))
     skipped = len(wanted) - len(fresh)
     store.count("overlap", skipped)
     changed = replace(
@@ -223,22 +210,8 @@ def stand(
     store.count("cancelled", store.withdraw(lost, now_ns))
     every_ns = (definition.every_ms or 0) * NS_PER_MS
     anchor_ns = now_ns - (now_ns - check.created_ns) % every_ns + is_later * every_ns
-    store.add_tasks(
-        [
-            NewTask(
-                kind=definition.kind,
-                spec=spec,
-                run_ns=now_ns,
-                max_attempts=definition.max_attempts or default_attempts,
-                queue=queue,
-                priority=definition.priority,
-                check_id=check.check_id,
-                scheduled_ns=anchor_ns,
-                repeat=_repeat(definition),
-            )
-            for queue, spec in fresh
-        ]
-    )
+    when = {"scheduled_ns": anchor_ns, "repeat": _repeat(definition)}
+    store.add_tasks(_tasks(check, fresh, now_ns, default_attempts, **when))
     is_idle = check.next_ns is None and len(queues) < len(chosen)
     next_ns = _next_ns(check, definition, True, now_ns) if is_idle else check.next_ns
     changed = replace(check, tasks=check.tasks + len(fresh), next_ns=next_ns)
@@ -260,6 +233,30 @@ def stand_again(
         return ()
     return stand(store, check, carriers, now_ns, default_attempts=default_attempts, is_later=True)[
         0
+    ]
+
+
+def _tasks(
+    check: CheckRow,
+    pairs: Iterable[tuple[int, bytes]],
+    now_ns: int,
+    default_attempts: int,
+    **when: Any,
+) -> list[NewTask]:
+    """Make a check's tasks of these queues and specs; when: what they differ by, tick or grid."""
+    definition, _ = understood(check.document)
+    return [
+        NewTask(
+            kind=definition.kind,
+            spec=spec,
+            run_ns=now_ns,
+            max_attempts=definition.max_attempts or default_attempts,
+            queue=queue,
+            priority=definition.priority,
+            check_id=check.check_id,
+            **when,
+        )
+        for queue, spec in pairs
     ]
 
 

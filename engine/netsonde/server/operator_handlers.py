@@ -29,10 +29,7 @@ from netsonde.server.idempotency import remembered
 from netsonde.server.queries import Query, decode_cursor, encode_cursor, results_query
 from netsonde.server.registry import LABEL_MAX_CHARS, LABELS_MAX, update_agent
 from netsonde.server.store import Store
-from netsonde.server.store.base import (
-    AgentRow,
-    CheckRow,
-)
+from netsonde.server.store.base import AgentRow, CheckRow
 
 ID_DIGITS_MAX = 16  # 2^53 has 16
 
@@ -212,16 +209,14 @@ class OperatorApi(Api):
 
     def _cancel_check(self, request: ApiRequest) -> Operation:
         check_id = _id(request)
-
         carriers = self._carriers()
 
         def operation(store: Store) -> tuple[ApiResponse, Committed]:
             row, now_ns = _found(store, check_id), self._plane.time.now_ns()
             cancelled = store.cancel_check(check_id, now_ns)
             store.count("cancelled", cancelled)
-            made = checks.stand_again(
-                store, row, carriers, now_ns, default_attempts=self._plane.config.max_attempts
-            )
+            attempts = self._plane.config.max_attempts
+            made = checks.stand_again(store, row, carriers, now_ns, default_attempts=attempts)
             answer = ok({"check_id": check_id, "cancelled": cancelled})
             return answer, self._made(made, store, now_ns)
 

@@ -107,8 +107,10 @@ class RunGroup:
         return status, None
 
     def _follow(self, lease: StandingLease, tick: int) -> None:
-        """Count what lies between this tick and the ones before; one that comes late after all is
-        no longer missed."""
+        """Count what lies between this tick and those before it.
+
+        One that comes after all is no longer missed.
+        """
         next_tick = self._next_ticks.get(lease.task_id)
         if next_tick is not None:
             self._missed[lease.check_id] += tick - next_tick if tick >= next_tick else -1
