@@ -21,6 +21,7 @@ NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 STA_UNSYNC = 0x40  # linux/timex.h
 TIMEX_BYTES = 256  # struct timex has 208 on 64-bit Linux
 TIMEX_ERRORS = struct.Struct("@Illlli")  # modes, offset, freq, maxerror, esterror, status
@@ -228,3 +229,17 @@ def rfc3339(realtime_ns: int) -> str:
     """Format a wall-clock instant as RFC 3339 UTC with nanoseconds."""
     seconds, nanoseconds = divmod(realtime_ns, NS_PER_S)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+def instant_ns(text: str) -> int:
+    """Read an RFC 3339 instant in UTC (`Z`) of at most nine decimals as ns since 1970.
+
+    Raises:
+        ValueError: text is none.
+    """
+    seconds, _, fraction = text.removesuffix("Z").partition(".")
+    if not text.endswith("Z") or len(seconds) != 19 or len(fraction) > 9:
+        raise ValueError(f"{text[:50]!r} is not an RFC 3339 instant in UTC")
+    since = datetime.strptime(seconds, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC) - EPOCH
+    nanoseconds = int(fraction.ljust(9, "0"))
+    return (since.days * 86_400 + since.seconds) * NS_PER_S + nanoseconds

@@ -15,13 +15,14 @@ from random import Random
 from typing import NamedTuple
 
 from netsonde._native.deadlines import DONE, FULL, KNOWN, DeadlineHeap, spread
-from netsonde.clock import NS_PER_MS
+from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.model import Lease, TaskKind
 
 LEASES_MAX = 100_000  # in flight per agent, by the contract
 BATCH_MAX = 1000  # lease ids per extend, by the contract; also how many expire at once
 GATHER_NS = 500 * NS_PER_MS  # leases due this soon after the first go in the same call
 ASK_AGAIN_MIN_NS = 500 * NS_PER_MS  # never ask faster than calls are gathered
+STANDING_ASK_MIN_NS = 30 * NS_PER_S  # through an outage of hours: an answer is not urgent
 NEVER_NS = 2**63 - 1
 # An extension is due when this part of the term has passed, another one for each lease, so that
 # leases granted together do not stay together.
@@ -107,6 +108,9 @@ class LeaseTable:
     instant of their next extension. `rng` draws under which seed these spread within the contract's
     bounds. What is not so yet costs a lease nothing: one without a state is queued, one without a
     limit was not extended.
+
+    A standing lease's deadline is later than its term's end by what it may be worked on without the
+    control plane; when to ask for more goes by the term, and is asked past its end too.
     """
 
     def __init__(self, rng: Random, *, capacity: int = LEASES_MAX) -> None:
@@ -117,6 +121,7 @@ class LeaseTable:
         self._limits_ns: dict[int, int] = {}
         self._deadlines = DeadlineHeap(capacity)
         self._asks = DeadlineHeap(capacity)
+        self._offline_ns: dict[int, int] = {}  # of standing leases
 
     def __len__(self) -> int:
         return len(self._held)
@@ -178,6 +183,17 @@ class LeaseTable:
         self.counters.refused += len(ids) - taken
         return [_GRANTED] * taken if taken == len(ids) else [_ANSWERS[code] for code in codes]
 
+    def stand(self, lease: Lease) -> None:
+        """Let a granted lease stand: it ends `offline_ms` later than it was granted for."""
+        end_ns = self._deadlines.deadline_of(lease.lease_id)
+        if end_ns is not None and lease.lease_id not in self._offline_ns:
+            self._offline_ns[lease.lease_id] = lease.offline_ms * NS_PER_MS
+            self._deadlines.extend_one(lease.lease_id, end_ns + lease.offline_ms * NS_PER_MS)
+
+    def stands(self, lease_id: int) -> bool:
+        """Whether a lease is held that its results do not end."""
+        return lease_id in self._offline_ns
+
     def start(self, lease_id: int, now_ns: int) -> bool:
         """Mark a queued lease running; False: it has ended, or ends now, and must not start."""
         earliest_ns = self._deadlines.next_ns
@@ -230,7 +246,9 @@ class LeaseTable:
         again_ns = array("q")
         for lease_id in ids:
             left_ns = (self._deadlines.deadline_of(lease_id) or now_ns) - now_ns
-            again_ns.append(now_ns + max(left_ns // 4, ASK_AGAIN_MIN_NS))
+            offline_ns = self._offline_ns.get(lease_id)
+            least_ns = ASK_AGAIN_MIN_NS if offline_ns is None else STANDING_ASK_MIN_NS
+            again_ns.append(now_ns + max((left_ns - (offline_ns or 0)) // 4, least_ns))
         self._asks.push(ids, again_ns)
         return ids.tolist()
 
@@ -248,7 +266,7 @@ class LeaseTable:
                 ids.append(lease_id)
                 ends_ns.append(deadline_ns if limit_ns is None else min(deadline_ns, limit_ns))
                 limits_ns.append(limit_ns)
-        codes = self._deadlines.extend(ids, ends_ns)
+        codes = self._deadlines.extend(ids, self._last_ns(ids, ends_ns))
         moved, moved_ends_ns, last = array("Q"), array("q"), []
         for lease_id, end_ns, limit_ns, code in zip(ids, ends_ns, limits_ns, codes, strict=True):
             if code == DONE:
@@ -271,6 +289,19 @@ class LeaseTable:
             return self.grant(lease, deadline_ns, now_ns)
         self.counters.refused += 1
         return Grant.DUPLICATE if lease.lease_id in self._held else Grant.LATE
+
+    def _last_ns(self, ids: "array[int]", ends_ns: "array[int]") -> "array[int]":
+        """Return the instants at which leases with these ends are let go."""
+        offline_ns = self._offline_ns
+        if not offline_ns:
+            return ends_ns
+        return array(
+            "q",
+            [
+                end_ns + offline_ns.get(lease_id, 0)
+                for lease_id, end_ns in zip(ids, ends_ns, strict=True)
+            ],
+        )
 
     def _file(
         self, ids: list[int], leases: Sequence[Lease], ends_ns: "array[int]", now_ns: int
@@ -337,6 +368,8 @@ class LeaseTable:
             if lease is not None:
                 ended.append(Ended(lease, self._states.pop(lease_id, _QUEUED)))
                 self._limits_ns.pop(lease_id, None)
+                if self._offline_ns:
+                    self._offline_ns.pop(lease_id, None)
                 ids.append(lease_id)
         self._deadlines.drop(ids)
         self._asks.drop(ids)

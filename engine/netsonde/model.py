@@ -306,11 +306,29 @@ class HeartbeatResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────
 
 
+PeriodMs = Annotated[int, Meta(ge=1, le=2**40)]  # 35 years
+
+
+class Repeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a standing lease's task repeats; `netsonde.ticks` says when.
+
+    `ticks` absent: without an end. A tick that could not begin within `stale_after_ms`, or before
+    the next one was due, is missed.
+    """
+
+    every_ms: PeriodMs
+    jitter_ms: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    ticks: Annotated[int, Meta(ge=1)] | None = None
+    stale_after_ms: PeriodMs | None = None
+
+
 class Lease(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An exclusive, time-bounded grant of one task to one agent.
 
     `lease_until_ms` is relative: it counts from the grant, `granted_after_ms` after the server
-    received the request. `attempt` counts from 1.
+    received the request. `attempt` counts from 1. With `repeat` it is a standing lease:
+    `scheduled_at` is then the instant of tick 0 without its jitter, `next_tick` the first that no
+    result is known of, and the work goes on for `offline_ms` past the lease's end.
     """
 
     lease_id: Annotated[int, Meta(ge=0)]
@@ -325,6 +343,9 @@ class Lease(Struct, frozen=True, kw_only=True, omit_defaults=True):
     check_id: int | None = None
     priority: int = 0
     scheduled_at: str | None = None
+    repeat: Repeat | None = None
+    offline_ms: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    next_tick: Annotated[int, Meta(ge=0)] = 0
 
 
 class ClaimRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -453,7 +453,7 @@ async def test_heartbeats_say_how_the_agent_feels(fleet: Fleet, tmp_path: Path) 
     assert len(last["active_leases"]["ids"]) == 2
     assert last["health"]["rss_bytes"] > 1 << 20
     assert last["health"]["fds"] > 3
-    assert last["health"]["spool"] == {"rows": 0, "bytes": 0, "oldest_ms": 0}
+    assert last["health"]["spool"] == {"rows": 0, "bytes": 0, "oldest_ms": 0, "full": False}
     assert [beat["seq"] for beat in beats] == list(range(1, len(beats) + 1))
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0

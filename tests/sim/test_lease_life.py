@@ -125,7 +125,7 @@ def slot_freed_before_the_result_is_durable(patch: pytest.MonkeyPatch) -> None:
 
 def sweeper_without_grace(patch: pytest.MonkeyPatch) -> None:
     """Leases are taken back the moment they end."""
-    patch.setattr(leasing.LeasingPolicy, "due_ns", lambda _self, _kind, until_ns: until_ns)
+    patch.setattr(leasing.LeasingPolicy, "due_ns", lambda _self, _kind, until_ns, **_: until_ns)
 
 
 # Each with what the oracle says first of it.

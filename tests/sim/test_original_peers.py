@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from netsonde.clock import NS_PER_S
-from netsonde.control_plane import TransportRequest, TransportResponse, client, exchange
+from netsonde.control_plane import TransportRequest, TransportResponse, cadence, client, exchange
 from netsonde.control_plane.session import AgentRuntime
 from netsonde.server import leasing
 from support.lease_world.virtual_time import EPOCH_NS
@@ -189,7 +189,7 @@ def test_a_deadline_by_the_wrong_wall_clock_is_found(monkeypatch: pytest.MonkeyP
 
 def eager(patch: pytest.MonkeyPatch) -> None:
     """Call an original server as often as ours."""
-    patch.setattr(client, "LEGACY_CADENCE", client.CADENCE)
+    patch.setattr(client, "LEGACY_CADENCE", cadence.CADENCE)
 
 
 def deaf(patch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ LAYER = {
     "pacing": 2,
     "policy": 2,
     "stats": 2,
+    "ticks": 2,
     "wire": 2,
     "control_plane": 3,
     "netinfo": 3,

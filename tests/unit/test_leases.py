@@ -17,6 +17,7 @@ from netsonde.leases import (
     FRACTION_MIN,
     GATHER_NS,
     NEVER_NS,
+    STANDING_ASK_MIN_NS,
     TRANSITIONS,
     Ended,
     Grant,
@@ -56,13 +57,15 @@ class Held:
     deadline_ns: int
     limit_ns: float  # infinite without max_lease_ms
     ask_ns: int = 0
+    offline_ns: int | None = None  # of a standing lease
 
     def plan(self, now_ns: int, seed: int) -> None:
         """Due when remaining < (1 - f) of the term just obtained."""
         self.ask_ns = NEVER_NS
-        if self.deadline_ns < self.limit_ns:
-            self.ask_ns = ask_ns(self.lease.lease_id, self.deadline_ns, now_ns, seed)
-            term_ns = self.deadline_ns - now_ns
+        end_ns = self.deadline_ns - (self.offline_ns or 0)
+        if end_ns < self.limit_ns:
+            self.ask_ns = ask_ns(self.lease.lease_id, end_ns, now_ns, seed)
+            term_ns = end_ns - now_ns
             passed_ns = self.ask_ns - now_ns
             if term_ns > 0:
                 assert FRACTION_MIN * term_ns - 1 <= passed_ns <= FRACTION_MAX * term_ns
@@ -90,8 +93,9 @@ class LeaseMachine(RuleBasedStateMachine):
     )
     def grant(self, lease_id: int, kind: TaskKind, left_ms: int, max_lease_ms: int | None) -> None:
         lease = make_lease(
-            lease_id, kind, lease_until_ms=max(left_ms, 1), max_lease_ms=max_lease_ms
-        )
+            lease_id, kind, lease_until_ms=max(left_ms, 1), max_lease_ms=max_lease_ms,
+            offline_ms=10 * abs(left_ms),
+        )  # fmt: skip
         deadline_ns = self.now_ns + left_ms * NS_PER_MS
         answer = self.table.grant(lease, deadline_ns, self.now_ns)
 
@@ -110,6 +114,16 @@ class LeaseMachine(RuleBasedStateMachine):
             held.plan(self.now_ns, self.seed)
             self.held[lease_id] = held
         self.counts["granted" if answer is Grant.GRANTED else "refused"] += 1
+
+    @rule(lease_id=some_id)
+    def stand(self, lease_id: int) -> None:
+        held = self.held.get(lease_id)
+        if held is None:
+            return
+        self.table.stand(held.lease)
+        if held.offline_ns is None:
+            held.offline_ns = held.lease.offline_ms * NS_PER_MS
+            held.deadline_ns += held.offline_ns
 
     @rule(lease_id=some_id)
     def start(self, lease_id: int) -> None:
@@ -154,7 +168,7 @@ class LeaseMachine(RuleBasedStateMachine):
             if held is None:
                 self.counts["unknown"] += 1
                 continue
-            end_ns = int(min(deadline_ns, held.limit_ns))
+            end_ns = int(min(deadline_ns, held.limit_ns)) + (held.offline_ns or 0)
             if end_ns > held.deadline_ns:
                 moved += 1
                 held.deadline_ns = end_ns
@@ -182,8 +196,9 @@ class LeaseMachine(RuleBasedStateMachine):
         )
         for lease_id in asked:
             held = self.held[lease_id]
-            left_ns = held.deadline_ns - self.now_ns
-            held.ask_ns = self.now_ns + max(left_ns // 4, ASK_AGAIN_MIN_NS)
+            left_ns = held.deadline_ns - (held.offline_ns or 0) - self.now_ns
+            least_ns = ASK_AGAIN_MIN_NS if held.offline_ns is None else STANDING_ASK_MIN_NS
+            held.ask_ns = self.now_ns + max(left_ns // 4, least_ns)
 
     @rule(limit=st.sampled_from([1, 1000]))
     def pop_expired(self, limit: int) -> None:
@@ -211,6 +226,7 @@ class LeaseMachine(RuleBasedStateMachine):
         for lease_id, held in self.held.items():
             assert self.table.lease(lease_id) is held.lease
             assert self.table.state(lease_id) is held.state
+            assert self.table.stands(lease_id) == (held.offline_ns is not None)
             assert self.table.deadline_ns(lease_id) == held.deadline_ns
         events = [ns for held in self.held.values() for ns in (held.ask_ns, held.deadline_ns)]
         assert self.table.next_wake_ns == min(events, default=None)
@@ -418,3 +434,33 @@ def test_a_large_table_ends_its_leases_in_order() -> None:
     remainders = [one.lease.lease_id % 977 for one in ended]
     assert remainders == sorted(remainders)
     assert len(table) == count - len(ended)
+
+
+def test_a_standing_lease_is_asked_for_through_an_outage_and_kept() -> None:
+    table = make_table()
+    lease = make_lease(1, lease_until_ms=TERM_MS, offline_ms=3_600_000)
+    table.grant(lease, TERM_NS, 0)
+    table.stand(lease)
+    assert table.deadline_ns(1) == TERM_NS + 3600 * NS_PER_S
+    asked_ns: list[int] = []
+    while (wake_ns := table.next_wake_ns) is not None and not table.pop_expired(wake_ns):
+        if table.due(wake_ns):
+            asked_ns.append(wake_ns)
+    assert FRACTION_MIN * TERM_NS <= asked_ns[0] <= FRACTION_MAX * TERM_NS
+    gaps_ns = [after - before for before, after in pairwise(asked_ns)]
+    assert set(gaps_ns) == {STANDING_ASK_MIN_NS}
+    assert len(asked_ns) == 3600 // 30 + 1
+    assert not table.stands(1)
+
+
+def test_an_extension_of_a_standing_lease_moves_both_its_ends() -> None:
+    table = make_table()
+    lease = make_lease(1, lease_until_ms=TERM_MS, offline_ms=60_000)
+    table.grant(lease, TERM_NS, 0)
+    table.stand(lease)
+    now_ns = TERM_NS + 50 * NS_PER_S  # in the outage
+    assert table.extend({1: now_ns + TERM_NS}, now_ns) == 1
+    assert table.deadline_ns(1) == now_ns + TERM_NS + 60 * NS_PER_S
+    wake_ns = table.next_wake_ns
+    assert wake_ns is not None
+    assert now_ns + FRACTION_MIN * TERM_NS <= wake_ns <= now_ns + FRACTION_MAX * TERM_NS

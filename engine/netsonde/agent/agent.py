@@ -17,6 +17,7 @@ from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.lease_extender import LeaseExtender
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.reporter import Reporter
+from netsonde.agent.standing import StandingLeases
 from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
 from netsonde.agent.worker import Worker, target_pacer
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
@@ -74,6 +75,7 @@ class Agent:
         self._capabilities = {} if probers is not None else capabilities()
         self._capacities = dict(config.capacities)
         self._parts: _Parts | None = None
+        self._beaten = 0  # leases named in heartbeats since the first one was
 
     def drain(self) -> None:
         """Ask the agent to finish: claim no more, end what runs, report, return. Idempotent."""
@@ -184,9 +186,12 @@ class Agent:
         dispatcher = Dispatcher(clock, leases, spool, client, worker, wait_ms)
         interval_ns = config.report_interval_ms * NS_PER_MS
         reporter = Reporter(clock, spool, leases, client, interval_ns)
+        standing = StandingLeases(clock, leases, worker, client.server_now_ns)
 
         def on_ended(ended: Ended, reason: Reason) -> None:
-            if ended.state is not LeaseState.FINISHED:
+            if ended.lease.repeat is not None:
+                standing.end(ended.lease.lease_id, reason)
+            elif ended.state is not LeaseState.FINISHED:
                 worker.cancel(ended.lease.lease_id, reason)
 
         def extend_gap_ns() -> int:
@@ -195,18 +200,12 @@ class Agent:
         extender = LeaseExtender(
             clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
         )
-        worker.on_free = dispatcher.wake
-        worker.on_kept = reporter.wake
-        worker.is_columnar = lambda: client.is_legacy is False
-        dispatcher.on_granted = extender.wake
-        dispatcher.on_revoked = extender.revoke
-        dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
-        dispatcher.is_alone = lambda: client.is_legacy is not False
-        reporter.on_room = dispatcher.wake
-        reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
-        return _Parts(
-            client, leases, spool, session, telemetry, worker, dispatcher, reporter, extender
-        )
+        parts = _Parts(
+            client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
+            extender,
+        )  # fmt: skip
+        parts.connect()
+        return parts
 
     # ── running ──
 
@@ -241,6 +240,7 @@ class Agent:
                 for run in (
                     parts.session.run,
                     parts.worker.run,
+                    parts.standing.run,
                     parts.extender.run,
                     parts.reporter.run,
                     parts.telemetry.run,
@@ -264,7 +264,8 @@ class Agent:
     async def _wind_down(self, parts: "_Parts") -> None:
         """Give back what has not begun, let the rest end, hand in the results."""
         claim_ids, known = parts.dispatcher.stop()
-        lease_ids = parts.worker.drop_unstarted()
+        standing = parts.standing.stop()
+        lease_ids = list(dict.fromkeys([*parts.worker.drop_unstarted(), *standing]))
         parts.leases.release_many(lease_ids)
         keep = [lease_id for lease_id in known if lease_id in parts.leases]
         released = asyncio.Event()
@@ -336,10 +337,18 @@ class Agent:
             state="draining" if self._drain_asked.is_set() else "active",
             active_leases={
                 "count": len(leases),
-                "ids": list(islice(leases, IDS_PER_HEARTBEAT_MAX)),
+                "ids": self._told(leases),
             },
             health=telemetry.health(),
         )
+
+    def _told(self, leases: LeaseTable) -> list[int]:
+        """Choose the leases a heartbeat names: all of them take their turn."""
+        if self._beaten >= len(leases):
+            self._beaten = 0
+        ids = list(islice(leases, self._beaten, self._beaten + IDS_PER_HEARTBEAT_MAX))
+        self._beaten += len(ids)
+        return ids
 
     def _lost(self, lease_ids: Sequence[int]) -> None:
         if self._parts is not None:
@@ -356,15 +365,33 @@ class _Parts:
     session: AgentRuntime
     telemetry: Telemetry
     worker: Worker
+    standing: StandingLeases
     dispatcher: Dispatcher
     reporter: Reporter
     extender: LeaseExtender
+
+    def connect(self) -> None:
+        """Let the parts tell each other what happens."""
+        client, dispatcher, reporter = self.client, self.dispatcher, self.reporter
+        worker = self.worker
+        worker.on_free = dispatcher.wake
+        worker.on_kept = reporter.wake
+        worker.on_ran = self.standing.ran
+        worker.is_columnar = lambda: client.is_legacy is False
+        dispatcher.on_granted = self.extender.wake
+        dispatcher.on_revoked = self.extender.revoke
+        dispatcher.on_standing = self.standing.take
+        dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
+        dispatcher.is_alone = lambda: client.is_legacy is not False
+        reporter.on_room = dispatcher.wake
+        reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
 
     def counters(self) -> dict[str, int]:
         """Return every part's counters under its name."""
         sources: dict[str, Mapping[str, int]] = {
             "control_plane": self.client.counters,
             "worker": self.worker.counters,
+            "standing": self.standing.counters,
             "dispatcher": self.dispatcher.counters,
             "reporter": self.reporter.counters,
             "extender": self.extender.counters,

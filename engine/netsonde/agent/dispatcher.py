@@ -74,8 +74,9 @@ class Dispatcher:
     """Keeps the worker's lanes filled. `run` owns the claims that are out.
 
     `is_alone` says that only one claim may be out at a time, `gap_ns` how far apart they must be;
-    `on_granted` is called when leases entered the table, `on_revoked` with those that the control
-    plane takes back. Call `wake` when a slot or the spool became free.
+    `on_granted` is called when leases entered the table, `on_standing` with each that repeats,
+    `on_revoked` with those that the control plane takes back. Call `wake` when a slot or the spool
+    became free.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Dispatcher:
         self.is_alone: Callable[[], bool] = lambda: False
         self.on_granted: Callable[[], None] = lambda: None
         self.on_revoked: Callable[[Sequence[int]], None] = lambda _: None
+        self.on_standing: Callable[[Lease], None] = lambda _: None
         self._clock = clock
         self._leases = leases
         self._spool = spool
@@ -221,7 +223,9 @@ class Dispatcher:
         answers = self._leases.grant_many(usable, self._clock.boottime_ns())
         for (lease, _), answer in zip(usable, answers, strict=True):
             self.counters[f"lease_{answer.value}"] += 1
-            if answer is Grant.GRANTED:
+            if answer is Grant.GRANTED and lease.repeat is not None:
+                self.on_standing(lease)
+            elif answer is Grant.GRANTED:
                 self._lanes.submit(lease)
             elif answer is Grant.FULL:
                 rejected.append(_refused(lease, "this agent holds as many leases as it can"))

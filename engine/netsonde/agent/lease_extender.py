@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock
 from netsonde.control_plane import Extension, LeaseExtendClient
-from netsonde.errors import ControlPlaneError, TransportError
+from netsonde.errors import ControlPlaneError, ErrorCode, TransportError
 from netsonde.leases import BATCH_MAX, Ended, LeaseTable
 from netsonde.model import Reason
 
@@ -118,6 +118,8 @@ class LeaseExtender:
         except (ControlPlaneError, TransportError) as error:
             # They are due again while there is time left; at their deadlines they end.
             self.counters["failed"] += 1
+            if _turns_away(error):
+                self.revoke([one for one in lease_ids if self._leases.stands(one)])
             _log.info(
                 "%d leases were not extended: %s",
                 len(lease_ids),
@@ -133,3 +135,13 @@ class LeaseExtender:
         now_ns = self._clock.boottime_ns()
         self.counters["extended"] += self._leases.extend(extension.deadlines_ns, now_ns)
         self.revoke(extension.revoked)
+
+
+def _turns_away(error: ControlPlaneError | TransportError) -> bool:
+    """Whether the control plane itself, no proxy, wants nothing from this agent any more.
+
+    That is no outage, through which standing leases would be worked on for hours.
+    """
+    if not isinstance(error, ControlPlaneError):
+        return False
+    return error.is_verdict and error.code == ErrorCode.FORBIDDEN

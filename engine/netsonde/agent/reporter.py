@@ -203,7 +203,8 @@ class Reporter:
         """Forget items, as `(seq, lease_id, status)`, that were answered for."""
         self.counters.update(f"status_{status}" for _, _, status in answered)
         done = [(seq, lease_id) for seq, lease_id, status in answered if status in FINAL]
-        self._leases.release_many(lease_id for _, lease_id in done)
+        leases = self._leases
+        leases.release_many(lease_id for _, lease_id in done if not leases.stands(lease_id))
         if len(done) < len(answered):
             self._again_later()
         elif self._again_ns is None:

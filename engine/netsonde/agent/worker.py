@@ -29,6 +29,7 @@ from netsonde.model import (
 from netsonde.pacing import KeyedBuckets, Pacer
 from netsonde.probe.base import Prober, Recorder, measure
 from netsonde.spool import Spool
+from netsonde.ticks import Tick
 
 HOLD_RETRY_NS = 500 * NS_PER_MS  # how often a result that the spool refused is offered again
 TARGETS_MAX = 10_000  # targets paced at once; those beyond share one bucket
@@ -51,6 +52,7 @@ class _Phase(Enum):
 @dataclass(slots=True, eq=False)
 class _Job:
     lease: Lease
+    tick: Tick | None = None  # of a standing lease: its runs begin and end, it does not
     task: asyncio.Task[None] | None = None
     phase: _Phase = _Phase.NEW
     reason: Reason | None = None
@@ -62,7 +64,7 @@ class Lane:
 
     capacity: int
     running: int = 0
-    queued: deque[Lease] = field(default_factory=deque)
+    queued: deque[_Job] = field(default_factory=deque)
 
     @property
     def free(self) -> int:
@@ -78,9 +80,9 @@ def target_pacer(starts_per_s: float) -> Pacer:
 class Worker:
     """Runs granted leases under a limit per kind. `run` owns their tasks.
 
-    `on_free` is called when a slot becomes free, `on_kept` when a result is durable. `idle` is set
-    while no lease is running or queued. `is_columnar` says that whoever reads the results knows
-    columns.
+    `on_free` is called when a slot becomes free, `on_kept` when a result is durable, `on_ran` with
+    a standing lease's id when a run of it is over. `idle` is set while nothing runs or is queued.
+    `is_columnar` says that whoever reads the results knows columns.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Worker:
         self.idle.set()
         self.on_free: Callable[[], None] = lambda: None
         self.on_kept: Callable[[], None] = lambda: None
+        self.on_ran: Callable[[int], None] = lambda _: None
         self.is_columnar: Callable[[], bool] = lambda: True
         self.env: dict[str, Any] = {}
         self._clock = clock
@@ -135,8 +138,8 @@ class Worker:
         """Leases whose result is measured and not durable yet."""
         return sum(job.phase is _Phase.KEEPING for job in self._jobs.values())
 
-    def submit(self, lease: Lease) -> None:
-        """Take a granted lease: it begins now, or when its kind has a slot.
+    def submit(self, lease: Lease, tick: Tick | None = None) -> None:
+        """Take a granted lease, or a tick of a standing one: it begins when its kind has a slot.
 
         One that is granted again while its measurement is being ended, or its result kept, is let
         go: what was seen is reported under its id.
@@ -147,7 +150,7 @@ class Worker:
             return
         lane = self._lanes[lease.kind]
         self.idle.clear()
-        lane.queued.append(lease)
+        lane.queued.append(_Job(lease, tick))
         self._fill(lane)
 
     def cancel(self, lease_id: int, reason: Reason) -> None:
@@ -168,7 +171,7 @@ class Worker:
     def drop_unstarted(self) -> list[int]:
         """Let go every lease that has not begun to measure; return their ids, to be given back."""
         waiting = [lease_id for lease_id, job in self._jobs.items() if job.phase is _Phase.WAITING]
-        queued = [lease.lease_id for lane in self._lanes.values() for lease in lane.queued]
+        queued = [job.lease.lease_id for lane in self._lanes.values() for job in lane.queued]
         self._unqueue(set(queued))
         for lease_id in waiting:
             self.cancel(lease_id, Reason.CANCELLED)
@@ -176,15 +179,18 @@ class Worker:
 
     def _unqueue(self, lease_ids: Iterable[int]) -> None:
         for lane in self._lanes.values():
-            left = [lease for lease in lane.queued if lease.lease_id not in lease_ids]
-            if len(left) < len(lane.queued):
-                self.counters["unstarted"] += len(lane.queued) - len(left)
-                lane.queued = deque(left)
+            queued, lane.queued = lane.queued, deque[_Job]()
+            for job in queued:
+                if job.lease.lease_id not in lease_ids:
+                    lane.queued.append(job)
+                else:
+                    self.counters["unstarted"] += 1
+                    self._note_ran(job)
         self._note_idle()
 
     def _fill(self, lane: Lane) -> None:
         while lane.queued and lane.running < lane.capacity and self._group is not None:
-            job = _Job(lane.queued.popleft())
+            job = lane.queued.popleft()
             lane.running += 1
             self._jobs[job.lease.lease_id] = job
             job.task = self._group.create_task(self._work(job, lane))
@@ -196,9 +202,14 @@ class Worker:
         finally:
             del self._jobs[job.lease.lease_id]
             lane.running -= 1
+            self._note_ran(job)
             self._fill(lane)
             self._note_idle()
             self.on_free()
+
+    def _note_ran(self, job: _Job) -> None:
+        if job.tick is not None:
+            self.on_ran(job.lease.lease_id)
 
     async def _begin(self, job: _Job) -> bool:
         """Wait for the target's turn; return whether the lease may start."""
@@ -212,12 +223,12 @@ class Worker:
                     await self._clock.sleep(wait_ns)
             except asyncio.CancelledError:
                 self._swallow(job)
-        if job.reason is not None or not self._leases.start(
-            lease.lease_id, self._clock.boottime_ns()
+        if job.reason is None and (
+            job.tick is not None or self._leases.start(lease.lease_id, self._clock.boottime_ns())
         ):
-            self.counters["unstarted"] += 1
-            return False
-        return True
+            return True
+        self.counters["unstarted"] += 1
+        return False
 
     async def _measure(self, job: _Job) -> Measurement:
         record = Recorder(self._clock, self.env, columnar=self.is_columnar())
@@ -229,7 +240,8 @@ class Worker:
         job.phase = _Phase.KEEPING
         if job.reason is not None:
             record.fail(Outcome.CANCELLED, job.reason, FailureSource.SELF, _ENDINGS[job.reason])
-        self._leases.finish(job.lease.lease_id)
+        if job.tick is None:
+            self._leases.finish(job.lease.lease_id)
         return record.measurement()
 
     def _swallow(self, job: _Job) -> None:
@@ -244,7 +256,7 @@ class Worker:
 
     async def _keep(self, job: _Job, measurement: Measurement) -> None:
         """Make a result durable, however long the spool refuses it."""
-        body = _encoded(job.lease, measurement)
+        body = _encoded(job, measurement)
         cancelled = measurement.outcome is Outcome.CANCELLED
         while True:
             try:
@@ -276,10 +288,12 @@ class Worker:
             self.idle.set()
 
 
-def _encoded(lease: Lease, measurement: Measurement) -> bytes:
+def _encoded(job: _Job, measurement: Measurement) -> bytes:
     """Encode a result; one that cannot be is replaced by one that says so."""
+    lease_id = job.lease.lease_id
+    tick, scheduled_at = job.tick or (None, job.lease.scheduled_at)
     try:
-        return wire.encode_report_item(lease.lease_id, measurement, scheduled_at=lease.scheduled_at)
+        return wire.encode_report_item(lease_id, measurement, scheduled_at=scheduled_at, tick=tick)
     except Exception as error:
         _log.exception("a result cannot be encoded", extra={"action": "result_unencodable"})
         failure = Failure(
@@ -295,4 +309,4 @@ def _encoded(lease: Lease, measurement: Measurement) -> bytes:
             error=failure,
             env={"version": __version__},
         )
-        return wire.encode_report_item(lease.lease_id, spare, scheduled_at=lease.scheduled_at)
+        return wire.encode_report_item(lease_id, spare, scheduled_at=scheduled_at, tick=tick)

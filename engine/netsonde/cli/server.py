@@ -58,19 +58,35 @@ def server() -> None:
     metavar="KIND=DURATION",
     help="How long a lease of a kind lasts unless it is extended, as in ping=45s; repeatable.",
 )
+@click.option(
+    "--standing-term",
+    "standing_term_ms",
+    type=DURATION,
+    default="1h",
+    show_default=True,
+    help="How long the lease of a check that repeats lasts unless it is extended.",
+)
+@click.option(
+    "--offline",
+    "offline_ms",
+    type=DURATION,
+    default="24h",
+    show_default=True,
+    help="How long past that an agent goes on that cannot reach this control plane.",
+)
 @log_options()
 def run_server(
     state_dir: Path | None,
     memory: bool,
     enrolment_token_file: Path | None,
     terms: tuple[str, ...],
-    **listeners: Any,
+    **settings: Any,
 ) -> int:
     """Run the control plane until SIGTERM or Ctrl-C."""
     terms_ms = read_terms(terms)
     database = None if memory else usable_dir(state_dir or default_state_dir()) / DATABASE
     config = ServerConfig(
-        **listeners,
+        **settings,
         database=database,
         enrolment_token=read_token(enrolment_token_file),
         terms_ms=terms_ms,

@@ -10,6 +10,7 @@ from netsonde.clock import Clock
 from netsonde.control_plane.exchange import Answer, Call
 from netsonde.control_plane.grants import ClaimGrant, Extension, read_claim, read_extend
 from netsonde.control_plane.reporting import Batch, read_report
+from netsonde.control_plane.server_clock import ServerClock
 from netsonde.control_plane.streaming import ClaimSink, ReportStream, follow_claim
 from netsonde.model import (
     ID_MAX,
@@ -35,19 +36,23 @@ ABSENT_STATUSES = frozenset({404, 405})
 STREAMLESS_STATUSES = ABSENT_STATUSES | {406, 411, 415, 501}
 
 
-def register_call(request: RegisterRequest, prefix: str) -> Call[RegisterResponse]:
+def register_call(
+    request: RegisterRequest, prefix: str, server_clock: ServerClock
+) -> Call[RegisterResponse]:
     """Introduce an agent, under one of the API's prefixes."""
     return Call(
         verb=Verb.REGISTER,
         make=lambda _: wire.encode(request),
-        read=_read_register,
+        read=lambda answer: _read_register(answer, server_clock),
         timeout_s=CALL_TIMEOUT_S,
         prefix=prefix,
         tolerated=ABSENT_STATUSES,
     )
 
 
-def heartbeat_call(request: HeartbeatRequest, timeout_ms: int) -> Call[HeartbeatResponse]:
+def heartbeat_call(
+    request: HeartbeatRequest, timeout_ms: int, server_clock: ServerClock
+) -> Call[HeartbeatResponse]:
     """Say that the agent lives; timeout_ms bounds deadlines of servers that send instants."""
 
     def make(agent_id: int) -> bytes:
@@ -56,7 +61,7 @@ def heartbeat_call(request: HeartbeatRequest, timeout_ms: int) -> Call[Heartbeat
     return Call(
         verb=Verb.HEARTBEAT,
         make=make,
-        read=lambda answer: _read_heartbeat(answer, timeout_ms),
+        read=lambda answer: _read_heartbeat(answer, timeout_ms, server_clock),
         timeout_s=CALL_TIMEOUT_S,
     )
 
@@ -67,12 +72,13 @@ def claim_call(
     max_leases: int | None,
     hold_ms: tuple[int, int],
     term_ms: Callable[[], int],
+    server_clock: ServerClock,
 ) -> Call[ClaimGrant]:
     """Ask for work in one answer; hold_ms is what is asked for, and how long it may really take."""
     return Call(
         verb=Verb.CLAIM,
         make=_claim_body(free, claim_id, max_leases, hold_ms[0]),
-        read=lambda answer: read_claim(answer, term_ms()),
+        read=lambda answer: _read_claim(answer, term_ms(), server_clock),
         timeout_s=hold_ms[1] / 1000 + CLAIM_SLACK_S,
         is_held=True,
     )
@@ -168,19 +174,29 @@ def _claim_body(
     return make
 
 
-def _read_heartbeat(answer: Answer, timeout_ms: int) -> HeartbeatResponse:
+def _read_claim(answer: Answer, term_ms: int, server_clock: ServerClock) -> ClaimGrant:
+    grant = read_claim(answer, term_ms)
+    told = grant.response
+    server_clock.hear(told.server_time_ms, answer.sent_ns, answer.received_ns, told.held_ms or 0)
+    return grant
+
+
+def _read_heartbeat(
+    answer: Answer, timeout_ms: int, server_clock: ServerClock
+) -> HeartbeatResponse:
     if not answer.response.body:
         return HeartbeatResponse()
     response = wire.decode_answer(HeartbeatResponse, answer.response.body)
     if response.agent_id == 0:
         raise wire.DecodeError("the heartbeat was answered for agent 0")
+    server_clock.hear(response.server_time_ms, answer.sent_ns, answer.received_ns)
     next_ms = wire.relative_ms(
         response.next_deadline_ms, date_epoch_ms=answer.date_epoch_ms, term_ms=timeout_ms
     )
     return msgspec.structs.replace(response, next_deadline_ms=next_ms)
 
 
-def _read_register(answer: Answer) -> RegisterResponse:
+def _read_register(answer: Answer, server_clock: ServerClock) -> RegisterResponse:
     body = answer.response.body
     try:
         registration = wire.decode_answer(RegisterResponse, body)
@@ -196,4 +212,5 @@ def _read_register(answer: Answer) -> RegisterResponse:
         wire.encode(registration)  # as it will be stored
     except TypeError as error:
         raise wire.DecodeError("a number in it has more than 64 bits") from error
+    server_clock.hear(registration.server_time_ms, answer.sent_ns, answer.received_ns)
     return registration

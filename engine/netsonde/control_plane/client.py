@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 
 from netsonde import wire
 from netsonde.backoff import Verb
 from netsonde.clock import NS_PER_S, Clock
+from netsonde.control_plane.cadence import CADENCE, LEGACY_CADENCE, Cadence
 from netsonde.control_plane.calls import (
     ABSENT_STATUSES,
     STREAMLESS_STATUSES,
@@ -23,6 +23,7 @@ from netsonde.control_plane.calls import (
 from netsonde.control_plane.exchange import Exchange, Identity
 from netsonde.control_plane.grants import ClaimGrant, Extension
 from netsonde.control_plane.reporting import Batch, in_batches, report_all
+from netsonde.control_plane.server_clock import ServerClock
 from netsonde.control_plane.streaming import ClaimSink, ReportSource, ReportStream
 from netsonde.control_plane.transport import ControlPlaneTransport
 from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
@@ -48,21 +49,6 @@ TERM_MAX_MS = 86_400_000  # a server that says more is mistaken; a standing leas
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")
 
 
-@dataclass(frozen=True, slots=True)
-class Cadence:
-    """The least time between two calls of one verb that the control plane's quotas allow."""
-
-    heartbeat_ms: int
-    claim_ms: int
-    extend_ms: int
-    report_ms: int
-
-
-CADENCE = Cadence(heartbeat_ms=2_000, claim_ms=100, extend_ms=100, report_ms=50)
-# The original server takes 6 heartbeats, 12 claims, 30 extensions and 12 reports a minute.
-LEGACY_CADENCE = Cadence(heartbeat_ms=10_000, claim_ms=5_000, extend_ms=2_000, report_ms=5_000)
-
-
 class ControlPlaneClient:
     """Speaks the agent API to ours and to both original control planes.
 
@@ -75,6 +61,7 @@ class ControlPlaneClient:
         self._clock = clock
         self._exchange = Exchange(transport, clock, rng)
         self._streams = _Streams(clock, self._exchange.counters)
+        self._server_clock = ServerClock()
 
     @property
     def counters(self) -> Counter[str]:
@@ -116,6 +103,11 @@ class ControlPlaneClient:
         """The lease term that the control plane named at registration."""
         named_ms = self.registration.lease_duration_ms if self.registration else 0
         return min(named_ms, TERM_MAX_MS) if named_ms > 0 else TERM_DEFAULT_MS
+
+    def server_now_ns(self) -> int:
+        """Return the control plane's instant; until it has named one, this host's wall clock."""
+        server_ns = self._server_clock.at_ns(self._clock.boottime_ns())
+        return self._clock.realtime_ns() if server_ns is None else server_ns
 
     @property
     def claim_wait_ms(self) -> int:
@@ -161,7 +153,9 @@ class ControlPlaneClient:
         refusal: ControlPlaneError | None = None
         for prefix in (known, *(other for other in PREFIXES if other != known)):
             try:
-                registration = await self._exchange.call(register_call(request, prefix), attempts)
+                registration = await self._exchange.call(
+                    register_call(request, prefix, self._server_clock), attempts
+                )
             except ControlPlaneError as error:
                 if error.status not in ABSENT_STATUSES:
                     raise
@@ -178,7 +172,9 @@ class ControlPlaneClient:
     ) -> HeartbeatResponse:
         """Say that this agent lives; the request's agent_id is filled in."""
         timeout_ms = self.registration.heartbeat_timeout_ms if self.registration else 0
-        return await self._exchange.call(heartbeat_call(request, timeout_ms), attempts)
+        return await self._exchange.call(
+            heartbeat_call(request, timeout_ms, self._server_clock), attempts
+        )
 
     async def claim(
         self,
@@ -200,7 +196,14 @@ class ControlPlaneClient:
         hold_ms = self._hold_ms(wait_ms)
         # An original server holds an empty claim for 20 s whatever it is asked.
         longest_ms = hold_ms if self.is_legacy is False else max(hold_ms, CLAIM_WAIT_MS)
-        call = claim_call(free, claim_id, max_leases, (hold_ms, longest_ms), lambda: self.term_ms)
+        call = claim_call(
+            free,
+            claim_id,
+            max_leases,
+            (hold_ms, longest_ms),
+            lambda: self.term_ms,
+            self._server_clock,
+        )
         return await self._exchange.call(call, attempts)
 
     async def claim_into(

@@ -1,11 +1,20 @@
 """What the control plane does by itself: takes leases back, and makes the tasks of checks."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.errors import RequestError, StorageError
-from netsonde.server.checks import DUE_MAX, Tick, run_tick
+from netsonde.server.checks import (
+    DUE_MAX,
+    Made,
+    Tick,
+    is_standing,
+    run_tick,
+    stand,
+    understood,
+)
 from netsonde.server.core import SWEEP_MAX, Announcement, ControlPlane
 from netsonde.server.leasing import SweepGate
 from netsonde.server.operator_handlers import carriers_of
@@ -16,6 +25,7 @@ SWEEP_MAX_NS = NS_PER_S
 SWEEP_MIN_NS = 20 * NS_PER_MS  # terms of a few hundred ms, as simulations use, need no finer
 TERM_SHARE = 4  # looks per shortest term
 HOUSEKEEP_NS = 5 * NS_PER_S  # how much of the clock a crash may forget
+REVIEW_GAP_NS = NS_PER_S
 RETRY_NS = NS_PER_S  # after the storage failed
 PUT_OFF_NS = 600 * NS_PER_S  # a check written by another version; who mends it runs it at once
 
@@ -61,6 +71,7 @@ async def schedule_forever(plane: ControlPlane) -> None:
     while True:
         pulse = plane.checks_pulse.next()
         try:
+            await _review(plane)
             wait_ns = await _run_due(plane)
             trouble.passed()
         except (StorageError, RequestError) as error:
@@ -72,9 +83,59 @@ async def schedule_forever(plane: ControlPlane) -> None:
             await plane.clock.wait(pulse, wait_ns)
 
 
+async def _review(plane: ControlPlane) -> None:
+    """Let standing checks choose their agents anew when those have changed.
+
+    Not at once after the last time: a fleet that starts registers for minutes.
+    """
+    if not plane.is_roster_new or plane.time.now_ns() < plane.review_ns:
+        return
+    plane.is_roster_new = False
+    try:
+        after = 0
+        while page := await plane.writer.read(lambda store: store.checks(after, DUE_MAX)):  # noqa: B023
+            after = page[-1].check_id
+            if wanted := [check.check_id for check in page if _follows_agents(check)]:
+                await _stand(plane, wanted)
+    except BaseException:
+        plane.is_roster_new = True
+        raise
+    finally:
+        plane.review_ns = plane.time.now_ns() + REVIEW_GAP_NS
+
+
+def _follows_agents(check: CheckRow) -> bool:
+    try:
+        return check.is_enabled and is_standing(understood(check.document)[0])
+    except RequestError:
+        return False  # its own tick says so
+
+
+async def _stand(plane: ControlPlane, check_ids: Sequence[int]) -> None:
+    carriers = carriers_of(plane)
+
+    def operation(store: Store) -> tuple[list[Made], list[tuple[int, int]]]:
+        now_ns = plane.time.now_ns()
+        made: list[Made] = []
+        revoked: list[tuple[int, int]] = []
+        for check in [store.check(check_id) for check_id in check_ids]:
+            if check is not None and _follows_agents(check):
+                attempts = plane.config.max_attempts
+                made += stand(store, check, carriers, now_ns, default_attempts=attempts)[0]
+                revoked += store.revoked_of_check(check.check_id)
+        return made, revoked
+
+    made, revoked = await plane.writer.write(operation, DUE_MAX)
+    now_ns = plane.time.now_ns()
+    plane.announce(Announcement(queue, kind, now_ns, count) for queue, kind, count in made)
+    plane.waiters.revoke(revoked)
+
+
 async def _run_due(plane: ControlPlane) -> int | None:
     """Run what is due; return how long until the next tick, None when there is none."""
     next_ns = await plane.writer.read(lambda store: store.next_tick_ns())
+    if plane.is_roster_new:
+        next_ns = min(plane.review_ns, next_ns or plane.review_ns)
     now_ns = plane.time.now_ns()
     if next_ns is None:
         return None

@@ -1,8 +1,10 @@
 """Checks: what an operator wants measured, and the tasks that one tick of it makes."""
 
 import functools
+import hashlib
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +27,9 @@ PRIORITY_MAX = 100
 NAME_MAX_CHARS = 200
 NOBODY_YET_NS = NS_PER_S  # a check that runs once looks for its agents this often
 DUE_MAX = 100  # checks per scheduler transaction, each up to TARGETS_MAX tasks and their agents
+
+
+Made = tuple[int, TaskKind, int]  # tasks as (queue, kind, count)
 
 
 class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,14 +65,15 @@ class Carrier:
     agent_id: int
     hostname: str
     labels: Mapping[str, str]
+    is_legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What one tick did: the tasks it made as `(queue, kind, count)`, and those left out."""
+    """What one tick did: the tasks it made, and how many it left out."""
 
     check: CheckRow
-    made: tuple[tuple[int, TaskKind, int], ...]
+    made: tuple[Made, ...]
     skipped: int
 
     @property
@@ -128,7 +134,7 @@ def specs_of(definition: CheckDefinition) -> tuple[bytes, ...]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _understood(document: bytes) -> tuple[CheckDefinition, tuple[bytes, ...]]:
+def understood(document: bytes) -> tuple[CheckDefinition, tuple[bytes, ...]]:
     """Decode a stored definition; a check ticks for months on the same bytes."""
     definition = wire.decode(CheckDefinition, document, max_bytes=wire.ADMIN_MAX_BYTES)
     return definition, specs_of(definition)
@@ -144,29 +150,22 @@ def run_tick(
     is_extra: bool = False,
 ) -> Tick:
     """Make the tasks of one tick and set the next one; an extra tick leaves the schedule alone."""
-    definition, specs = _understood(check.document)
-    queues = _queues(store, definition.select, carriers, check.tick)
-    live = store.live_of_check(check.check_id, now_ns)
+    definition, specs = understood(check.document)
+    made: tuple[Made, ...] = ()
+    if is_standing(definition):
+        if not is_extra:
+            made, check = stand(store, check, carriers, now_ns, default_attempts=default_attempts)
+        queues = _queues_of(one for one in _chosen(check, carriers) if one.is_legacy or is_extra)
+    else:
+        queues = _queues(store, definition.select, carriers, check.tick)
+    live = store.live_of_check(check.check_id, now_ns) if queues else set()
     wanted = [(queue, spec) for queue in queues for spec in specs]
     fresh = [pair for pair in wanted if pair not in live]
     scheduled_ns = now_ns if is_extra or check.next_ns is None else check.next_ns
     next_ns = check.next_ns if is_extra else _next_ns(check, definition, bool(queues), now_ns)
-    store.add_tasks(
-        [
-            NewTask(
-                kind=definition.kind,
-                spec=spec,
-                run_ns=now_ns,
-                max_attempts=definition.max_attempts or default_attempts,
-                queue=queue,
-                priority=definition.priority,
-                stale_ns=_stale_ns(definition, None if is_extra else next_ns, now_ns),
-                check_id=check.check_id,
-                scheduled_ns=scheduled_ns,
-            )
-            for queue, spec in fresh
-        ]
-    )
+    stale_ns = _stale_ns(definition, None if is_extra else next_ns, now_ns)
+    when = {"stale_ns": stale_ns, "scheduled_ns": scheduled_ns}
+    store.add_tasks(_tasks(check, fresh, now_ns, default_attempts, **when))
     skipped = len(wanted) - len(fresh)
     store.count("overlap", skipped)
     changed = replace(
@@ -177,11 +176,120 @@ def run_tick(
         next_ns=next_ns,
     )
     store.save_check(changed)
-    counts: dict[int, int] = {}
-    for queue, _ in fresh:
-        counts[queue] = counts.get(queue, 0) + 1
-    made = tuple((queue, definition.kind, count) for queue, count in counts.items())
-    return Tick(changed, made, skipped)
+    return Tick(changed, (*made, *_counted(definition.kind, fresh)), skipped)
+
+
+def is_standing(definition: CheckDefinition) -> bool:
+    """Whether a check runs by itself on agents chosen beforehand, as standing tasks."""
+    select = definition.select
+    is_pinned = bool(select.agents) or select.all or (select.count or 1) > 1
+    return definition.every_ms is not None and is_pinned
+
+
+def stand(
+    store: Store,
+    check: CheckRow,
+    carriers: Collection[Carrier],
+    now_ns: int,
+    *,
+    default_attempts: int,
+    is_later: bool = False,
+) -> tuple[tuple[Made, ...], CheckRow]:
+    """Give every agent of a standing check its tasks, and take them from those it lost.
+
+    New tasks begin with the period that has begun, or is_later with the one after it. Original
+    agents are left out, which know no standing tasks. If there are any, the check ticks.
+    """
+    definition, specs = understood(check.document)
+    chosen = _chosen(check, carriers)
+    queues = _queues_of(one for one in chosen if not one.is_legacy)
+    wanted = {(queue, spec): None for queue in queues for spec in specs}
+    standing = store.standing_of_check(check.check_id)
+    fresh = [pair for pair in wanted if pair not in standing]
+    lost = [task_id for pair, task_id in standing.items() if pair not in wanted]
+    store.count("cancelled", store.withdraw(lost, now_ns))
+    every_ns = (definition.every_ms or 0) * NS_PER_MS
+    anchor_ns = now_ns - (now_ns - check.created_ns) % every_ns + is_later * every_ns
+    when = {"scheduled_ns": anchor_ns, "repeat": _repeat(definition)}
+    store.add_tasks(_tasks(check, fresh, now_ns, default_attempts, **when))
+    is_idle = check.next_ns is None and len(queues) < len(chosen)
+    next_ns = _next_ns(check, definition, True, now_ns) if is_idle else check.next_ns
+    changed = replace(check, tasks=check.tasks + len(fresh), next_ns=next_ns)
+    if changed != check:
+        store.save_check(changed)
+    return _counted(definition.kind, fresh), changed
+
+
+def stand_again(
+    store: Store,
+    check: CheckRow,
+    carriers: Collection[Carrier],
+    now_ns: int,
+    *,
+    default_attempts: int,
+) -> tuple[Made, ...]:
+    """Let a standing check whose tasks were cancelled go on with its next tick, as others do."""
+    if not check.is_enabled or not is_standing(understood(check.document)[0]):
+        return ()
+    return stand(store, check, carriers, now_ns, default_attempts=default_attempts, is_later=True)[
+        0
+    ]
+
+
+def _tasks(
+    check: CheckRow,
+    pairs: Iterable[tuple[int, bytes]],
+    now_ns: int,
+    default_attempts: int,
+    **when: Any,
+) -> list[NewTask]:
+    """Make a check's tasks of these queues and specs; when: what they differ by, tick or grid."""
+    definition, _ = understood(check.document)
+    return [
+        NewTask(
+            kind=definition.kind,
+            spec=spec,
+            run_ns=now_ns,
+            max_attempts=definition.max_attempts or default_attempts,
+            queue=queue,
+            priority=definition.priority,
+            check_id=check.check_id,
+            **when,
+        )
+        for queue, spec in pairs
+    ]
+
+
+def _repeat(definition: CheckDefinition) -> str:
+    repeat = {"every_ms": definition.every_ms, "jitter_ms": definition.jitter_ms}
+    if definition.stale_after_ms is not None:
+        repeat["stale_after_ms"] = definition.stale_after_ms
+    return wire.encode(repeat).decode()
+
+
+def _chosen(check: CheckRow, carriers: Collection[Carrier]) -> Sequence[Carrier]:
+    """Choose the agents of a standing check: with a count, those that come first by a hash.
+
+    Whoever joins or leaves moves no more of the work than its own share.
+    """
+    select = understood(check.document)[0].select
+    matching = _matching(select, carriers)
+    if select.count is None:
+        return matching
+    return sorted(matching, key=lambda one: _draw(check.check_id, one.agent_id))[: select.count]
+
+
+def _queues_of(carriers: Iterable[Carrier]) -> Sequence[int]:
+    return [pinned_queue(one.agent_id) for one in carriers]
+
+
+def _draw(check_id: int, agent_id: int) -> bytes:
+    return hashlib.sha256(f"{check_id}/{agent_id}".encode()).digest()
+
+
+def _counted(kind: TaskKind, pairs: Collection[tuple[int, bytes]]) -> tuple[Made, ...]:
+    counts = Counter(queue for queue, _ in pairs)
+    return tuple((queue, kind, count) for queue, count in counts.items())
 
 
 def _next_ns(
@@ -190,6 +298,8 @@ def _next_ns(
     """Return the next instant of a check's own grid; what was missed is not made up."""
     if definition.every_ms is None:
         return None if has_agents else now_ns + NOBODY_YET_NS
+    if is_standing(definition) and not has_agents:
+        return None
     every_ns = definition.every_ms * NS_PER_MS
     ticked_ns = now_ns if check.next_ns is None else check.next_ns
     # Counted from the tick itself: with much jitter a little lateness is in the next place already.
@@ -219,14 +329,17 @@ def _queues(
     store: Store, select: Selection, carriers: Collection[Carrier], tick: int
 ) -> Sequence[int]:
     """Return the queue of each task of a tick, before targets."""
-    if select.agents:
-        named = [one for one in carriers if _is_named(one, select.agents)]
-        return _pinned(named, select.count or len(named), tick)
-    is_shared = not select.all and (select.count or 1) == 1
+    is_shared = not select.agents and not select.all and (select.count or 1) == 1
     if is_shared:
         return [store.label_queue(_canonical(select.labels)) if select.labels else ANY_QUEUE]
-    matching = [one for one in carriers if matches_labels(select.labels, one.labels)]
-    return _pinned(matching, len(matching) if select.all else select.count or 1, tick)
+    matching = _matching(select, carriers)
+    return _pinned(matching, select.count or len(matching), tick)
+
+
+def _matching(select: Selection, carriers: Collection[Carrier]) -> list[Carrier]:
+    if select.agents:
+        return [one for one in carriers if _is_named(one, select.agents)]
+    return [one for one in carriers if matches_labels(select.labels, one.labels)]
 
 
 def _pinned(carriers: Sequence[Carrier], count: int, tick: int) -> Sequence[int]:

@@ -181,6 +181,8 @@ class Claims:
         for kind in _in_turn(room, self._turn):
             left = room[kind]
             until_ns = now_ns + policy.term_ns(kind)
+            standing_ns = now_ns + policy.standing_term_ns
+            is_legacy = waiter.budget is not None  # an original agent knows no standing tasks
             for queue in sorted(waiter.queues):
                 wanted = min(left, limit - len(taken))
                 if wanted <= 0:
@@ -192,6 +194,8 @@ class Claims:
                     now_ns=now_ns,
                     until_ns=until_ns,
                     due_ns=policy.due_ns(kind, until_ns),
+                    standing_until_ns=None if is_legacy else standing_ns,
+                    standing_due_ns=policy.due_ns(kind, standing_ns, is_standing=True),
                 )
                 granted = store.take(queue, kind, wanted, grant)
                 if granted:
@@ -255,8 +259,14 @@ def _resumed(
     return tuple(
         task
         for task in store.granted_under(agent.agent_id, demand.claim_key)
-        if task.granted_ns >= now_ns - RESUME_WINDOW_NS and task.until_ns > now_ns
+        if _is_resumed(task, now_ns)
     )
+
+
+def _is_resumed(task: GrantedTask, now_ns: int) -> bool:
+    """Whether a repeated claim finds it: a standing lease that got lost would wait an hour."""
+    is_recent = task.granted_ns >= now_ns - RESUME_WINDOW_NS or task.repeat is not None
+    return is_recent and task.until_ns > now_ns
 
 
 def _spend(room: dict[TaskKind, int], held: Collection[HeldTask]) -> None:

@@ -20,6 +20,8 @@ DEFAULT_TERMS_MS: Mapping[TaskKind, int] = MappingProxyType(
 )
 TERM_MIN_MS = 100  # below this the round trip of an extension is the term
 TERM_MAX_MS = 3_600_000
+STANDING_TERM_MIN_MS = 1_000
+OFFLINE_MAX_MS = 31 * 86_400_000
 CLAIM_WAIT_MAX_MS = 55_000  # proxies cut a silent answer at 60 s
 
 
@@ -30,7 +32,8 @@ class ServerConfig:
     `database` None keeps everything in memory. `listen` and `operator_listen` are `host:port`,
     `[v6]:port` or `:port` on loopback; port 0 lets the kernel choose. `enrolment_token` is needed
     when agents reach the server from other hosts, `operator_token_file` when operators do.
-    `quota_scale` multiplies how often one agent may call.
+    `standing_term_ms` is the term of leases that repeat, `offline_ms` how long past it an agent
+    goes on that reaches nobody. `quota_scale` multiplies how often one agent may call.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -44,6 +47,8 @@ class ServerConfig:
     terms_ms: Mapping[TaskKind, int] = field(default_factory=lambda: DEFAULT_TERMS_MS)
     grace_ms: int = 2_000
     max_lease_ms: int = 600_000
+    standing_term_ms: int = 3_600_000
+    offline_ms: int = 86_400_000
     max_attempts: int = 3
     requeue_base_ms: int = 1_000
     requeue_cap_ms: int = 60_000
@@ -61,6 +66,8 @@ class ServerConfig:
             _between(f"terms_ms[{kind}]", self.terms_ms.get(kind, 0), TERM_MIN_MS, TERM_MAX_MS)
         _between("grace_ms", self.grace_ms, 10, 600_000)
         _between("max_lease_ms", self.max_lease_ms, max(self.terms_ms.values()), 86_400_000)
+        _between("standing_term_ms", self.standing_term_ms, STANDING_TERM_MIN_MS, 86_400_000)
+        _between("offline_ms", self.offline_ms, 0, OFFLINE_MAX_MS)
         _between("max_attempts", self.max_attempts, 1, 100)
         _between("requeue_base_ms", self.requeue_base_ms, 1, 3_600_000)
         _between("requeue_cap_ms", self.requeue_cap_ms, self.requeue_base_ms, 86_400_000)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netsonde import wire
-from netsonde.clock import NS_PER_MS, Clock
+from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import (
     ExtendRequest,
@@ -33,6 +33,7 @@ from netsonde.server.leasing import (
     LeasingPolicy,
     Requeued,
     ServerTime,
+    StandingLease,
 )
 from netsonde.server.registry import AgentRegistry, matches_labels
 from netsonde.server.reports import ReportGroup
@@ -46,6 +47,8 @@ from netsonde.server.store.base import (
 from netsonde.server.waiting import Pulse, Waiters
 
 SWEEP_MAX = 1_000  # leases per sweep transaction, so that it delays a claim by milliseconds
+FORGET_NS = 3600 * NS_PER_S  # how often leases are looked for that nobody reports under
+SPOOLED_NS = 7 * 86_400 * NS_PER_S  # how long a host that was off may keep results after that
 ID_LIST_MAX = wire.LEASE_IDS_PER_EXTEND_MAX
 
 
@@ -82,6 +85,10 @@ class ControlPlane:
         self.checks_pulse = Pulse()
         self.is_ready = True
         self._label_queues: dict[int, Mapping[str, str]] = {}
+        self._forgot_ns = self.time.now_ns()
+        self.is_roster_new = True
+        self.review_ns = 0  # when standing checks may choose their agents again
+        self.registry.on_change = self._note_roster
         self.registry.load(store)
         self.keep_label_queues(store.label_queues())
         for queue, kind, run_ns in store.delayed(self.time.now_ns()):
@@ -93,6 +100,10 @@ class ControlPlane:
         self._label_queues |= {queue: wire.parse(labels) for queue, labels in new.items()}
         if new:
             self.waiters.wake_all()  # who waits already may draw from them too
+
+    def _note_roster(self) -> None:
+        self.is_roster_new = True
+        self.checks_pulse.fire()
 
     def queues_of(self, agent: AgentRow) -> frozenset[int]:
         """Return the queues an agent may draw from."""
@@ -121,35 +132,43 @@ class ControlPlane:
 
         def operation(store: Store) -> list[tuple[int, Extension]]:
             now_ns = self.time.now_ns()
-            held = store.by_lease([one for one in ids if self.lease_ids.may_have_minted(one)])
+            known = self._known(store, agent, ids)
             by_ns = request.extend_by_ms * NS_PER_MS
-            answers = [(one, self._extension(held, one, agent, by_ns, now_ns)) for one in ids]
+            answers = [(one, self._extension(known, one, agent, by_ns, now_ns)) for one in ids]
             store.extend(
                 [
                     ExtendedLease(
-                        held[one].task_id,
+                        task.task_id,
                         extension.until_ns,
-                        self.policy.due_ns(held[one].kind, extension.until_ns),
+                        self.policy.due_ns(
+                            task.kind, extension.until_ns, is_standing=task.is_standing
+                        ),
                     )
                     for one, extension in answers
-                    if extension.until_ns is not None
+                    if extension.until_ns is not None and (task := known.held.get(one)) is not None
                 ]
             )
             return answers
 
         return await self.writer.write(operation, len(ids)) if ids else []
 
+    def _known(self, store: Store, agent: AgentRow, lease_ids: Iterable[int]) -> "_Known":
+        """Look leases up: by their tasks, or as earlier ones of the agent's standing tasks."""
+        minted = {one for one in lease_ids if self.lease_ids.may_have_minted(one)}
+        held = store.by_lease(minted) if minted else {}
+        rest = minted - held.keys()
+        earlier = store.standing_leases(rest) if rest else {}
+        mine = {one: lease for one, lease in earlier.items() if lease.agent_id == agent.agent_id}
+        return _Known(held, mine)
+
     def _extension(
-        self,
-        held: Mapping[int, HeldTask],
-        lease_id: int,
-        agent: AgentRow,
-        by_ns: int,
-        now_ns: int,
+        self, known: "_Known", lease_id: int, agent: AgentRow, by_ns: int, now_ns: int
     ) -> Extension:
         if not self.lease_ids.may_have_minted(lease_id):
             return Extension(ExtendStatus.UNKNOWN)
-        return self.policy.extend(held.get(lease_id), agent.agent_id, by_ns, now_ns)
+        if lease_id in known.earlier:
+            return self.policy.extend_earlier(known.earlier[lease_id], by_ns, now_ns)
+        return self.policy.extend(known.held.get(lease_id), agent.agent_id, by_ns, now_ns)
 
     async def release(self, agent: AgentRow, request: ReleaseRequest) -> int:
         """Take leases back unworked; return how many.
@@ -206,12 +225,11 @@ class ControlPlane:
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return which of these leases are revoked, and which are not this agent's at all."""
         ids = list(dict.fromkeys(lease_ids))[:ID_LIST_MAX]
-        minted = [one for one in ids if self.lease_ids.may_have_minted(one)]
-        held = await self.writer.read(lambda store: store.by_lease(minted)) if minted else {}
+        known = await self.writer.read(lambda store: self._known(store, agent, ids))
         revoked: list[int] = []
         unknown: list[int] = []
         for one in ids:
-            extension = self._extension(held, one, agent, 0, self.time.now_ns())
+            extension = self._extension(known, one, agent, 0, self.time.now_ns())
             if extension.status is ExtendStatus.CANCELLED:
                 revoked.append(one)
             elif extension.status in (ExtendStatus.FENCED, ExtendStatus.UNKNOWN):
@@ -247,6 +265,9 @@ class ControlPlane:
             now_ns = self.time.now_ns()
             store.keep_clock(now_ns, self.lease_ids.last)
             store.forget_before(now_ns - idempotency.KEPT_NS)
+            if now_ns - self._forgot_ns >= FORGET_NS:
+                store.forget_standing(now_ns - self.policy.offline_ns - SPOOLED_NS)
+                self._forgot_ns = now_ns
 
         await self.writer.write(operation)
         await self.registry.flush_seen()
@@ -267,6 +288,12 @@ class ControlPlane:
 
 
 _TAKEN = frozenset({ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED})
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    held: Mapping[int, HeldTask]
+    earlier: Mapping[int, StandingLease]
 
 
 def claim_key(claim_id: str | None) -> int:

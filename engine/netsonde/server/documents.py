@@ -50,6 +50,7 @@ def check(row: CheckRow) -> dict[str, Any]:
         "enabled": row.is_enabled,
         "tasks": row.tasks,
         "skipped": row.skipped,
+        "missed": row.missed,
         "next_at": rfc3339(row.next_ns) if row.is_enabled and row.next_ns is not None else None,
         "created_at": rfc3339(row.created_ns),
     }
@@ -67,6 +68,7 @@ def result(row: StoredResult) -> bytes:
             "kind": row.kind,
             "spec": wire.fragment(row.spec),
             "outcome": row.outcome,
+            "tick": row.tick,
             "scheduled_at": None if row.scheduled_ns is None else rfc3339(row.scheduled_ns),
             "attempt": row.attempt,
         },

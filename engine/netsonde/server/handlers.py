@@ -88,7 +88,7 @@ class AgentApi(Api):
         body = wire.decode(RegisterRequest, request.body)
         self._quotas.spend("register", _register_key(body, request), request.received_ns)
         agent, token, changes = await self._plane.registry.register(
-            body, is_legacy=body.agent_key is None
+            body, is_legacy=body.agent_key is None or _is_legacy(request)
         )
         if body.agent_key is not None:
             self._plane.waiters.end(agent.agent_id)  # what an earlier instance still waits for
@@ -177,7 +177,11 @@ class AgentApi(Api):
     def _leases(self, claimed: Claimed, received_ns: int) -> list[Mapping[str, Any]]:
         held_ms = _held_ms(claimed, received_ns)
         max_lease_ms = self._plane.policy.max_lease_ns // NS_PER_MS
-        return [_lease(task, claimed.now_ns, held_ms, max_lease_ms) for task in claimed.tasks]
+        offline_ms = self._plane.config.offline_ms
+        return [
+            _lease(task, claimed.now_ns, held_ms, max_lease_ms, offline_ms)
+            for task in claimed.tasks
+        ]
 
     async def _extend(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "extend")
@@ -333,7 +337,7 @@ def _is_original(request: ApiRequest) -> bool:
 
 
 def _lease(
-    task: GrantedTask, now_ns: int, granted_after_ms: int, max_lease_ms: int
+    task: GrantedTask, now_ns: int, granted_after_ms: int, max_lease_ms: int, offline_ms: int
 ) -> Mapping[str, Any]:
     """Write a lease; its durations count from now_ns, `granted_after_ms` after the request."""
     lease: dict[str, Any] = {
@@ -353,6 +357,11 @@ def _lease(
         lease["priority"] = task.priority
     if task.scheduled_ns is not None:
         lease["scheduled_at"] = rfc3339(task.scheduled_ns)
+    if task.repeat is not None:
+        del lease["max_lease_ms"]  # it has none
+        lease["repeat"] = wire.fragment(task.repeat.encode())
+        lease["offline_ms"] = offline_ms
+        lease["next_tick"] = task.next_tick
     return lease
 
 

@@ -60,6 +60,27 @@ class HeldTask(Struct, frozen=True, kw_only=True, gc=False):
     spec_id: int = 0
     scheduled_ns: int | None = None
     queue: int = 0
+    is_standing: bool = False
+
+
+class StandingLease(Struct, frozen=True, kw_only=True, gc=False):
+    """A lease of a standing task, and what its runs are stored with; it outlives the task.
+
+    `ended_ns` is when the work was called off. `next_tick` follows the last tick that has a
+    result; None once the task is gone.
+    """
+
+    lease_id: int
+    task_id: int
+    agent_id: int
+    kind: TaskKind
+    anchor_ns: int
+    repeat: str
+    spec_id: int
+    granted_ns: int
+    check_id: int | None = None
+    ended_ns: int | None = None
+    next_tick: int | None = None
 
 
 class Requeued(Struct, frozen=True, gc=False):
@@ -118,6 +139,8 @@ class LeasingPolicy:
         self._terms_ns = {kind: config.terms_ms[kind] * NS_PER_MS for kind in TaskKind}
         self._grace_floor_ns = config.grace_ms * NS_PER_MS
         self._max_lease_ns = config.max_lease_ms * NS_PER_MS
+        self._standing_ns = config.standing_term_ms * NS_PER_MS
+        self._offline_ns = config.offline_ms * NS_PER_MS
         self._base_ns = config.requeue_base_ms * NS_PER_MS
         self._cap_ns = config.requeue_cap_ms * NS_PER_MS
 
@@ -135,9 +158,20 @@ class LeasingPolicy:
         """How long one lease lasts at most, extensions included."""
         return self._max_lease_ns
 
-    def due_ns(self, kind: TaskKind, until_ns: int) -> int:
+    @property
+    def standing_term_ns(self) -> int:
+        """How long a standing lease lasts unless it is extended."""
+        return self._standing_ns
+
+    @property
+    def offline_ns(self) -> int:
+        """How long past its end a standing lease is worked on."""
+        return self._offline_ns
+
+    def due_ns(self, kind: TaskKind, until_ns: int, *, is_standing: bool = False) -> int:
         """Return when a lease that ends at until_ns is taken back."""
-        return until_ns + max(self._grace_floor_ns, self._terms_ns[kind] // GRACE_FRACTION)
+        term_ns = self._standing_ns if is_standing else self._terms_ns[kind]
+        return until_ns + max(self._grace_floor_ns, term_ns // GRACE_FRACTION)
 
     @property
     def grace_max_ns(self) -> int:
@@ -151,6 +185,9 @@ class LeasingPolicy:
         if held.state is TaskState.REVOKED:
             return Extension(ExtendStatus.CANCELLED)
         revives = held.state is TaskState.READY
+        if held.is_standing:  # for as long as its check wants it
+            until_ns = max(held.until_ns, now_ns + min(max(by_ns, 0), self._standing_ns))
+            return Extension(ExtendStatus.EXTENDED, until_ns, revives)
         cap_ns = held.granted_ns + self._max_lease_ns
         wanted_ns = max(held.until_ns, now_ns + min(max(by_ns, 0), self._terms_ns[held.kind]))
         until_ns = max(held.until_ns, min(wanted_ns, cap_ns))
@@ -159,16 +196,32 @@ class LeasingPolicy:
         status = ExtendStatus.CAPPED if wanted_ns > cap_ns else ExtendStatus.EXTENDED
         return Extension(status, until_ns, revives)
 
+    def extend_earlier(self, lease: StandingLease, by_ns: int, now_ns: int) -> Extension:
+        """Decide the extension of a standing lease of this agent that has been followed by another.
+
+        The agent is still to hear of that one: told to stop, it would miss ticks. Nothing is moved.
+        """
+        if lease.ended_ns is not None:
+            return Extension(ExtendStatus.CANCELLED)
+        if lease.next_tick is None:
+            return Extension(ExtendStatus.FENCED)
+        until_ns = now_ns + min(max(by_ns, 0), self._standing_ns)
+        return Extension(ExtendStatus.EXTENDED, until_ns)
+
     def expire(self, held: HeldTask, now_ns: int) -> Change:
         """Decide what becomes of a lease whose grace is over."""
         if held.state is TaskState.REVOKED:
             return Finished(held.task_id)
+        if held.is_standing:
+            return self._stand_by(held, now_ns, keeps_lease=True)
         return self._try_again(held, now_ns, "the lease expired without a report", True)
 
     def give_back(self, held: HeldTask, now_ns: int, *, keeps_lease: bool) -> Change:
         """Decide what becomes of a task that came back unworked: no attempt, up to a bound."""
         if held.state is TaskState.REVOKED:
             return Finished(held.task_id)
+        if held.is_standing:
+            return self._stand_by(held, now_ns, keeps_lease=keeps_lease)
         if held.returns >= RETURNS_MAX:
             reason = f"it came back unworked more than {RETURNS_MAX} times"
             return self._try_again(held, now_ns, reason, keeps_lease)
@@ -191,6 +244,26 @@ class LeasingPolicy:
         else:
             change = Finished(held.task_id)
         return Verdict(status, change, is_final=isinstance(change, Finished | Died))
+
+    def report_run(
+        self, lease: StandingLease, held: HeldTask | None, scheduled_ns: int, now_ns: int
+    ) -> ReportStatus:
+        """Decide about the result of a tick, made under a standing lease of the agent that reports.
+
+        Nobody else could have measured it, so that any of the task's leases will do. What was due
+        after the work was called off is not wanted. `held` is the task if the lease is its last.
+        """
+        if lease.ended_ns is not None and scheduled_ns > lease.ended_ns:
+            return ReportStatus.FENCED
+        is_current = held is not None and held.state is TaskState.LEASED and held.until_ns >= now_ns
+        return ReportStatus.ACCEPTED if is_current else ReportStatus.LATE_ACCEPTED
+
+    def _stand_by(self, held: HeldTask, now_ns: int, *, keeps_lease: bool) -> Requeued:
+        """Let a standing task wait for its agent, however often: only its agent can have it.
+
+        An outage is no failure of the task, nor is a drain: no attempt is consumed.
+        """
+        return Requeued(held.task_id, now_ns, 0, held.returns, keeps_lease)
 
     def _late(self, held: HeldTask, outcome: Outcome) -> Verdict:
         """Take a result for a task that was taken back and not granted again."""

@@ -4,18 +4,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from netsonde import wire
+from netsonde.clock import NS_PER_MS
 from netsonde.errors import RequestError
 from netsonde.model import TARGET_FIELDS, TaskKind
 from netsonde.server.api import refuse
-from netsonde.server.checks import ATTEMPTS_MAX, PRIORITY_MAX
+from netsonde.server.checks import ATTEMPTS_MAX, EVERY_MAX_MS, EVERY_MIN_MS, PRIORITY_MAX
 from netsonde.server.registry import AgentRegistry
 from netsonde.server.store import Store
 from netsonde.server.store.base import ANY_QUEUE, NewTask, pinned_queue
 
 TASKS_MAX = 10_000  # one-off tasks per request
+TICKS_MAX = 1_000_000
+
+
+class RepeatIn(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How one task repeats; it has an end, for nobody could call it off."""
+
+    every_ms: int
+    ticks: int
+    jitter_ms: int = 0
+    stale_after_ms: int | None = None
 
 
 class TaskIn(Struct, frozen=True, kw_only=True):
@@ -26,6 +37,7 @@ class TaskIn(Struct, frozen=True, kw_only=True):
     agent: int | str | None = None
     priority: int = 0
     max_attempts: int | None = None
+    repeat: RepeatIn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +97,36 @@ class Plan:
             refuse("max_attempts", f"max_attempts must be 1 to {ATTEMPTS_MAX}")
         if abs(item.priority) > PRIORITY_MAX:
             refuse("priority", f"priority must be -{PRIORITY_MAX} to {PRIORITY_MAX}")
-        return NewTask(
+        task = NewTask(
             kind=kind,
             spec=wire.encode(wire.build_spec(kind, target, options)),
             run_ns=self._now_ns,
             max_attempts=attempts,
             queue=self._pin(item.agent),
             priority=item.priority,
+        )
+        return task if item.repeat is None else self._repeated(task, item.repeat)
+
+    def _repeated(self, task: NewTask, repeat: RepeatIn) -> NewTask:
+        """Make a task standing; it is stale when its last tick can begin no more."""
+        bounds: tuple[tuple[str, int | None, int, int], ...] = (
+            ("every_ms", repeat.every_ms, EVERY_MIN_MS, EVERY_MAX_MS),
+            ("jitter_ms", repeat.jitter_ms, 0, repeat.every_ms - 1),
+            ("ticks", repeat.ticks, 1, TICKS_MAX),
+            ("stale_after_ms", repeat.stale_after_ms, 1, EVERY_MAX_MS),
+        )
+        for field, value, low, high in bounds:
+            if value is not None and not low <= value <= high:
+                refuse(f"repeat.{field}", f"repeat.{field} must be {low} to {high}, not {value}")
+        agent = self._registry.get(-task.queue) if task.queue != ANY_QUEUE else None
+        if agent is None or agent.is_legacy:
+            refuse("repeat", "repeat needs an agent that knows it: name one, no original agent")
+        length_ms = repeat.ticks * repeat.every_ms + repeat.jitter_ms
+        return structs.replace(
+            task,
+            scheduled_ns=self._now_ns,
+            stale_ns=self._now_ns + length_ms * NS_PER_MS,
+            repeat=wire.encode(repeat).decode(),
         )
 
     def _pin(self, agent: int | str | None) -> int:

@@ -29,10 +29,7 @@ from netsonde.server.idempotency import remembered
 from netsonde.server.queries import Query, decode_cursor, encode_cursor, results_query
 from netsonde.server.registry import LABEL_MAX_CHARS, LABELS_MAX, update_agent
 from netsonde.server.store import Store
-from netsonde.server.store.base import (
-    AgentRow,
-    CheckRow,
-)
+from netsonde.server.store.base import AgentRow, CheckRow
 
 ID_DIGITS_MAX = 16  # 2^53 has 16
 
@@ -195,12 +192,7 @@ class OperatorApi(Api):
             changed = replace(changed, next_ns=now_ns)
             store.save_check(changed)
             answer, ticked = self._ticked(store, changed, carriers, now_ns, status=200)
-
-            def committed() -> None:
-                revoked()
-                ticked()
-
-            return answer, committed
+            return answer, _both(revoked, ticked)
 
         return operation
 
@@ -217,17 +209,21 @@ class OperatorApi(Api):
 
     def _cancel_check(self, request: ApiRequest) -> Operation:
         check_id = _id(request)
+        carriers = self._carriers()
 
         def operation(store: Store) -> tuple[ApiResponse, Committed]:
-            _found(store, check_id)
+            row, now_ns = _found(store, check_id), self._plane.time.now_ns()
             cancelled, revoked = self._cancelled(store, check_id)
-            return ok({"check_id": check_id, "cancelled": cancelled}), revoked
+            attempts = self._plane.config.max_attempts
+            made = checks.stand_again(store, row, carriers, now_ns, default_attempts=attempts)
+            answer = ok({"check_id": check_id, "cancelled": cancelled})
+            return answer, _both(revoked, self._made(made, store, now_ns))
 
         return operation
 
     def _cancelled(self, store: Store, check_id: int) -> tuple[int, Committed]:
         """Cancel a check's tasks; return how many, and what tells the agents that run some."""
-        cancelled = store.cancel_check(check_id)
+        cancelled = store.cancel_check(check_id, self._plane.time.now_ns())
         store.count("cancelled", cancelled)
         revoked = store.revoked_of_check(check_id)
         return cancelled, lambda: self._plane.waiters.revoke(revoked)
@@ -371,10 +367,20 @@ class OperatorApi(Api):
 def carriers_of(plane: ControlPlane) -> list[checks.Carrier]:
     """Return the agents that checks may be given to."""
     return [
-        checks.Carrier(row.agent_id, row.hostname, plane.registry.labels(row.agent_id))
+        checks.Carrier(
+            row.agent_id, row.hostname, plane.registry.labels(row.agent_id), row.is_legacy
+        )
         for row in plane.registry.all()
         if not row.is_disabled
     ]
+
+
+def _both(first: Committed, second: Committed) -> Committed:
+    def committed() -> None:
+        first()
+        second()
+
+    return committed
 
 
 def _nothing() -> None:

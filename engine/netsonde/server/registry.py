@@ -36,7 +36,10 @@ AgentChange = Callable[[AgentRow], AgentRow]
 
 
 class AgentRegistry:
-    """Registers, authenticates and describes agents."""
+    """Registers, authenticates and describes agents.
+
+    `on_change` is called when checks may have to choose their agents anew.
+    """
 
     def __init__(
         self, config: ServerConfig, time: ServerTime, policy: LeasingPolicy, writer: StoreWriter
@@ -49,6 +52,7 @@ class AgentRegistry:
         self._labels: dict[int, dict[str, str]] = {}
         self._seen: dict[int, int] = {}
         self._flushed_ns = time.now_ns()
+        self.on_change: Callable[[], None] = lambda: None
 
     def load(self, store: Store) -> None:
         """Read every agent."""
@@ -56,6 +60,9 @@ class AgentRegistry:
             self._keep(agent)
 
     def _keep(self, agent: AgentRow) -> None:
+        known = self._agents.get(agent.agent_id)
+        if known is None or _choice(known) != _choice(agent):
+            self.on_change()
         self._agents[agent.agent_id] = agent
         self._labels[agent.agent_id] = wire.parse(agent.labels)
 
@@ -238,6 +245,11 @@ class AgentRegistry:
             agent = self._agents.get(agent_id)
             if agent is not None:
                 self._agents[agent_id] = replace(agent, last_seen_ns=seen_ns)
+
+
+def _choice(agent: AgentRow) -> tuple[object, ...]:
+    """Return what checks choose an agent by."""
+    return agent.hostname, agent.labels, agent.is_disabled, agent.is_legacy
 
 
 def update_agent(store: Store, agent_id: int, change: AgentChange) -> AgentRow:

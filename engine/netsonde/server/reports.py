@@ -16,6 +16,7 @@ from netsonde.server.leasing import (
     Requeued,
     ServerTime,
 )
+from netsonde.server.runs import FENCED, RunGroup
 from netsonde.server.store import Store
 from netsonde.server.store.base import DeadLetter, NewResult
 
@@ -75,12 +76,17 @@ class ReportGroup:
             for lease_id, task in store.by_lease(ids).items()
             if task.agent_id == self._agent_id
         }
-        rest = ids - held.keys()
+        runs = RunGroup(store, self._agent_id, ids, self._policy, now_ns)
+        rest = ids - held.keys() - runs.leases.keys()
         owners = store.result_owners(rest) if rest else {}
         rest -= owners.keys()
         dead = store.dead_by_lease(rest) if rest else {}
+        runs.look_up(self._items)
         decided: dict[int, _Answer] = {}
         for item in self._items:
+            if item.problem is None and item.lease_id in runs.leases:
+                self._answers.append(self._ran(item, runs, held))
+                continue
             earlier = decided.get(item.lease_id) if item.problem is None else None
             if earlier is None:
                 answer = self._decide(item, held, owners, dead, now_ns)
@@ -90,6 +96,8 @@ class ReportGroup:
             if answer.status is not ReportStatus.INVALID:
                 decided.setdefault(item.lease_id, answer)
             self._answers.append(answer)
+        self._results += runs.results
+        runs.write()
         self._write(store, now_ns)
 
     def _decide(
@@ -116,11 +124,16 @@ class ReportGroup:
             return _fenced()
         return _Answer(ReportStatus.UNKNOWN, ErrorCode.LEASE_UNKNOWN)
 
+    def _ran(self, item: wire.ReportItem, runs: RunGroup, held: dict[int, HeldTask]) -> _Answer:
+        text = wire.classify(runs.leases[item.lease_id].kind, item)
+        if not 0 < len(text) <= OUTCOME_MAX_CHARS:
+            return _bad_outcome()
+        return _Answer(*runs.decide(item, held, text))
+
     def _won(self, item: wire.ReportItem, held: HeldTask, now_ns: int) -> _Answer:
         text = wire.classify(held.kind, item)
         if not 0 < len(text) <= OUTCOME_MAX_CHARS:
-            message = f"outcome must have 1 to {OUTCOME_MAX_CHARS} characters"
-            return _Answer(ReportStatus.INVALID, f"{ErrorCode.VALIDATION}: {message}")
+            return _bad_outcome()
         verdict = self._policy.report(held, _known_outcome(text), now_ns)
         if verdict.change is not None:
             self.changes.append((held, verdict.change))
@@ -193,4 +206,9 @@ def _known_outcome(text: str) -> Outcome:
 
 
 def _fenced() -> _Answer:
-    return _Answer(ReportStatus.FENCED, ErrorCode.LEASE_FENCED)
+    return _Answer(*FENCED)
+
+
+def _bad_outcome() -> _Answer:
+    message = f"outcome must have 1 to {OUTCOME_MAX_CHARS} characters"
+    return _Answer(ReportStatus.INVALID, f"{ErrorCode.VALIDATION}: {message}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from netsonde.clock import NS_PER_MS
+from netsonde.clock import NS_PER_MS, instant_ns
 from netsonde.model import (
     ID_MAX,
     SPEC_TYPES,
@@ -14,6 +14,7 @@ from netsonde.model import (
     ExtendOutcome,
     ExtendResponse,
     Lease,
+    Repeat,
 )
 from netsonde.wire.codec import UNREADABLE, DecodeError, decode_answer, decoder, is_too_deep, parse
 
@@ -192,6 +193,7 @@ def _are_consistent(leases: Sequence[Lease]) -> bool:
             lease.lease_id > ID_MAX
             or lease.task_id > ID_MAX
             or _KINDS[type(lease.spec)] is not lease.kind
+            or (lease.repeat is not None and _inconsistency(lease) is not None)
         ):
             return False
     return True
@@ -211,4 +213,14 @@ def _inconsistency(lease: Lease) -> str | None:
         return "an id is above 2^64-1"
     if _KINDS[type(lease.spec)] is not lease.kind:
         return f"the lease says {lease.kind.value}, its spec {lease.spec.__struct_config__.tag}"
+    return None if lease.repeat is None else _unrepeatable(lease.repeat, lease.scheduled_at)
+
+
+def _unrepeatable(repeat: Repeat, scheduled_at: str | None) -> str | None:
+    if repeat.jitter_ms >= repeat.every_ms:
+        return "repeat.jitter_ms must be below repeat.every_ms"
+    try:
+        instant_ns(scheduled_at or "")
+    except ValueError as error:
+        return f"a lease with repeat needs scheduled_at: {error}"
     return None

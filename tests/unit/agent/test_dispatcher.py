@@ -14,7 +14,7 @@ from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.control_plane import ClaimGrant, ClaimSink, ControlPlaneError, TransportError
 from netsonde.errors import SpoolFull
 from netsonde.leases import LeaseTable
-from netsonde.model import Lease, TaskKind
+from netsonde.model import Lease, Repeat, TaskKind
 from netsonde.spool import Spool, SpoolLimits
 from netsonde.wire import RejectedLease
 from support.leases import TERM_MS, make_lease
@@ -470,3 +470,14 @@ async def test_stopping_names_what_came_by_streams_that_broke_off(bench: Bench) 
         claim_ids, known = bench.dispatcher.stop()
     assert len(set(claim_ids)) == len(claim_ids) >= 1
     assert known == (1,)
+
+
+async def test_a_lease_that_repeats_takes_no_slot(bench: Bench) -> None:
+    standing: list[Lease] = []
+    bench.dispatcher.on_standing = standing.append
+    async with bench.running():
+        bench.client.offer(make_lease(1, repeat=Repeat(every_ms=1000)), make_lease(2))
+        await bench.clock.settle()
+    assert [lease.lease_id for lease in standing] == [1]
+    assert [lease.lease_id for lease in bench.lanes.taken] == [2]
+    assert list(bench.leases) == [1, 2]

@@ -10,6 +10,7 @@ import pytest
 from netsonde.agent.lease_extender import CALLS_MAX, LeaseExtender
 from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
 from netsonde.control_plane import ControlPlaneError, Extension, TransportError
+from netsonde.errors import ErrorCode
 from netsonde.leases import Ended, LeaseState, LeaseTable
 from netsonde.model import Reason
 from support.leases import make_lease
@@ -270,3 +271,42 @@ async def test_more_leases_than_a_call_takes_go_in_several(bench: Bench) -> None
 
     assert bench.ended == []
     assert max(len(call[0]) for call in bench.client.calls) <= 1000
+
+
+async def test_an_outage_ends_no_standing_lease_and_it_is_asked_for_until_answered(
+    bench: Bench,
+) -> None:
+    lease = make_lease(1, lease_until_ms=45_000, offline_ms=3_600_000)
+    async with bench.running():
+        bench.grant(2)
+        now_ns = bench.clock.boottime_ns()
+        bench.leases.grant(lease, now_ns + TERM_NS, now_ns)
+        bench.leases.stand(lease)
+        bench.extender.wake()
+        bench.client.failure = TransportError("extend", "gone")
+        await bench.clock.advance(1800 * NS_PER_S)
+        assert [lease_id for lease_id, _, _ in bench.ended] == [2]
+        bench.client.failure = None
+        before = len(bench.client.calls)
+        await bench.clock.advance(31 * NS_PER_S)
+        assert len(bench.client.calls) == before + 1
+        await bench.clock.advance(3 * 3600 * NS_PER_S)
+    assert 1 in bench.leases
+
+
+@pytest.mark.parametrize("is_verdict", [True, False])
+async def test_an_agent_that_is_turned_away_stops_its_standing_leases(
+    bench: Bench, is_verdict: bool
+) -> None:
+    lease = make_lease(1, lease_until_ms=45_000, offline_ms=3_600_000)
+    refusal = ControlPlaneError("no", code=ErrorCode.FORBIDDEN, status=403, retryable=False)
+    refusal.is_verdict = is_verdict  # else it is some proxy's page, which is an outage
+    async with bench.running():
+        bench.grant(2)
+        now_ns = bench.clock.boottime_ns()
+        bench.leases.grant(lease, now_ns + TERM_NS, now_ns)
+        bench.leases.stand(lease)
+        bench.client.failure = refusal
+        await bench.clock.advance(25 * NS_PER_S)
+    ended = [(lease_id, reason) for lease_id, reason, _ in bench.ended]
+    assert ended == ([(1, Reason.CANCELLED)] if is_verdict else [])

@@ -346,3 +346,15 @@ async def test_where_streams_are_refused_the_same_items_go_in_batches(bench: Ben
     async with bench.running():
         assert client.sent == [1, 2]
         assert bench.spool.rows == 0
+
+
+async def test_the_acknowledgement_of_a_tick_does_not_end_its_lease(bench: Bench) -> None:
+    now_ns = bench.clock.boottime_ns()
+    for lease_id in (1, 2):
+        bench.leases.grant(make_lease(lease_id), now_ns + 3600 * NS_PER_S, now_ns)
+    bench.leases.stand(make_lease(2))
+    async with bench.running():
+        await bench.put(1, 2, 2)
+        await bench.clock.advance(NS_PER_S)
+    assert list(bench.leases) == [2]
+    assert bench.spool.rows == 0

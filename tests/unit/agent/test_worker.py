@@ -18,9 +18,10 @@ from netsonde.errors import (
     TargetDeniedError,
 )
 from netsonde.leases import LeaseState, LeaseTable
-from netsonde.model import Lease, Reason, TaskKind
+from netsonde.model import Lease, Reason, Repeat, TaskKind
 from netsonde.probe.base import Prober, Recorder
 from netsonde.spool import Spool
+from netsonde.ticks import Tick
 from support.leases import make_lease
 from support.probers import FailingProber, GatedProber, StubbornProber
 from support.spools import SpoolFaults
@@ -400,3 +401,49 @@ async def test_a_thousand_leases_leave_nothing_behind(bench: Callable[..., Bench
         assert len(await made.results()) == 1000
         assert made.worker._jobs == {}
         assert made.worker.counters["outcome_ok"] == 1000
+
+
+# ── ticks of standing leases ──
+
+
+async def test_a_tick_is_reported_as_itself_and_its_lease_goes_on(
+    bench: Callable[..., Bench],
+) -> None:
+    prober = GatedProber(PING)
+    prober.gate.set()
+    made = bench(prober)
+    ran: list[int] = []
+    made.worker.on_ran = ran.append
+    lease = make_lease(1, scheduled_at="2026-01-01T00:00:00Z", repeat=Repeat(every_ms=1000))
+    now_ns = made.clock.boottime_ns()
+    made.leases.grant(lease, now_ns + FAR_NS, now_ns)
+    async with made.running():
+        for number in (3, 4):
+            made.worker.submit(lease, Tick(number, f"2026-01-01T00:00:0{number}Z"))
+            await made.clock.settle()
+        results = await made.results()
+        assert [(item["tick"], item["scheduled_at"][17:19]) for item in results] == [
+            (3, "03"), (4, "04"),
+        ]  # fmt: skip
+        assert ran == [1, 1]
+        assert 1 in made.leases
+        assert made.leases.state(1) is LeaseState.QUEUED
+        assert made.worker.free() == {PING: 4}
+
+
+async def test_a_tick_that_waits_for_a_slot_is_over_when_it_is_given_up(
+    bench: Callable[..., Bench],
+) -> None:
+    prober = GatedProber(PING)
+    made = bench(prober, capacity=1)
+    ran: list[int] = []
+    made.worker.on_ran = ran.append
+    async with made.running():
+        made.grant(make_lease(1))
+        await made.clock.settle()
+        made.worker.submit(make_lease(2), Tick(0, "2026-01-01T00:00:00Z"))
+        made.worker.cancel(2, Reason.CANCELLED)
+        assert ran == [2]
+        made.worker.submit(make_lease(2), Tick(1, "2026-01-01T00:00:01Z"))
+        assert made.worker.drop_unstarted() == [2]
+        assert ran == [2, 2]

@@ -58,3 +58,23 @@ def test_the_terms_reach_the_control_plane(monkeypatch: pytest.MonkeyPatch) -> N
     assert done.exit_code == 0, done.output
     assert seen[0].terms_ms[TaskKind.TRACE] == 3_600_000
     assert seen[0].max_lease_ms == 3_600_000  # a lease may last its own term
+
+
+def test_standing_leases_are_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ServerConfig] = []
+
+    async def serve_nothing(config: ServerConfig) -> None:
+        seen.append(config)
+
+    monkeypatch.setattr(server, "_serve_until_stopped", serve_nothing)
+    run = CliRunner().invoke
+    assert run(main, ["server", "run", "--memory"]).exit_code == 0
+    given = ["--standing-term", "20m", "--offline", "2d"]
+    assert run(main, ["server", "run", "--memory", *given]).exit_code == 0
+    assert [(one.standing_term_ms, one.offline_ms) for one in seen] == [
+        (3_600_000, 86_400_000),
+        (1_200_000, 172_800_000),
+    ]
+    refused = run(main, ["server", "run", "--memory", "--offline", "32d"])
+    assert refused.exit_code == 2
+    assert "offline_ms must be 0 to" in refused.stderr

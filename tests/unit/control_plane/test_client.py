@@ -11,7 +11,8 @@ import pytest
 
 from netsonde import __version__
 from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
-from netsonde.control_plane.client import CADENCE, LEGACY_CADENCE, ControlPlaneClient
+from netsonde.control_plane.cadence import CADENCE, LEGACY_CADENCE
+from netsonde.control_plane.client import ControlPlaneClient
 from netsonde.control_plane.grants import LeaseExtendClient
 from netsonde.control_plane.memory import (
     Answered,

@@ -7,7 +7,7 @@ import pytest
 
 from netsonde import wire
 from netsonde.backoff import POLICIES
-from netsonde.control_plane import calls, client, exchange
+from netsonde.control_plane import cadence, calls, client, exchange
 from netsonde.errors import CODES, ErrorCode
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "control-plane-api.md").read_text()
@@ -60,8 +60,8 @@ def test_the_retry_table_is_the_codes() -> None:
         f"| items of a report committed together | {wire.REPORT_ITEMS_MAX} |",
         f"per `extend` or `release` | {wire.LEASES_PER_CLAIM_MAX} |",
         f"answers of at most {exchange.ANSWER_MAX_BYTES >> 20} MiB",
-        f"a heartbeat at most every {client.LEGACY_CADENCE.heartbeat_ms // 1000} s",
-        f"a report at most every {client.LEGACY_CADENCE.report_ms // 1000} s",
+        f"a heartbeat at most every {cadence.LEGACY_CADENCE.heartbeat_ms // 1000} s",
+        f"a report at most every {cadence.LEGACY_CADENCE.report_ms // 1000} s",
     ],
 )
 def test_limits_are_the_codes(text: str) -> None:

@@ -29,6 +29,8 @@ TOKEN = "0123456789abcdef"
         ({"requeue_cap_ms": 1}, "requeue_cap_ms"),
         ({"heartbeat_interval_ms": 1}, "heartbeat_interval_ms"),
         ({"quota_scale": 0}, "quota_scale"),
+        ({"standing_term_ms": 1}, "standing_term_ms must be 1000 to"),
+        ({"offline_ms": -1}, "offline_ms must be 0 to"),
     ],
 )
 def test_a_wrong_setting_is_named(changes: dict[str, Any], named: str) -> None:

@@ -30,6 +30,7 @@ from netsonde.model import (
     ExtendRequest,
     RegisterRequest,
     ReleaseRequest,
+    Repeat,
     TaskKind,
 )
 from netsonde.server.claims import Claims
@@ -37,11 +38,14 @@ from netsonde.server.core import ControlPlane
 from netsonde.server.leasing import HeldTask
 from netsonde.server.store import Store
 from netsonde.server.store.base import AgentRow, NewTask, ResultQuery, pinned_queue
+from netsonde.ticks import Grid
 from support.stores import STORES, TCP_SPEC, at_once, config, control_plane, open_store, result_item
 
 AGENTS = (0, 1)
 MAX_ATTEMPTS = 2
 CHECK_ID = 1
+EVERY_MS = 7_000
+SETTINGS = config(max_attempts=MAX_ATTEMPTS, standing_term_ms=20_000)
 SELDOM = st.sampled_from([False, False, False, True])
 ACKED = {"accepted", "late_accepted", "duplicate"}
 
@@ -51,6 +55,9 @@ class ModelTask:
     last_lease: int = 0
     safe_until_ns: int = 0  # until when its holder may count on having it alone
     is_revoked: bool = False
+    grid: Grid | None = None  # of a standing task
+    is_of_check: bool = False
+    ended_ns: int | None = None  # when a standing task was called off
 
 
 @dataclass
@@ -58,6 +65,7 @@ class Model:
     tasks: dict[int, ModelTask] = field(default_factory=dict)
     of_lease: dict[int, tuple[int, int]] = field(default_factory=dict)  # lease -> task, agent
     acknowledged: set[int] = field(default_factory=set)
+    ticks: set[tuple[int, int]] = field(default_factory=set)  # task, tick
     dropped: int = 0
     claims: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
 
@@ -77,13 +85,15 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         self.agents: dict[int, AgentRow] = {number: self._register(number) for number in AGENTS}
         self.claim_number = 0
         self.enqueue(count=3, pin=None, of_check=False)
+        for number in AGENTS:
+            self.enqueue_standing(pin=number, jitter_ms=3_000, of_check=True)
 
     def teardown(self) -> None:
         self.store.close()
         shutil.rmtree(self.directory)
 
     def _plane(self) -> ControlPlane:
-        return control_plane(self.store, self.clock, config(max_attempts=MAX_ATTEMPTS))
+        return control_plane(self.store, self.clock, SETTINGS)
 
     def _register(self, number: int) -> AgentRow:
         request = RegisterRequest(
@@ -114,6 +124,25 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         assert not self.model.tasks.keys() & set(ids), "a task id was used twice"
         self.model.tasks |= {task_id: ModelTask() for task_id in ids}
 
+    @rule(
+        pin=st.sampled_from(AGENTS), jitter_ms=st.sampled_from([0, 3_000]), of_check=st.booleans()
+    )
+    def enqueue_standing(self, pin: int, jitter_ms: int, of_check: bool) -> None:
+        repeat = Repeat(every_ms=EVERY_MS, jitter_ms=jitter_ms)
+        task = NewTask(
+            kind=TaskKind.TCP,
+            spec=TCP_SPEC,
+            run_ns=self.now_ns,
+            max_attempts=1,
+            queue=pinned_queue(self.agents[pin].agent_id),
+            check_id=CHECK_ID if of_check else None,
+            scheduled_ns=self.now_ns,
+            repeat=wire.encode(repeat).decode(),
+        )
+        (task_id,) = at_once(self.plane.writer.write(lambda store: store.add_tasks([task])))
+        grid = Grid(task_id, self.now_ns, repeat)
+        self.model.tasks[task_id] = ModelTask(grid=grid, is_of_check=of_check)
+
     @rule()
     def cancel_check(self) -> None:
         leased = {
@@ -122,9 +151,14 @@ class ControlPlaneMachine(RuleBasedStateMachine):
             for held in self._held(agent)
             if held.check_id == CHECK_ID and not self.model.tasks[held.task_id].is_revoked
         }
-        done = at_once(self.plane.writer.write(lambda store: store.cancel_check(CHECK_ID)))
+        done = at_once(
+            self.plane.writer.write(lambda store: store.cancel_check(CHECK_ID, self.now_ns))
+        )
         for task_id in leased:
             self.model.tasks[task_id].is_revoked = True
+        for task in self.model.tasks.values():
+            if task.grid is not None and task.is_of_check and task.ended_ns is None:
+                task.ended_ns = self.now_ns
         self.model.dropped += done - len(leased)
 
     def _held(self, agent: AgentRow) -> list[HeldTask]:
@@ -172,7 +206,8 @@ class ControlPlaneMachine(RuleBasedStateMachine):
                 continue
             assert task.lease_id > max(self.model.of_lease, default=0), "lease ids must grow"
             assert known.safe_until_ns <= self.now_ns, "granted while somebody else held it"
-            assert 1 <= task.attempt <= MAX_ATTEMPTS
+            assert 1 <= task.attempt <= (MAX_ATTEMPTS if known.grid is None else 1)
+            assert task.next_tick == self._next_tick(task.task_id)
             self.model.of_lease[task.lease_id] = (task.task_id, number)
             known.last_lease = task.lease_id
             known.safe_until_ns = task.until_ns
@@ -191,9 +226,13 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         task = self.model.tasks[task_id]
         if extension.until_ns is not None:
             assert owner == number
-            assert task.last_lease == lease_id, "an old lease was extended"
+            is_last = task.last_lease == lease_id
+            assert is_last or task.grid is not None, "an old lease was extended"
             assert extension.until_ns >= self.now_ns
-            task.safe_until_ns = max(task.safe_until_ns, extension.until_ns)
+            # One that was given back is answered for, as its task stands, and is held no more.
+            is_held = any(held.lease_id == lease_id for held in self._held(agent))
+            if is_last and (is_held or task.grid is None):
+                task.safe_until_ns = max(task.safe_until_ns, extension.until_ns)
 
     @rule(
         lease_id=leases,
@@ -202,6 +241,8 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         twice=st.booleans(),
     )
     def report(self, lease_id: int, stranger: bool, outcome: str, twice: bool) -> None:
+        if self.model.tasks[self.model.of_lease[lease_id][0]].grid is not None:
+            return  # a tick, below
         number = self._caller(lease_id, stranger)
         agent = self.agents[number]
         item = wire.encode(result_item(lease_id, outcome))
@@ -225,6 +266,39 @@ class ControlPlaneMachine(RuleBasedStateMachine):
             assert [answer.status for answer in answers[1:]] == ["duplicate"] * twice
             (again,) = at_once(self.plane.report(agent, body.items[:1]))
             assert again.status == "duplicate", "the answer was lost, the request repeated"
+
+    @rule(lease_id=leases, stranger=SELDOM, tick=st.integers(0, 5), twice=st.booleans())
+    def report_tick(self, lease_id: int, stranger: bool, tick: int, twice: bool) -> None:
+        """Report under any lease that a standing task ever had."""
+        task_id, owner = self.model.of_lease[lease_id]
+        task = self.model.tasks[task_id]
+        if task.grid is None:
+            return
+        number = self._caller(lease_id, stranger)
+        number_told, scheduled_at = task.grid.tick(tick)
+        item = result_item(lease_id) | {"tick": number_told, "scheduled_at": scheduled_at}
+        items = [wire.encode(item)] * (2 if twice else 1)
+        body = wire.decode_report(wire.encode_report(self.agents[number].agent_id, items, []))
+        answers = at_once(self.plane.report(self.agents[number], body.items))
+        statuses = [answer.status for answer in answers]
+        if number != owner:
+            expected = "fenced"
+        elif (task_id, tick) in self.model.ticks:
+            expected = "duplicate"
+        elif task.ended_ns is not None and task.grid.instant_ns(tick) > task.ended_ns:
+            expected = "fenced"
+        else:
+            is_held = any(held.lease_id == lease_id for held in self._held(self.agents[owner]))
+            is_current = is_held and not task.is_revoked and task.safe_until_ns >= self.now_ns
+            expected = "accepted" if is_current else "late_accepted"
+            self.model.ticks.add((task_id, tick))
+        again = "fenced" if expected == "fenced" else "duplicate"
+        assert statuses == [expected, again][: len(items)]
+        known = self.store.standing_leases([lease_id])[lease_id]
+        assert known.next_tick in (None, self._next_tick(task_id))
+
+    def _next_tick(self, task_id: int) -> int:
+        return max((tick for one, tick in self.model.ticks if one == task_id), default=-1) + 1
 
     def _caller(self, lease_id: int, stranger: bool) -> int:
         owner = self.model.of_lease[lease_id][1]
@@ -291,7 +365,10 @@ class ControlPlaneMachine(RuleBasedStateMachine):
     @invariant()
     def every_acknowledged_result_is_there_once(self) -> None:
         rows = self.store.results(ResultQuery(limit=10**6, final_only=False))
-        stored = [row.lease_id for row in rows]
+        ticks = [(row.task_id, row.tick) for row in rows if row.tick is not None]
+        assert len(ticks) == len(set(ticks))
+        assert set(ticks) == self.model.ticks
+        stored = [row.lease_id for row in rows if row.tick is None]
         assert len(stored) == len(set(stored))
         assert self.model.acknowledged <= set(stored)
         assert set(stored) <= self.model.acknowledged, "a result nobody was told of"
@@ -299,7 +376,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
     @invariant()
     def a_task_has_at_most_one_final_result(self) -> None:
         rows = self.store.results(ResultQuery(limit=10**6))
-        tasks = [row.task_id for row in rows]
+        tasks = [row.task_id for row in rows if row.tick is None]
         assert len(tasks) == len(set(tasks))
         assert all(1 <= row.attempt <= MAX_ATTEMPTS for row in rows)
 
@@ -307,7 +384,8 @@ class ControlPlaneMachine(RuleBasedStateMachine):
     def no_task_vanishes(self) -> None:
         depths = self.store.depths(self.now_ns)
         live = sum(depth.ready + depth.delayed + depth.leased for depth in depths)
-        final = {row.task_id for row in self.store.results(ResultQuery(limit=10**6))}
+        rows = self.store.results(ResultQuery(limit=10**6))
+        final = {row.task_id for row in rows if row.tick is None}
         dead = {letter.task_id for letter in self.store.dead_letters(None, 10**6)}
         revoked = {task_id for task_id, task in self.model.tasks.items() if task.is_revoked}
         still = {held.task_id for agent in self.agents.values() for held in self._held(agent)}
@@ -319,6 +397,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
     def the_dead_have_a_reason(self) -> None:
         for letter in self.store.dead_letters(None, 10**6):
             assert letter.reason
+            assert self.model.tasks[letter.task_id].grid is None, "a standing task died"
             assert 1 <= letter.attempt <= MAX_ATTEMPTS
 
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_MS
-from netsonde.model import PingSpec
+from netsonde.model import PingSpec, Repeat
 from netsonde.wire import (
     DecodeError,
     decode_claim,
@@ -42,6 +42,17 @@ def test_good_leases_are_decoded_whole() -> None:
     assert (claimed.claim_id, claimed.rejected) == ("c", ())
 
 
+AT = "2026-11-28T02:29:46Z"
+
+
+def test_a_standing_lease_says_how_it_repeats() -> None:
+    repeat = {"every_ms": 60_000, "jitter_ms": 500, "ticks": 9, "stale_after_ms": 7, "later": 1}
+    sent = lease(1, repeat=repeat, scheduled_at=AT, offline_ms=86_400_000, next_tick=4)
+    (found,) = decode_claim(encode({"leases": [sent]})).leases
+    assert found.repeat == Repeat(every_ms=60_000, jitter_ms=500, ticks=9, stale_after_ms=7)
+    assert (found.offline_ms, found.next_tick) == (86_400_000, 4)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -53,6 +64,14 @@ def test_good_leases_are_decoded_whole() -> None:
         lease(9, lease_until_ms="soon"),
         lease(9, lease_until_ms=0),
         lease(9, task_id=-1),
+        lease(9, repeat={"every_ms": 0}, scheduled_at=AT),
+        lease(9, repeat={"jitter_ms": 1}, scheduled_at=AT),
+        lease(9, repeat={"every_ms": 1000, "jitter_ms": 1000}, scheduled_at=AT),
+        lease(9, repeat={"every_ms": 1000, "ticks": 0}, scheduled_at=AT),
+        lease(9, repeat={"every_ms": 1000}),
+        lease(9, repeat={"every_ms": 1000}, scheduled_at="noon"),
+        lease(9, repeat={"every_ms": 1000}, scheduled_at=AT, offline_ms=-1),
+        lease(9, repeat={"every_ms": 1000}, scheduled_at=AT, next_tick=-1),
     ],
 )
 def test_one_bad_lease_costs_itself(bad: dict[str, object]) -> None:

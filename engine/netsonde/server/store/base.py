@@ -13,7 +13,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from netsonde.model import TaskKind
-from netsonde.server.leasing import Change, HeldTask
+from netsonde.server.leasing import Change, HeldTask, StandingLease
 
 ANY_QUEUE = 0  # work for whoever asks; below 0: pinned to agent -queue; above 0: a set of labels
 
@@ -48,6 +48,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     stale_ns: int | None = None
     check_id: int | None = None
     scheduled_ns: int | None = None
+    repeat: str | None = None  # standing: an encoded `Repeat`; scheduled_ns is its anchor
 
 
 class Grant(Struct, frozen=True, kw_only=True, gc=False):
@@ -59,6 +60,8 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
     now_ns: int
     until_ns: int
     due_ns: int
+    standing_until_ns: int | None = None  # None: nothing that repeats
+    standing_due_ns: int = 0
 
 
 class GrantedTask(Struct, frozen=True, kw_only=True, gc=False):
@@ -75,6 +78,8 @@ class GrantedTask(Struct, frozen=True, kw_only=True, gc=False):
     priority: int
     check_id: int | None
     scheduled_ns: int | None
+    repeat: str | None = None
+    next_tick: int = 0
 
 
 class ExtendedLease(Struct, frozen=True, gc=False):
@@ -132,6 +137,7 @@ class NewResult(Struct, frozen=True, kw_only=True, gc=False):
     body: bytes
     check_id: int | None = None
     scheduled_ns: int | None = None
+    tick: int | None = None
 
 
 class StoredResult(Struct, frozen=True, kw_only=True, gc=False):
@@ -149,6 +155,7 @@ class StoredResult(Struct, frozen=True, kw_only=True, gc=False):
     body: bytes
     check_id: int | None
     scheduled_ns: int | None
+    tick: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +217,7 @@ class CheckRow:
     tick: int = 0
     tasks: int = 0
     skipped: int = 0
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +319,7 @@ class Store(Protocol):
         """Drop queued tasks that nobody ran in time; return how many."""
         ...
 
-    def cancel_check(self, check_id: int) -> int:
+    def cancel_check(self, check_id: int, now_ns: int) -> int:
         """Drop a check's queued tasks and revoke its leased ones; return how many."""
         ...
 
@@ -319,8 +327,39 @@ class Store(Protocol):
         """Return `(agent_id, lease_id)` of a check's leases that are revoked and still held."""
         ...
 
+    def withdraw(self, task_ids: Collection[int], now_ns: int) -> int:
+        """Drop those that are queued and revoke those that are leased; return how many."""
+        ...
+
     def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
-        """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
+        """Return `(queue, spec)` of a check's tasks that have not ended and are not stale.
+
+        Standing tasks are not among them.
+        """
+        ...
+
+    def standing_of_check(self, check_id: int) -> dict[tuple[int, bytes], int]:
+        """Return a check's standing tasks that were not revoked, by `(queue, spec)`."""
+        ...
+
+    def standing_leases(self, lease_ids: Collection[int]) -> dict[int, StandingLease]:
+        """Return those of these leases that are a standing task's, its last or an earlier one."""
+        ...
+
+    def ran(self, next_ticks: Mapping[int, int]) -> None:
+        """Note, by task, the tick after the last one that has a result."""
+        ...
+
+    def have_run(self, ticks: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Return which of these `(task_id, scheduled_ns)` have the result of a tick."""
+        ...
+
+    def forget_standing(self, before_ns: int) -> int:
+        """Drop standing leases under which nobody can report any more; return how many.
+
+        Those are leases that were called off, or followed by another one, before this instant, and
+        granted before it to a task that is gone.
+        """
         ...
 
     def delayed(self, now_ns: int) -> list[tuple[int, TaskKind, int]]:
@@ -341,11 +380,11 @@ class Store(Protocol):
 
     # results and dead letters
     def add_results(self, results: Sequence[NewResult]) -> None:
-        """Append results; their lease ids are new."""
+        """Append results; their lease ids are new, or with ticks their `(task, scheduled)`."""
         ...
 
     def result_owners(self, lease_ids: Collection[int]) -> dict[int, int]:
-        """Return the agent of each of these lease ids that has a result."""
+        """Return the agent of each of these lease ids that has a result; ticks have none."""
         ...
 
     def results(self, query: ResultQuery) -> list[StoredResult]:
@@ -416,6 +455,10 @@ class Store(Protocol):
 
     def check_count(self) -> int:
         """Return how many checks there are."""
+        ...
+
+    def add_missed(self, check_id: int, by: int) -> None:
+        """Add to what a check counts as missed."""
         ...
 
     def delete_check(self, check_id: int) -> None:

@@ -1,10 +1,19 @@
 """The store's twin in memory: the same verbs and the same answers, nothing durable."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from netsonde.model import TaskKind
-from netsonde.server.leasing import Change, Died, Finished, HeldTask, Requeued, TaskState
+from netsonde.server.leasing import (
+    Change,
+    Died,
+    Finished,
+    HeldTask,
+    Requeued,
+    StandingLease,
+    TaskState,
+)
 from netsonde.server.store.base import (
     DeadLetter,
     ExtendedLease,
@@ -17,65 +26,7 @@ from netsonde.server.store.base import (
     StoredResult,
 )
 from netsonde.server.store.memory_records import MemoryRecords
-
-
-@dataclass(slots=True)
-class _Task:
-    task_id: int
-    new: NewTask
-    spec_id: int
-    run_ns: int
-    state: TaskState = TaskState.READY
-    attempt: int = 0
-    returns: int = 0
-    lease_id: int | None = None
-    agent_id: int = 0
-    claim_key: int = 0
-    granted_ns: int = 0
-    until_ns: int = 0
-    due_ns: int = 0
-
-    def is_stale(self, now_ns: int) -> bool:
-        return self.new.stale_ns is not None and self.new.stale_ns <= now_ns
-
-    def held(self) -> HeldTask:
-        return HeldTask(
-            task_id=self.task_id,
-            lease_id=self.lease_id or 0,
-            agent_id=self.agent_id,
-            state=self.state,
-            kind=self.new.kind,
-            attempt=self.attempt,
-            max_attempts=self.new.max_attempts,
-            returns=self.returns,
-            granted_ns=self.granted_ns,
-            until_ns=self.until_ns,
-            check_id=self.new.check_id,
-            spec_id=self.spec_id,
-            scheduled_ns=self.new.scheduled_ns,
-            queue=self.new.queue,
-        )
-
-    def granted(self) -> GrantedTask:
-        return GrantedTask(
-            task_id=self.task_id,
-            lease_id=self.lease_id or 0,
-            kind=self.new.kind,
-            spec=self.new.spec,
-            attempt=self.attempt,
-            max_attempts=self.new.max_attempts,
-            granted_ns=self.granted_ns,
-            until_ns=self.until_ns,
-            priority=self.new.priority,
-            check_id=self.new.check_id,
-            scheduled_ns=self.new.scheduled_ns,
-        )
-
-
-@dataclass(slots=True)
-class _Results:
-    rows: list[NewResult] = field(default_factory=list)
-    by_lease: dict[int, int] = field(default_factory=dict)
+from netsonde.server.store.memory_rows import Results, Standing, Task, depth, letter, matches
 
 
 class MemoryStore(MemoryRecords):
@@ -83,12 +34,13 @@ class MemoryStore(MemoryRecords):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tasks: dict[int, _Task] = {}
-        self._by_lease: dict[int, _Task] = {}
+        self._tasks: dict[int, Task] = {}
+        self._by_lease: dict[int, Task] = {}
         self._specs: list[bytes] = [b""]
         self._spec_ids: dict[bytes, int] = {}
-        self._results = _Results()
+        self._results = Results()
         self._dead: dict[int, DeadLetter] = {}
+        self._standing: dict[int, Standing] = {}
         self._clock_ns = 0
         self._last_lease_id = 0
 
@@ -138,7 +90,7 @@ class MemoryStore(MemoryRecords):
             spec_id = self._spec_ids.setdefault(new.spec, len(self._specs))
             if spec_id == len(self._specs):
                 self._specs.append(new.spec)
-            self._tasks[task_id] = _Task(task_id, new, spec_id, new.run_ns)
+            self._tasks[task_id] = Task(task_id, new, spec_id, new.run_ns)
         return range(first, first + len(tasks))
 
     def take(self, queue: int, kind: TaskKind, limit: int, grant: Grant) -> list[GrantedTask]:
@@ -151,6 +103,7 @@ class MemoryStore(MemoryRecords):
             and task.new.kind is kind
             and task.run_ns <= grant.now_ns
             and not task.is_stale(grant.now_ns)
+            and (task.new.repeat is None or grant.standing_until_ns is not None)
         ]
         ready.sort(key=lambda task: (task.new.priority, task.run_ns, task.task_id))
         for lease_id, task in enumerate(ready[:limit], grant.first_lease_id):
@@ -164,7 +117,29 @@ class MemoryStore(MemoryRecords):
             task.until_ns = grant.until_ns
             task.due_ns = grant.due_ns
             self._by_lease[lease_id] = task
+            if task.new.repeat is not None:
+                self._stand(task, lease_id, task.new.repeat, grant)
         return [task.granted() for task in ready[:limit]]
+
+    def _stand(self, task: Task, lease_id: int, repeat: str, grant: Grant) -> None:
+        task.until_ns = grant.standing_until_ns or 0
+        task.due_ns = grant.standing_due_ns
+        for earlier in self._standing.values():
+            if earlier.lease.task_id == task.task_id and earlier.followed_ns is None:
+                earlier.followed_ns = grant.now_ns
+        self._standing[lease_id] = Standing(
+            StandingLease(
+                lease_id=lease_id,
+                task_id=task.task_id,
+                agent_id=grant.agent_id,
+                kind=task.new.kind,
+                anchor_ns=task.new.scheduled_ns or 0,
+                repeat=repeat,
+                spec_id=task.spec_id,
+                granted_ns=grant.now_ns,
+                check_id=task.new.check_id,
+            )
+        )
 
     def granted_under(self, agent_id: int, claim_key: int) -> list[GrantedTask]:
         """Return what an agent still holds of one claim."""
@@ -218,19 +193,19 @@ class MemoryStore(MemoryRecords):
                     if not change.keeps_lease:
                         self._free(task)
                 case Died():
-                    self._dead[task.task_id] = _letter(task, change.reason, now_ns)
+                    self._dead[task.task_id] = letter(task, change.reason, now_ns)
                     self._drop(task)
                 case Finished():
                     self._drop(task)
                 case _:
                     self._free(task)
 
-    def _free(self, task: _Task) -> None:
+    def _free(self, task: Task) -> None:
         if task.lease_id is not None:
             self._by_lease.pop(task.lease_id, None)
             task.lease_id = None
 
-    def _drop(self, task: _Task) -> None:
+    def _drop(self, task: Task) -> None:
         self._free(task)
         del self._tasks[task.task_id]
 
@@ -262,17 +237,71 @@ class MemoryStore(MemoryRecords):
             self._drop(task)
         return len(stale)
 
-    def cancel_check(self, check_id: int) -> int:
+    def cancel_check(self, check_id: int, now_ns: int) -> int:
         """Drop a check's queued tasks and revoke its leased ones; return how many."""
-        cancelled = 0
-        for task in [task for task in self._tasks.values() if task.new.check_id == check_id]:
+        ids = [task.task_id for task in self._tasks.values() if task.new.check_id == check_id]
+        return self.withdraw(ids, now_ns)
+
+    def withdraw(self, task_ids: Collection[int], now_ns: int) -> int:
+        """Drop those that are queued and revoke those that are leased; return how many."""
+        for standing in self._standing.values():
+            if standing.lease.task_id in task_ids and standing.ended_ns is None:
+                standing.ended_ns = now_ns
+        withdrawn = 0
+        for task in [self._tasks[one] for one in task_ids if one in self._tasks]:
             if task.state is TaskState.READY:
                 self._drop(task)
-                cancelled += 1
+                withdrawn += 1
             elif task.state is TaskState.LEASED:
                 task.state = TaskState.REVOKED
-                cancelled += 1
-        return cancelled
+                if task.new.repeat is not None:
+                    task.due_ns = now_ns
+                withdrawn += 1
+        return withdrawn
+
+    def standing_of_check(self, check_id: int) -> dict[tuple[int, bytes], int]:
+        """Return a check's standing tasks that were not revoked, by `(queue, spec)`."""
+        return {
+            (task.new.queue, task.new.spec): task.task_id
+            for task in self._tasks.values()
+            if task.new.check_id == check_id
+            and task.new.repeat is not None
+            and task.state is not TaskState.REVOKED
+        }
+
+    def standing_leases(self, lease_ids: Collection[int]) -> dict[int, StandingLease]:
+        """Return those of these leases that are a standing task's, its last or an earlier one."""
+        found = {}
+        for standing in (self._standing[one] for one in lease_ids if one in self._standing):
+            task = self._tasks.get(standing.lease.task_id)
+            found[standing.lease.lease_id] = structs.replace(
+                standing.lease,
+                ended_ns=standing.ended_ns,
+                next_tick=None if task is None else task.next_tick,
+            )
+        return found
+
+    def ran(self, next_ticks: Mapping[int, int]) -> None:
+        """Note, by task, the tick after the last one that has a result."""
+        for task_id, tick in next_ticks.items():
+            if task_id in self._tasks:
+                task = self._tasks[task_id]
+                task.next_tick = max(task.next_tick, tick)
+
+    def have_run(self, ticks: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Return which of these `(task_id, scheduled_ns)` have the result of a tick."""
+        return self._results.ticks & set(ticks)
+
+    def forget_standing(self, before_ns: int) -> int:
+        """Drop standing leases under which nobody can report any more; return how many."""
+        over = [
+            lease_id
+            for lease_id, standing in self._standing.items()
+            if standing.is_over(before_ns, standing.lease.task_id not in self._tasks)
+        ]
+        for lease_id in over:
+            del self._standing[lease_id]
+        return len(over)
 
     def revoked_of_check(self, check_id: int) -> list[tuple[int, int]]:
         """Return `(agent_id, lease_id)` of a check's leases that are revoked and still held."""
@@ -283,11 +312,12 @@ class MemoryStore(MemoryRecords):
         ]
 
     def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
-        """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
+        """Return `(queue, spec)` of what has not ended and is not stale; standing tasks are not."""
         return {
             (task.new.queue, task.new.spec)
             for task in self._tasks.values()
             if task.new.check_id == check_id
+            and task.new.repeat is None
             and task.state is not TaskState.REVOKED
             and not (task.state is TaskState.READY and task.is_stale(now_ns))
         }
@@ -303,17 +333,20 @@ class MemoryStore(MemoryRecords):
 
     def depths(self, now_ns: int) -> list[QueueDepth]:
         """Return how full every queue is."""
-        groups: dict[tuple[int, TaskKind], list[_Task]] = {}
+        groups: dict[tuple[int, TaskKind], list[Task]] = {}
         for task in self._tasks.values():
             groups.setdefault((task.new.queue, task.new.kind), []).append(task)
-        return [_depth(*key, groups[key], now_ns) for key in sorted(groups)]
+        return [depth(*key, groups[key], now_ns) for key in sorted(groups)]
 
     # results and dead letters
 
     def add_results(self, results: Sequence[NewResult]) -> None:
         """Append results; their lease ids are new."""
         for result in results:
-            self._results.by_lease[result.lease_id] = result.agent_id
+            if result.tick is None:
+                self._results.by_lease[result.lease_id] = result.agent_id
+            else:
+                self._results.ticks.add((result.task_id, result.scheduled_ns or 0))
             self._results.rows.append(result)
 
     def result_owners(self, lease_ids: Collection[int]) -> dict[int, int]:
@@ -326,7 +359,7 @@ class MemoryStore(MemoryRecords):
         numbered = list(enumerate(self._results.rows, 1))
         if query.descending:
             numbered.reverse()
-        chosen = [(place, row) for place, row in numbered if _matches(query, place, row)]
+        chosen = [(place, row) for place, row in numbered if matches(query, place, row)]
         return [self._stored(place, row) for place, row in chosen[: query.limit]]
 
     def _stored(self, place: int, row: NewResult) -> StoredResult:
@@ -343,6 +376,7 @@ class MemoryStore(MemoryRecords):
             body=row.body,
             check_id=row.check_id,
             scheduled_ns=row.scheduled_ns,
+            tick=row.tick,
         )
 
     def dead_by_lease(self, lease_ids: Collection[int]) -> dict[int, DeadLetter]:
@@ -360,53 +394,3 @@ class MemoryStore(MemoryRecords):
         ids = sorted(self._dead, reverse=True)
         chosen = [task_id for task_id in ids if before is None or task_id < before]
         return [self._dead[task_id] for task_id in chosen[:limit]]
-
-
-def _letter(task: _Task, reason: str, now_ns: int) -> DeadLetter:
-    return DeadLetter(
-        task_id=task.task_id,
-        lease_id=task.lease_id or 0,
-        agent_id=task.agent_id,
-        kind=task.new.kind,
-        attempt=task.attempt,
-        reason=reason,
-        died_ns=now_ns,
-        spec=task.new.spec,
-        spec_id=task.spec_id,
-        check_id=task.new.check_id,
-        scheduled_ns=task.new.scheduled_ns,
-    )
-
-
-def _depth(queue: int, kind: TaskKind, tasks: Sequence[_Task], now_ns: int) -> QueueDepth:
-    waiting = [task for task in tasks if task.state is TaskState.READY]
-    ready = [task.run_ns for task in waiting if task.run_ns <= now_ns]
-    return QueueDepth(
-        queue=queue,
-        kind=kind,
-        ready=len(ready),
-        delayed=len(waiting) - len(ready),
-        leased=len(tasks) - len(waiting),
-        oldest_ns=min(ready, default=None),
-    )
-
-
-def _matches(query: ResultQuery, place: int, row: NewResult) -> bool:
-    if query.position is not None:
-        is_past = place < query.position if query.descending else place > query.position
-        if not is_past:
-            return False
-    equal: Mapping[str, object] = {
-        "check_id": query.check_id,
-        "agent_id": query.agent_id,
-        "task_id": query.task_id,
-        "kind": query.kind,
-        "outcome": query.outcome,
-    }
-    if any(value is not None and getattr(row, name) != value for name, value in equal.items()):
-        return False
-    if query.from_ns is not None and row.received_ns < query.from_ns:
-        return False
-    if query.to_ns is not None and row.received_ns >= query.to_ns:
-        return False
-    return row.is_final or not query.final_only

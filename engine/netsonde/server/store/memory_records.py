@@ -98,6 +98,12 @@ class MemoryRecords:
         """Return how many checks there are."""
         return len(self._checks)
 
+    def add_missed(self, check_id: int, by: int) -> None:
+        """Add to what a check counts as missed."""
+        check = self._checks.get(check_id)
+        if check is not None:
+            self._checks[check_id] = replace(check, missed=check.missed + by)
+
     def delete_check(self, check_id: int) -> None:
         """Remove a check's definition."""
         self._checks.pop(check_id, None)

@@ -23,20 +23,22 @@ SELECT spec_id FROM spec WHERE digest = ?;
 
 -- name: add_task
 INSERT INTO task (task_id, queue, kind, priority, run_ns, stale_ns, max_attempts, spec_id,
-                  check_id, scheduled_ns)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                  check_id, scheduled_ns, repeat)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: take
 UPDATE task
 SET state = 1, attempt = attempt + 1, lease_id = :first_lease_id + chosen.place,
-    agent_id = :agent_id, claim_key = :claim_key, granted_ns = :now_ns, until_ns = :until_ns,
-    due_ns = :due_ns
+    agent_id = :agent_id, claim_key = :claim_key, granted_ns = :now_ns,
+    until_ns = CASE WHEN repeat IS NULL THEN :until_ns ELSE :standing_until_ns END,
+    due_ns = CASE WHEN repeat IS NULL THEN :due_ns ELSE :standing_due_ns END
 FROM (
   SELECT task_id AS chosen_id, row_number() OVER (ORDER BY priority, run_ns, task_id) - 1 AS place
   FROM (
     SELECT task_id, priority, run_ns FROM task INDEXED BY task_ready
     WHERE state = 0 AND queue = :queue AND kind = :kind AND run_ns <= :now_ns
       AND (stale_ns IS NULL OR stale_ns > :now_ns)
+      AND (repeat IS NULL OR :standing_until_ns IS NOT NULL)
     ORDER BY priority, run_ns, task_id LIMIT :limit
   )
 ) AS chosen
@@ -45,7 +47,7 @@ WHERE task_id = chosen.chosen_id;
 -- name: taken
 SELECT json_group_array(json_array(
   task_id, lease_id, spec_id, attempt, max_attempts, granted_ns, until_ns, priority, check_id,
-  scheduled_ns))
+  scheduled_ns, repeat, next_tick))
 FROM (SELECT * FROM task WHERE lease_id BETWEEN ? AND ? ORDER BY lease_id);
 
 -- name: specs
@@ -54,7 +56,7 @@ SELECT spec_id, body FROM spec WHERE spec_id IN (SELECT value FROM json_each(?))
 -- name: granted_under
 SELECT json_group_array(json_array(
   task_id, lease_id, spec_id, attempt, max_attempts, granted_ns, until_ns, priority, check_id,
-  scheduled_ns, kind))
+  scheduled_ns, repeat, next_tick, kind))
 FROM (
   SELECT * FROM task INDEXED BY task_holder
   WHERE agent_id = ? AND claim_key = ? AND state > 0 AND state < 2 ORDER BY lease_id
@@ -63,13 +65,13 @@ FROM (
 -- name: by_lease
 SELECT json_group_array(json_array(
   task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns, until_ns,
-  check_id, spec_id, scheduled_ns, queue))
+  check_id, spec_id, scheduled_ns, queue, repeat IS NOT NULL))
 FROM task WHERE lease_id IN (SELECT value FROM json_each(?));
 
 -- name: held_by
 SELECT json_group_array(json_array(
   task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns, until_ns,
-  check_id, spec_id, scheduled_ns, queue))
+  check_id, spec_id, scheduled_ns, queue, repeat IS NOT NULL))
 FROM (SELECT * FROM task WHERE agent_id = ? AND state > 0 ORDER BY lease_id);
 
 -- name: holds_more_than
@@ -102,7 +104,7 @@ DELETE FROM task WHERE task_id IN (SELECT value FROM json_each(?));
 -- name: due
 SELECT json_group_array(json_array(
   task_id, lease_id, agent_id, state, kind, attempt, max_attempts, returns, granted_ns, until_ns,
-  check_id, spec_id, scheduled_ns, queue))
+  check_id, spec_id, scheduled_ns, queue, repeat IS NOT NULL))
 FROM (
   SELECT * FROM task INDEXED BY task_due WHERE state > 0 AND due_ns <= ? ORDER BY due_ns LIMIT ?
 );
@@ -117,18 +119,63 @@ DELETE FROM task WHERE task_id IN (
   SELECT task_id FROM task WHERE state = 0 AND stale_ns IS NOT NULL AND stale_ns <= ? LIMIT ?
 );
 
--- name: drop_of_check
-DELETE FROM task WHERE check_id = ? AND state = 0;
+-- name: tasks_of_check
+SELECT task_id FROM task WHERE check_id = ?;
 
--- name: revoke_of_check
-UPDATE task SET state = 2 WHERE check_id = ? AND state = 1;
+-- name: drop_ready
+DELETE FROM task WHERE state = 0 AND task_id IN (SELECT value FROM json_each(?));
+
+-- name: revoke
+UPDATE task SET state = 2, due_ns = CASE WHEN repeat IS NULL THEN due_ns ELSE ?2 END
+WHERE state = 1 AND task_id IN (SELECT value FROM json_each(?1));
+
+-- name: end_standing
+UPDATE standing_lease SET ended_ns = ?2
+WHERE ended_ns IS NULL AND task_id IN (SELECT value FROM json_each(?1));
+
+-- name: follow_standing
+UPDATE standing_lease SET followed_ns = ?3
+WHERE followed_ns IS NULL
+  AND task_id IN (SELECT task_id FROM task WHERE lease_id BETWEEN ?1 AND ?2 AND repeat IS NOT NULL);
+
+-- name: add_standing
+INSERT INTO standing_lease (lease_id, task_id, agent_id, kind, anchor_ns, repeat, spec_id,
+                            granted_ns, check_id)
+SELECT lease_id, task_id, agent_id, kind, scheduled_ns, repeat, spec_id, granted_ns, check_id
+FROM task WHERE lease_id BETWEEN ? AND ? AND repeat IS NOT NULL;
+
+-- name: standing_leases
+SELECT json_group_array(json_array(
+  standing_lease.lease_id, standing_lease.task_id, standing_lease.agent_id, standing_lease.kind,
+  anchor_ns, standing_lease.repeat, standing_lease.spec_id, standing_lease.granted_ns,
+  standing_lease.check_id, ended_ns, next_tick))
+FROM standing_lease LEFT JOIN task ON task.task_id = standing_lease.task_id
+WHERE standing_lease.lease_id IN (SELECT value FROM json_each(?));
+
+-- name: standing_of_check
+SELECT queue, body, task_id FROM task JOIN spec USING (spec_id)
+WHERE check_id = ? AND repeat IS NOT NULL AND state < 2;
+
+-- name: ran
+UPDATE task SET next_tick = max(next_tick, ?) WHERE task_id = ?;
+
+-- name: have_run
+SELECT task_id, scheduled_ns FROM result JOIN json_each(?) AS wanted
+  ON task_id = json_extract(wanted.value, '$[0]')
+  AND scheduled_ns = json_extract(wanted.value, '$[1]')
+WHERE tick IS NOT NULL;
+
+-- name: forget_standing
+DELETE FROM standing_lease
+WHERE ended_ns < ?1 OR followed_ns < ?1
+   OR granted_ns < ?1 AND NOT EXISTS (SELECT 1 FROM task WHERE task_id = standing_lease.task_id);
 
 -- name: revoked_of_check
 SELECT agent_id, lease_id FROM task WHERE check_id = ? AND state = 2;
 
 -- name: live_of_check
 SELECT queue, body FROM task JOIN spec USING (spec_id)
-WHERE check_id = ? AND (state = 1 OR state = 0 AND (stale_ns IS NULL OR stale_ns > ?));
+WHERE check_id = ? AND repeat IS NULL AND (state = 1 OR state = 0 AND (stale_ns IS NULL OR stale_ns > ?));
 
 -- name: delayed
 SELECT DISTINCT queue, kind, run_ns FROM task WHERE state = 0 AND run_ns > ?;
@@ -140,11 +187,12 @@ FROM task GROUP BY queue, kind ORDER BY queue, kind;
 
 -- name: add_result
 INSERT INTO result (lease_id, task_id, agent_id, check_id, kind, outcome, attempt, is_final,
-                    received_ns, scheduled_ns, spec_id, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                    received_ns, scheduled_ns, tick, spec_id, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: result_owners
-SELECT lease_id, agent_id FROM result WHERE lease_id IN (SELECT value FROM json_each(?));
+SELECT lease_id, agent_id FROM result
+WHERE tick IS NULL AND lease_id IN (SELECT value FROM json_each(?));
 
 -- name: dead_by_lease
 SELECT task_id, lease_id, agent_id, kind, attempt, reason, died_ns, body, spec_id, check_id,
@@ -209,29 +257,33 @@ SELECT queue FROM label_queue WHERE labels = ?;
 SELECT queue, labels FROM label_queue;
 
 -- name: save_check
-INSERT INTO probe_check (check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO probe_check (check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped,
+                         missed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (check_id) DO UPDATE SET
   document = excluded.document, is_enabled = excluded.is_enabled, next_ns = excluded.next_ns,
   created_ns = excluded.created_ns, tick = excluded.tick, tasks = excluded.tasks,
-  skipped = excluded.skipped;
+  skipped = excluded.skipped, missed = excluded.missed;
 
 -- name: check
-SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped
+SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped, missed
 FROM probe_check WHERE check_id = ?;
 
 -- name: checks
-SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped
+SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped, missed
 FROM probe_check WHERE check_id > ? ORDER BY check_id LIMIT ?;
 
 -- name: check_count
 SELECT count(*) FROM probe_check;
 
+-- name: add_missed
+UPDATE probe_check SET missed = missed + ? WHERE check_id = ?;
+
 -- name: delete_check
 DELETE FROM probe_check WHERE check_id = ?;
 
 -- name: checks_due
-SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped
+SELECT check_id, document, is_enabled, next_ns, created_ns, tick, tasks, skipped, missed
 FROM probe_check
 WHERE is_enabled = 1 AND next_ns IS NOT NULL AND next_ns <= ? ORDER BY next_ns LIMIT ?;
 

@@ -17,7 +17,8 @@ CREATE TABLE spec (
   body BLOB NOT NULL
 );
 
--- Live tasks only. state: 0 ready, 1 leased, 2 revoked.
+-- Live tasks only. state: 0 ready, 1 leased, 2 revoked. A standing task has repeat, as the lease
+-- says it; scheduled_ns is then its anchor and next_tick follows the last tick with a result.
 CREATE TABLE task (
   task_id INTEGER PRIMARY KEY,
   state INTEGER NOT NULL DEFAULT 0,
@@ -32,6 +33,8 @@ CREATE TABLE task (
   spec_id INTEGER NOT NULL,
   check_id INTEGER,
   scheduled_ns INTEGER,
+  repeat TEXT,
+  next_tick INTEGER NOT NULL DEFAULT 0,
   lease_id INTEGER,
   agent_id INTEGER,
   claim_key INTEGER,
@@ -46,9 +49,26 @@ CREATE UNIQUE INDEX task_lease ON task (lease_id) WHERE lease_id IS NOT NULL;
 CREATE INDEX task_check ON task (check_id) WHERE check_id IS NOT NULL;
 CREATE INDEX task_stale ON task (stale_ns) WHERE stale_ns IS NOT NULL AND state = 0;
 
+-- Every lease under which ticks may be reported; outlives its task by what an agent may spool.
+CREATE TABLE standing_lease (
+  lease_id INTEGER PRIMARY KEY,
+  task_id INTEGER NOT NULL,
+  agent_id INTEGER NOT NULL,
+  kind INTEGER NOT NULL,
+  anchor_ns INTEGER NOT NULL,
+  repeat TEXT NOT NULL,
+  spec_id INTEGER NOT NULL,
+  granted_ns INTEGER NOT NULL,
+  check_id INTEGER,
+  ended_ns INTEGER,
+  followed_ns INTEGER
+);
+CREATE INDEX standing_lease_task ON standing_lease (task_id);
+
+-- One result per lease, or per tick of a task; a tick's key is the instant that it was due.
 CREATE TABLE result (
   result_id INTEGER PRIMARY KEY AUTOINCREMENT,
-  lease_id INTEGER NOT NULL UNIQUE,
+  lease_id INTEGER NOT NULL,
   task_id INTEGER NOT NULL,
   agent_id INTEGER NOT NULL,
   check_id INTEGER,
@@ -58,9 +78,12 @@ CREATE TABLE result (
   is_final INTEGER NOT NULL,
   received_ns INTEGER NOT NULL,
   scheduled_ns INTEGER,
+  tick INTEGER,
   spec_id INTEGER NOT NULL,
   body BLOB NOT NULL
 );
+CREATE UNIQUE INDEX result_lease ON result (lease_id) WHERE tick IS NULL;
+CREATE UNIQUE INDEX result_tick ON result (task_id, scheduled_ns) WHERE tick IS NOT NULL;
 CREATE INDEX result_check ON result (check_id) WHERE check_id IS NOT NULL;
 CREATE INDEX result_agent ON result (agent_id);
 CREATE INDEX result_task ON result (task_id);
@@ -116,7 +139,8 @@ CREATE TABLE probe_check (
   created_ns INTEGER NOT NULL,
   tick INTEGER NOT NULL,
   tasks INTEGER NOT NULL,
-  skipped INTEGER NOT NULL
+  skipped INTEGER NOT NULL,
+  missed INTEGER NOT NULL
 );
 CREATE INDEX probe_check_next ON probe_check (next_ns) WHERE is_enabled = 1 AND next_ns IS NOT NULL;
 

@@ -14,19 +14,20 @@ from typing import IO, Any
 
 from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.server.store.sqlite_records import SqliteRecords
+from netsonde.server.store.sqlite_standing import SqliteStanding
 from netsonde.server.store.sqlite_tasks import SqliteTasks
 from netsonde.server.store.statements import named_queries, schema
 
 APPLICATION_ID = 0x6E736F6E  # "nson"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 2.0  # a backup tool's lock passes in less; a stuck process should not hang us
 CHECK_MAX_BYTES = 64 << 20  # a full check reads the file: half a second for this much
-INSERT_SIZES = (256, 64, 16, 4, 1)  # rows per statement; 256 of our widest are 3072 parameters
+INSERT_SIZES = (256, 64, 16, 4, 1)  # rows per statement; 256 of our widest are 3328 parameters
 _MAGIC = b"SQLite format 3\x00"
 _RETRY_AFTER_MS = 1_000
 
 
-class SqliteStore(SqliteTasks, SqliteRecords):
+class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords):
     """The store protocol on one connection.
 
     The connection may be used by one thread at a time. `reader()` makes a second one that only
@@ -35,6 +36,7 @@ class SqliteStore(SqliteTasks, SqliteRecords):
 
     def __init__(self, connection: sqlite3.Connection, path: Path, lock: IO[bytes] | None) -> None:
         SqliteTasks.__init__(self, self)
+        SqliteStanding.__init__(self, self)
         SqliteRecords.__init__(self, self)
         self._connection = connection
         self._path = path

@@ -117,6 +117,7 @@ class SqliteRecords:
             check.tick,
             check.tasks,
             check.skipped,
+            check.missed,
         )
 
     def check(self, check_id: int) -> CheckRow | None:
@@ -132,6 +133,10 @@ class SqliteRecords:
         """Return how many checks there are."""
         count: int = self._db.run("check_count").fetchone()[0]
         return count
+
+    def add_missed(self, check_id: int, by: int) -> None:
+        """Add to what a check counts as missed."""
+        self._db.run("add_missed", by, check_id)
 
     def delete_check(self, check_id: int) -> None:
         """Remove a check's definition."""
@@ -181,4 +186,5 @@ def _check(row: Sequence[Any]) -> CheckRow:
         tick=row[5],
         tasks=row[6],
         skipped=row[7],
+        missed=row[8],
     )

@@ -106,6 +106,7 @@ class SqliteTasks:
                     spec_ids[task.spec],
                     task.check_id,
                     task.scheduled_ns,
+                    task.repeat,
                 )
                 for task_id, task in enumerate(tasks, first)
             ],
@@ -138,12 +139,17 @@ class SqliteTasks:
                 "now_ns": grant.now_ns,
                 "until_ns": grant.until_ns,
                 "due_ns": grant.due_ns,
+                "standing_until_ns": grant.standing_until_ns,
+                "standing_due_ns": grant.standing_due_ns,
             },
         ).rowcount
         if not granted:
             return []
         first = grant.first_lease_id
         rows = self._rows("taken", first, first + granted - 1)
+        if any(row[10] is not None for row in rows):
+            self._db.run("follow_standing", first, first + granted - 1, grant.now_ns)
+            self._db.run("add_standing", first, first + granted - 1)
         bodies = self._bodies(rows)
         return [_granted(row, kind, bodies) for row in rows]
 
@@ -151,7 +157,7 @@ class SqliteTasks:
         """Return what an agent still holds of one claim."""
         rows = self._rows("granted_under", agent_id, claim_key)
         bodies = self._bodies(rows)
-        return [_granted(row, KINDS[row[10]], bodies) for row in rows]
+        return [_granted(row, KINDS[row[12]], bodies) for row in rows]
 
     def _rows(self, name: str, *parameters: Any) -> list[list[Any]]:
         """Run a statement that returns all its rows as one JSON array."""
@@ -225,17 +231,12 @@ class SqliteTasks:
         """Drop queued tasks that nobody ran in time; return how many."""
         return self._db.run("drop_stale", now_ns, limit).rowcount
 
-    def cancel_check(self, check_id: int) -> int:
-        """Drop a check's queued tasks and revoke its leased ones; return how many."""
-        dropped = self._db.run("drop_of_check", check_id).rowcount
-        return dropped + self._db.run("revoke_of_check", check_id).rowcount
-
     def revoked_of_check(self, check_id: int) -> list[tuple[int, int]]:
         """Return `(agent_id, lease_id)` of a check's leases that are revoked and still held."""
         return self._db.run("revoked_of_check", check_id).fetchall()
 
     def live_of_check(self, check_id: int, now_ns: int) -> set[tuple[int, bytes]]:
-        """Return `(queue, spec)` of a check's tasks that have not ended and are not stale."""
+        """Return `(queue, spec)` of what has not ended and is not stale; standing tasks are not."""
         rows = self._db.run("live_of_check", check_id, now_ns).fetchall()
         return {(queue, body) for queue, body in rows}
 
@@ -265,6 +266,7 @@ class SqliteTasks:
                     result.is_final,
                     result.received_ns,
                     result.scheduled_ns,
+                    result.tick,
                     result.spec_id,
                     result.body,
                 )
@@ -283,7 +285,8 @@ class SqliteTasks:
         # Only our own words are put together; every value is a parameter.
         statement = (
             "SELECT result_id, lease_id, task_id, agent_id, kind, outcome, attempt, is_final,"  # noqa: S608
-            " spec.body, result.body, check_id, scheduled_ns FROM result JOIN spec USING (spec_id)"
+            " spec.body, result.body, check_id, scheduled_ns, tick"
+            " FROM result JOIN spec USING (spec_id)"
             f" WHERE {' AND '.join(conditions)} ORDER BY result_id {order} LIMIT ?"
         )
         rows = self._db.select(statement, [*parameters, query.limit]).fetchall()
@@ -335,6 +338,8 @@ def _granted(row: Sequence[Any], kind: TaskKind, bodies: Mapping[int, bytes]) ->
         priority=row[7],
         check_id=row[8],
         scheduled_ns=row[9],
+        repeat=row[10],
+        next_tick=row[11],
     )
 
 
@@ -354,6 +359,7 @@ def _held(row: Sequence[Any]) -> HeldTask:
         spec_id=row[11],
         scheduled_ns=row[12],
         queue=row[13],
+        is_standing=bool(row[14]),
     )
 
 
@@ -371,6 +377,7 @@ def _stored(row: Sequence[Any]) -> StoredResult:
         body=row[9],
         check_id=row[10],
         scheduled_ns=row[11],
+        tick=row[12],
     )
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from netsonde.model import TaskKind
-from netsonde.server.leasing import Change, Died, Finished, Requeued, TaskState, Unchanged
+from netsonde.server.leasing import (
+    Change,
+    Died,
+    Finished,
+    Requeued,
+    StandingLease,
+    TaskState,
+    Unchanged,
+)
 from netsonde.server.store import Store
 from netsonde.server.store.base import (
     ANY_QUEUE,
@@ -17,6 +25,7 @@ from netsonde.server.store.base import (
     Grant,
     GrantedTask,
     NewResult,
+    NewTask,
     QueueDepth,
     RememberedAnswer,
     ResultQuery,
@@ -205,10 +214,10 @@ def test_cancelling_a_check_drops_and_revokes(store: Store) -> None:
     store.add_tasks([new_task(check_id=1), new_task(check_id=1), new_task(check_id=2)])
     take(store, limit=1)
     assert store.live_of_check(1, 0) == {(ANY_QUEUE, TCP_SPEC)}
-    assert store.cancel_check(1) == 2
+    assert store.cancel_check(1, 60) == 2
     assert store.by_lease([100])[100].state is TaskState.REVOKED
     assert store.live_of_check(1, 0) == set()
-    assert store.cancel_check(1) == 0
+    assert store.cancel_check(1, 60) == 0
     assert [task.check_id for task in take(store, first_lease_id=200)] == [2]
     assert [held.lease_id for held in store.due(10_000, 10)] == [100, 200]
 
@@ -365,3 +374,119 @@ def test_the_clock_and_the_fence_only_grow(store: Store) -> None:
     store.keep_clock(50, 7)
     store.keep_clock(40, 6)
     assert (store.clock_ns(), store.last_lease_id()) == (50, 7)
+
+
+# ── standing tasks ──
+
+REPEAT = '{"every_ms":1000,"jitter_ms":0}'
+
+
+def standing_task(**changes: Any) -> NewTask:
+    fields: dict[str, Any] = {"check_id": 4, "scheduled_ns": 50, "repeat": REPEAT}
+    return new_task(**(fields | changes))
+
+
+def take_standing(store: Store, first_lease_id: int = 100, **changes: Any) -> list[GrantedTask]:
+    fields: dict[str, Any] = {"standing_until_ns": 9_000, "standing_due_ns": 9_500}
+    return take(store, first_lease_id=first_lease_id, **(fields | changes))
+
+
+def tick_result(lease_id: int, task_id: int, tick: int) -> NewResult:
+    return new_result(lease_id, task_id=task_id, tick=tick, scheduled_ns=50 + tick * 1000)
+
+
+def test_standing_tasks_have_a_term_of_their_own(store: Store) -> None:
+    standing, once = store.add_tasks([standing_task(), new_task()])
+    assert [task.task_id for task in take(store, limit=1)] == [once], "not for who knows no ticks"
+    (task,) = take_standing(store, 200)
+    assert (task.task_id, task.until_ns, task.repeat, task.next_tick) == (
+        standing,
+        9_000,
+        REPEAT,
+        0,
+    )
+    assert store.granted_under(7, 1)[-1] == task
+    assert [held.is_standing for held in store.held_by(7)] == [False, True]
+    assert [held.lease_id for held in store.due(9_499, 9)] == [100]
+    assert [held.lease_id for held in store.due(9_500, 9)] == [100, 200]
+
+
+def test_every_lease_of_a_standing_task_is_known(store: Store) -> None:
+    task_id, _ = store.add_tasks([standing_task(), new_task()])
+    take_standing(store)
+    store.apply([Requeued(task_id, 10, 0, 0, keeps_lease=False)], 20)
+    take_standing(store, 200, now_ns=20)
+    store.ran({task_id: 3, 77: 9})
+    store.ran({task_id: 2})
+    known = store.standing_leases([100, 101, 200, 300])
+    assert sorted(known) == [100, 200]
+    assert known[200] == StandingLease(
+        lease_id=200, task_id=task_id, agent_id=7, kind=TaskKind.TCP, anchor_ns=50, repeat=REPEAT,
+        spec_id=known[200].spec_id, granted_ns=20, check_id=4, ended_ns=None, next_tick=3,
+    )  # fmt: skip
+    store.apply([Requeued(task_id, 10, 0, 0, keeps_lease=True)], 30)
+    assert [task.next_tick for task in take_standing(store, 300)] == [3]
+    store.apply([Finished(task_id)], 40)
+    assert store.standing_leases([200])[200].next_tick is None
+
+
+def test_a_tick_has_one_result_and_a_lease_many(store: Store) -> None:
+    store.add_tasks([standing_task()])
+    store.add_results([tick_result(100, 1, 0), tick_result(100, 1, 1), tick_result(101, 2, 1)])
+    assert store.have_run([(1, 50), (1, 1050), (2, 50), (2, 1050), (3, 50)]) == {
+        (1, 50), (1, 1050), (2, 1050),
+    }  # fmt: skip
+    assert store.result_owners([100, 101]) == {}
+    assert [(row.tick, row.scheduled_ns) for row in store.results(ResultQuery(limit=9))] == [
+        (0, 50), (1, 1050), (1, 1050),
+    ]  # fmt: skip
+
+
+def test_standing_tasks_are_told_apart_from_those_of_a_tick(store: Store) -> None:
+    first, second, _ = store.add_tasks(
+        [standing_task(queue=-7), standing_task(queue=-8), new_task(check_id=4)]
+    )
+    assert store.live_of_check(4, 0) == {(ANY_QUEUE, TCP_SPEC)}
+    assert store.standing_of_check(4) == {(-7, TCP_SPEC): first, (-8, TCP_SPEC): second}
+    assert store.standing_of_check(5) == {}
+
+
+def test_withdrawn_tasks_are_dropped_or_revoked_at_once(store: Store) -> None:
+    ids = store.add_tasks([standing_task(), standing_task(), standing_task(), new_task()])
+    given = grant(standing_until_ns=9_000, standing_due_ns=9_500)
+    store.take(ANY_QUEUE, TaskKind.TCP, 2, given)
+    assert store.withdraw([], 30) == 0
+    assert store.withdraw([ids[0], ids[2], 999], 30) == 2
+    assert list(store.standing_of_check(4).values()) == [ids[1]]
+    assert [held.lease_id for held in store.due(30, 9)] == [100], "nothing is waited for"
+    assert [lease.ended_ns for lease in store.standing_leases([100, 101]).values()] == [30, None]
+    assert store.withdraw([ids[0]], 40) == 0
+    assert store.standing_leases([100])[100].ended_ns == 30
+
+
+def test_standing_leases_are_forgotten_by_what_ended_them(store: Store) -> None:
+    ended, followed, gone, live = store.add_tasks([standing_task(queue=q) for q in (1, 2, 3, 4)])
+    for queue, lease_id in ((1, 100), (2, 101), (3, 102), (4, 103)):
+        given = grant(lease_id, standing_until_ns=9_000, standing_due_ns=9_500)
+        store.take(queue, TaskKind.TCP, 1, given)
+    store.withdraw([ended], 30)
+    store.apply([Requeued(followed, 10, 0, 0, keeps_lease=False), Finished(gone)], 30)
+    again = grant(200, now_ns=30, standing_until_ns=9_000, standing_due_ns=9_500)
+    store.take(2, TaskKind.TCP, 1, again)
+    everything = [100, 101, 102, 103, 200]
+    assert store.forget_standing(10) == 0
+    assert store.forget_standing(11) == 1, "granted to a task that is gone"
+    assert store.forget_standing(30) == 0
+    assert store.forget_standing(31) == 2
+    assert sorted(store.standing_leases(everything)) == [103, 200]
+    assert live in {lease.task_id for lease in store.standing_leases(everything).values()}
+
+
+def test_a_check_counts_what_it_missed(store: Store) -> None:
+    store.save_check(check_row(1, missed=2))
+    store.add_missed(1, 5)
+    store.add_missed(1, -1)
+    store.add_missed(9, 1)
+    row = store.check(1)
+    assert row is not None
+    assert row.missed == 6

@@ -206,7 +206,13 @@ def test_hot_statements_use_their_indexes(path: Path) -> None:
     store = SqliteStore.open(path)
     plans = {
         "by_lease": (("[1]",), "task_lease"),
-        "result_owners": (("[1]",), "sqlite_autoindex_result_1"),
+        "result_owners": (("[1]",), "result_lease"),
+        "have_run": (("[[1,1]]",), "result_tick"),
+        "standing_of_check": ((1,), "task_check"),
+        "standing_leases": (("[1]",), "INTEGER PRIMARY KEY"),
+        "follow_standing": ((1, 2, 3), "standing_lease_task"),
+        "add_standing": ((1, 2), "task_lease"),
+        "end_standing": (("[1]", 1), "standing_lease_task"),
         "due": ((1, 1), "task_due"),
         "held_by": ((1,), "task_holder"),
         "granted_under": ((1, 1), "task_holder"),
