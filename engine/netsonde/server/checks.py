@@ -15,6 +15,7 @@ from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import TARGET_FIELDS, TaskKind
 from netsonde.server.registry import matches_labels
+from netsonde.server.runs import write_repeat
 from netsonde.server.store import Store
 from netsonde.server.store.base import ANY_QUEUE, CheckRow, NewTask, pinned_queue
 
@@ -208,9 +209,11 @@ def stand(
     fresh = [pair for pair in wanted if pair not in standing]
     lost = [task_id for pair, task_id in standing.items() if pair not in wanted]
     store.count("cancelled", store.withdraw(lost, now_ns))
-    every_ns = (definition.every_ms or 0) * NS_PER_MS
+    every_ms = definition.every_ms or 0
+    every_ns = every_ms * NS_PER_MS
     anchor_ns = now_ns - (now_ns - check.created_ns) % every_ns + is_later * every_ns
-    when = {"scheduled_ns": anchor_ns, "repeat": _repeat(definition)}
+    repeat = write_repeat(every_ms, definition.jitter_ms, definition.stale_after_ms)
+    when = {"scheduled_ns": anchor_ns, "repeat": repeat}
     store.add_tasks(_tasks(check, fresh, now_ns, default_attempts, **when))
     is_idle = check.next_ns is None and len(queues) < len(chosen)
     next_ns = _next_ns(check, definition, True, now_ns) if is_idle else check.next_ns
@@ -258,13 +261,6 @@ def _tasks(
         )
         for queue, spec in pairs
     ]
-
-
-def _repeat(definition: CheckDefinition) -> str:
-    repeat = {"every_ms": definition.every_ms, "jitter_ms": definition.jitter_ms}
-    if definition.stale_after_ms is not None:
-        repeat["stale_after_ms"] = definition.stale_after_ms
-    return wire.encode(repeat).decode()
 
 
 def _chosen(check: CheckRow, carriers: Collection[Carrier]) -> Sequence[Carrier]:

@@ -11,8 +11,14 @@ from netsonde.clock import NS_PER_MS
 from netsonde.errors import RequestError
 from netsonde.model import TARGET_FIELDS, TaskKind
 from netsonde.server.api import refuse
-from netsonde.server.checks import ATTEMPTS_MAX, EVERY_MAX_MS, EVERY_MIN_MS, PRIORITY_MAX
+from netsonde.server.checks import (
+    ATTEMPTS_MAX,
+    EVERY_MAX_MS,
+    EVERY_MIN_MS,
+    PRIORITY_MAX,
+)
 from netsonde.server.registry import AgentRegistry
+from netsonde.server.runs import write_repeat
 from netsonde.server.store import Store
 from netsonde.server.store.base import ANY_QUEUE, NewTask, pinned_queue
 
@@ -126,7 +132,9 @@ class Plan:
             task,
             scheduled_ns=self._now_ns,
             stale_ns=self._now_ns + length_ms * NS_PER_MS,
-            repeat=wire.encode(repeat).decode(),
+            repeat=write_repeat(
+                repeat.every_ms, repeat.jitter_ms, repeat.stale_after_ms, repeat.ticks
+            ),
         )
 
     def _pin(self, agent: int | str | None) -> int:

@@ -24,6 +24,15 @@ def read_repeat(text: str) -> Repeat:
     return msgspec.json.decode(text, type=Repeat)
 
 
+def write_repeat(
+    every_ms: int, jitter_ms: int, stale_after_ms: int | None, ticks: int | None = None
+) -> str:
+    """Write how a standing task repeats, as its lease says it."""
+    optional = {"stale_after_ms": stale_after_ms, "ticks": ticks}
+    given = {name: value for name, value in optional.items() if value is not None}
+    return wire.encode({"every_ms": every_ms, "jitter_ms": jitter_ms} | given).decode()
+
+
 class RunGroup:
     """The items of one report that are ticks of standing tasks, decided in one transaction.
 

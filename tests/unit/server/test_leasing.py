@@ -18,6 +18,7 @@ from netsonde.server.leasing import (
     LeasingPolicy,
     Requeued,
     ServerTime,
+    StandingLease,
     SweepGate,
     TaskState,
     Unchanged,
@@ -245,3 +246,89 @@ def test_a_sweeper_that_runs_when_it_meant_to_has_not_stalled() -> None:
     assert gate.may_expire(NOW_NS + 3 * NS_PER_S + NS_PER_MS)
     gate.plan(NOW_NS + 6 * NS_PER_S)
     assert not gate.may_expire(NOW_NS + 8 * NS_PER_S)
+
+
+# ── standing leases ──
+
+STANDING_TERM_NS = 3_600 * NS_PER_S
+
+
+def standing(**changes: Any) -> HeldTask:
+    return held(**({"is_standing": True, "until_ns": NOW_NS + STANDING_TERM_NS} | changes))
+
+
+def lease(**changes: Any) -> StandingLease:
+    fields: dict[str, Any] = {
+        "lease_id": 10,
+        "task_id": 1,
+        "agent_id": 7,
+        "kind": TaskKind.TCP,
+        "anchor_ns": NOW_NS,
+        "repeat": "{}",
+        "spec_id": 1,
+        "granted_ns": NOW_NS,
+        "next_tick": 0,
+    }
+    return StandingLease(**(fields | changes))
+
+
+def test_a_standing_lease_is_extended_by_its_own_term_and_without_a_cap() -> None:
+    later_ns = NOW_NS + 1_000 * STANDING_TERM_NS
+    extension = policy().extend(standing(until_ns=later_ns), 7, 10**18, later_ns)
+    assert extension.status is ExtendStatus.EXTENDED
+    assert extension.until_ns == later_ns + STANDING_TERM_NS
+    assert policy().extend(standing(), 7, 0, NOW_NS).until_ns == NOW_NS + STANDING_TERM_NS
+
+
+def test_the_grace_of_a_standing_lease_is_5_percent_of_its_term() -> None:
+    rules = policy()
+    assert rules.due_ns(TaskKind.TCP, 0, is_standing=True) == STANDING_TERM_NS // 20
+
+
+@pytest.mark.parametrize("state", [TaskState.LEASED, TaskState.READY])
+def test_a_standing_task_waits_for_its_agent_whatever_happened(state: TaskState) -> None:
+    task = standing(state=state, attempt=1, max_attempts=1, returns=10 * RETURNS_MAX)
+    waits = Requeued(1, NOW_NS, 0, 10 * RETURNS_MAX, keeps_lease=True)
+    assert policy().expire(task, NOW_NS) == waits
+    assert policy().give_back(task, NOW_NS, keeps_lease=True) == waits
+    back = policy().give_back(task, NOW_NS, keeps_lease=False)
+    assert isinstance(back, Requeued)
+    assert not back.keeps_lease
+
+
+def test_a_revoked_standing_task_ends() -> None:
+    task = standing(state=TaskState.REVOKED)
+    assert policy().expire(task, NOW_NS) == Finished(1)
+    assert policy().give_back(task, NOW_NS, keeps_lease=True) == Finished(1)
+    assert policy().extend(task, 7, 1, NOW_NS).status is ExtendStatus.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("task", "status"),
+    [
+        (standing(), ReportStatus.ACCEPTED),
+        (standing(until_ns=NOW_NS - 1), ReportStatus.LATE_ACCEPTED),
+        (standing(state=TaskState.READY), ReportStatus.LATE_ACCEPTED),
+        (None, ReportStatus.LATE_ACCEPTED),
+    ],
+)
+def test_a_tick_is_taken_and_late_without_a_current_lease(
+    task: HeldTask | None, status: ReportStatus
+) -> None:
+    assert policy().report_run(lease(), task, NOW_NS, NOW_NS) is status
+
+
+def test_a_tick_is_fenced_when_it_was_due_after_the_end_of_the_work() -> None:
+    ended = lease(ended_ns=NOW_NS)
+    assert policy().report_run(ended, None, NOW_NS, NOW_NS) is ReportStatus.LATE_ACCEPTED
+    assert policy().report_run(ended, None, NOW_NS + 1, NOW_NS) is ReportStatus.FENCED
+
+
+def test_an_earlier_lease_is_good_while_its_task_stands() -> None:
+    rules = policy()
+    extension = rules.extend_earlier(lease(), 10**18, NOW_NS)
+    assert extension.status is ExtendStatus.EXTENDED
+    assert extension.until_ns == NOW_NS + STANDING_TERM_NS
+    assert rules.extend_earlier(lease(next_tick=None), 1, NOW_NS).status is ExtendStatus.FENCED
+    ended = rules.extend_earlier(lease(ended_ns=NOW_NS), 1, NOW_NS)
+    assert (ended.status, ended.until_ns) == (ExtendStatus.CANCELLED, None)

@@ -470,7 +470,7 @@ async def test_the_last_tick_ends_a_task_with_ticks(caller: Caller) -> None:
     one = await agent(caller, "a")
     await caller.operator("POST", "/v1/tasks", [repeated()])
     (lease,) = await one.claim(9)
-    assert lease["repeat"] == {"every_ms": 1_000, "ticks": 3}
+    assert lease["repeat"] == {"every_ms": 1_000, "jitter_ms": 0, "ticks": 3}
     beyond = tick_item(lease, 2) | {"tick": 3, "scheduled_at": rfc3339(grid(lease).instant_ns(3))}
     items = [tick_item(lease, 1), tick_item(lease, 2), beyond, tick_item(lease, 0)]
     assert await report(one, *items) == ["accepted", "accepted", "invalid", "accepted"]

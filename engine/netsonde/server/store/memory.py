@@ -244,11 +244,12 @@ class MemoryStore(MemoryRecords):
 
     def withdraw(self, task_ids: Collection[int], now_ns: int) -> int:
         """Drop those that are queued and revoke those that are leased; return how many."""
+        wanted = set(task_ids)
         for standing in self._standing.values():
-            if standing.lease.task_id in task_ids and standing.ended_ns is None:
+            if standing.lease.task_id in wanted and standing.ended_ns is None:
                 standing.ended_ns = now_ns
         withdrawn = 0
-        for task in [self._tasks[one] for one in task_ids if one in self._tasks]:
+        for task in [self._tasks[one] for one in wanted if one in self._tasks]:
             if task.state is TaskState.READY:
                 self._drop(task)
                 withdrawn += 1
