@@ -41,6 +41,18 @@ def test_a_slow_answer_moves_nothing_and_a_contradiction_no_more_than_it_must() 
     assert clock.at_ns(0) == SERVER_NS + 3_599_000 * NS_PER_MS
 
 
+def test_an_answer_that_is_twice_as_close_is_believed_instead() -> None:
+    clock = ServerClock()
+    clock.hear(SERVER_NS // NS_PER_MS, 0, 40 * NS_PER_MS)  # it was there when this left
+    told_ns = clock.at_ns(0)
+    assert told_ns is not None
+    assert abs(told_ns - SERVER_NS) >= 19 * NS_PER_MS
+    clock.hear(SERVER_NS // NS_PER_MS + 50, 49 * NS_PER_MS, 51 * NS_PER_MS)
+    told_ns = clock.at_ns(0)
+    assert told_ns is not None
+    assert abs(told_ns - SERVER_NS) <= NS_PER_MS
+
+
 def test_a_hold_longer_than_the_whole_call_is_not_believed() -> None:
     clock = ServerClock()
     clock.hear(SERVER_NS // NS_PER_MS, 0, 10 * NS_PER_MS, held_ms=10**9)
