@@ -135,19 +135,12 @@ class Cooldown:
         self._not_before_ns[verb] = now_ns + self.policies[verb].cap_ms * NS_PER_MS
         self._asked.add(verb)
 
-    def answered(self, verb: Verb) -> bool:
-        """Let the other verbs hurry when verb had failed and is answered; return whether they may.
-
-        Its own failures count until it has succeeded: an answer that has begun can still break off.
-        """
-        if self._failures.get(verb, 0) == 0:
-            return False
-        for other in self._not_before_ns.keys() - self._asked - {verb}:
-            del self._not_before_ns[other]
-        return True
-
-    def succeeded(self, verb: Verb) -> None:
-        """Forget the failures of verb."""
-        self._failures.pop(verb, None)
+    def succeeded(self, verb: Verb) -> bool:
+        """Forget the failures of verb; return whether it had any, so that the others may hurry."""
         self._not_before_ns.pop(verb, None)
         self._asked.discard(verb)
+        if self._failures.pop(verb, 0) == 0:
+            return False
+        for other in self._not_before_ns.keys() - self._asked:
+            del self._not_before_ns[other]
+        return True

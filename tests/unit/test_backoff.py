@@ -183,15 +183,12 @@ def test_a_verb_that_is_answered_again_lets_the_others_hurry() -> None:
             cooldown.failed(verb, 0)
     cooldown.failed(Verb.EXTEND, 0, hint_ms=5_000)
     cooldown.refused(Verb.RELEASE, 0)
-    own_ns = cooldown.wait_ns(Verb.HEARTBEAT, 0)
 
-    assert cooldown.answered(Verb.HEARTBEAT)
+    assert cooldown.succeeded(Verb.HEARTBEAT)
 
     assert cooldown.wait_ns(Verb.CLAIM, 0) == cooldown.wait_ns(Verb.REPORT, 0) == 0
     assert cooldown.wait_ns(Verb.EXTEND, 0) >= 5_000 * NS_PER_MS, "the server said how long"
     assert cooldown.wait_ns(Verb.RELEASE, 0) == 300_000 * NS_PER_MS
-    assert cooldown.wait_ns(Verb.HEARTBEAT, 0) == own_ns, "it may yet break off"
-    cooldown.succeeded(Verb.HEARTBEAT)
     assert cooldown.wait_ns(Verb.HEARTBEAT, 0) == 0
 
 
@@ -201,6 +198,6 @@ def test_a_verb_that_never_failed_tells_the_others_nothing() -> None:
         cooldown.failed(Verb.REPORT, 0)
     waiting_ns = cooldown.wait_ns(Verb.REPORT, 0)
 
-    assert not cooldown.answered(Verb.CLAIM)
+    assert not cooldown.succeeded(Verb.CLAIM)
 
     assert cooldown.wait_ns(Verb.REPORT, 0) == waiting_ns > 0

@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from netsonde.clock import NS_PER_S, Clock
@@ -20,6 +20,7 @@ from netsonde.model import Lease, TaskKind
 from netsonde.spool import Spool
 from netsonde.wire import RejectedLease
 
+REPEAT_NS = 600 * NS_PER_S  # for as long a control plane finds what a claim was granted
 FULL_RETRY_NS = NS_PER_S  # how often a full spool is looked at
 SLICE = 32  # leases begun in one turn of the loop: a thousand at once would stop it for 80 ms
 
@@ -102,7 +103,7 @@ class Dispatcher:
         self._wait_ms = wait_ms
         self._changed = asyncio.Event()
         self._out: dict[str, _Claim] = {}
-        self._unanswered: dict[str, dict[int, None]] = {}
+        self._broken: dict[str, _Claim] = {}
         self._next_claim_ns = 0
         self._is_stopped = False
         self._was_full = False
@@ -119,12 +120,12 @@ class Dispatcher:
         """
         self._is_stopped = True
         for claim in self._out.values():
-            self._unanswered[claim.claim_id] = claim.taken
+            self._broken[claim.claim_id] = claim
             if claim.task is not None and not claim.is_taking:
                 claim.task.cancel()
         self._changed.set()
-        known = [lease_id for taken in self._unanswered.values() for lease_id in taken]
-        return tuple(self._unanswered), tuple(known)
+        known = [lease_id for claim in self._broken.values() for lease_id in claim.taken]
+        return tuple(self._broken), tuple(known)
 
     async def run(self) -> None:
         """Claim until stopped or cancelled."""
@@ -171,12 +172,24 @@ class Dispatcher:
         return is_full
 
     def _send(self, group: asyncio.TaskGroup, wanted: Mapping[TaskKind, int]) -> None:
-        """Make a claim in a task of its own; one that got no answer is repeated first."""
-        claim_id, taken = (
-            self._unanswered.popitem() if self._unanswered else (str(uuid.uuid4()), {})
-        )
-        claim = self._out[claim_id] = _Claim(self, group, claim_id, dict(wanted), taken)
+        """Make a claim in a task of its own; one that broke off is repeated first."""
+        claim = self._to_repeat(wanted)
+        if claim is None:
+            now_ns = self._clock.boottime_ns()
+            claim = _Claim(self, group, str(uuid.uuid4()), frozenset(wanted), now_ns)
+        claim.credits = {kind: wanted[kind] for kind in claim.kinds if kind in wanted}
+        self._out[claim.claim_id] = claim
         claim.task = group.create_task(self._follow(claim))
+
+    def _to_repeat(self, wanted: Mapping[TaskKind, int]) -> "_Claim | None":
+        """Take out a claim that broke off, for kinds that are wanted; old ones bring nothing."""
+        oldest_ns = self._clock.boottime_ns() - REPEAT_NS
+        for claim_id, claim in tuple(self._broken.items()):
+            if claim.begun_ns < oldest_ns:
+                del self._broken[claim_id]
+            elif not claim.kinds.isdisjoint(wanted):
+                return self._broken.pop(claim_id)
+        return None
 
     async def _follow(self, claim: "_Claim") -> None:
         try:
@@ -190,7 +203,7 @@ class Dispatcher:
             # The session tells the operator; here it only matters whether leases may be lost.
             self.counters["failed"] += 1
             if isinstance(error, TransportError) or error.retryable:
-                self._unanswered[claim.claim_id] = claim.taken
+                self._broken[claim.claim_id] = claim
         finally:
             self._out.pop(claim.claim_id, None)
             self._changed.set()
@@ -255,8 +268,10 @@ class _Claim:
     dispatcher: Dispatcher
     group: asyncio.TaskGroup
     claim_id: str
-    credits: dict[TaskKind, int]
-    taken: dict[int, None]
+    kinds: frozenset[TaskKind]
+    begun_ns: int
+    credits: dict[TaskKind, int] = field(default_factory=dict)
+    taken: dict[int, None] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     is_taking: bool = False
 

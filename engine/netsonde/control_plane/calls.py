@@ -6,12 +6,11 @@ import msgspec
 
 from netsonde import wire
 from netsonde.backoff import Verb
-from netsonde.clock import Clock
 from netsonde.control_plane.exchange import Answer, Call
 from netsonde.control_plane.grants import ClaimGrant, Extension, read_claim, read_extend
 from netsonde.control_plane.reporting import Batch, read_report
 from netsonde.control_plane.server_clock import ServerClock
-from netsonde.control_plane.streaming import ClaimSink, ReportStream, follow_claim
+from netsonde.control_plane.streaming import ClaimStream, ReportStream
 from netsonde.model import (
     ID_MAX,
     ClaimRequest,
@@ -34,6 +33,8 @@ CLAIM_SLACK_S = 10.0  # after the hold: the server's own work and the way back
 ABSENT_STATUSES = frozenset({404, 405})
 # What a control plane says that takes this, but not as a stream.
 STREAMLESS_STATUSES = ABSENT_STATUSES | {406, 411, 415, 501}
+# Reported in batches, the item at fault is found.
+UNREPORTED_STATUSES = STREAMLESS_STATUSES | Batch.SPLIT_STATUSES
 
 
 def register_call(
@@ -85,18 +86,13 @@ def claim_call(
 
 
 def claim_stream_call(
-    free: Mapping[str, int],
-    claim_id: str,
-    hold_ms: int,
-    term_ms: Callable[[], int],
-    clock: Clock,
-    sink: ClaimSink,
+    free: Mapping[str, int], claim_id: str, hold_ms: int, claim: ClaimStream
 ) -> Call[None]:
     """Ask for work as it comes; the capacities are the credits of the stream."""
     return Call(
         verb=Verb.CLAIM,
         make=_claim_body(free, claim_id, None, hold_ms),
-        follow=lambda stream, sent_ns: follow_claim(stream, sent_ns, clock, term_ms, sink),
+        follow=claim.follow,
         timeout_s=hold_ms / 1000 + CLAIM_SLACK_S,
         idle_timeout_s=STREAM_IDLE_S,
         is_held=True,
@@ -150,10 +146,10 @@ def report_stream_call(report: ReportStream) -> Call[None]:
         verb=Verb.REPORT,
         make=lambda _: b"",
         lines=report.lines,
-        follow=lambda stream, _: report.follow(stream),
+        follow=report.follow,
         timeout_s=STREAM_TIMEOUT_S,
         idle_timeout_s=STREAM_IDLE_S,
-        tolerated=STREAMLESS_STATUSES,
+        tolerated=UNREPORTED_STATUSES,
     )
 
 

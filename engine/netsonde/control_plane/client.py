@@ -6,11 +6,12 @@ from random import Random
 
 from netsonde import wire
 from netsonde.backoff import Verb
-from netsonde.clock import NS_PER_S, Clock
+from netsonde.clock import Clock
 from netsonde.control_plane.cadence import CADENCE, LEGACY_CADENCE, Cadence
 from netsonde.control_plane.calls import (
     ABSENT_STATUSES,
     STREAMLESS_STATUSES,
+    UNREPORTED_STATUSES,
     claim_call,
     claim_stream_call,
     extend_call,
@@ -20,11 +21,17 @@ from netsonde.control_plane.calls import (
     report_call,
     report_stream_call,
 )
-from netsonde.control_plane.exchange import Exchange, Identity
+from netsonde.control_plane.exchange import Call, Exchange, Identity
 from netsonde.control_plane.grants import ClaimGrant, Extension
 from netsonde.control_plane.reporting import Batch, in_batches, report_all
 from netsonde.control_plane.server_clock import ServerClock
-from netsonde.control_plane.streaming import ClaimSink, ReportSource, ReportStream
+from netsonde.control_plane.streaming import (
+    ClaimSink,
+    ClaimStream,
+    ReportSource,
+    ReportStream,
+    Streams,
+)
 from netsonde.control_plane.transport import ControlPlaneTransport
 from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
 from netsonde.model import (
@@ -42,7 +49,6 @@ from netsonde.wire import RejectedLease
 ATTEMPTS = 4  # about a second of retries; who calls in a loop comes back anyway
 CLAIM_WAIT_MS = 20_000  # the hold of a server that did not say what it prefers
 CLAIM_WAIT_MAX_MS = 55_000
-STREAMS_AGAIN_NS = 600 * NS_PER_S  # after they were refused: a proxy is seldom exchanged
 TERM_DEFAULT_MS = 60_000  # of a server that says 0
 TERM_MAX_MS = 86_400_000  # a server that says more is mistaken; a standing lease has an hour
 # Aliases of the same handlers; a base address may end in one, so that the others are not there.
@@ -60,7 +66,8 @@ class ControlPlaneClient:
         self.registration: RegisterResponse | None = None
         self._clock = clock
         self._exchange = Exchange(transport, clock, rng)
-        self._streams = _Streams(clock, self._exchange.counters)
+        self._claim_streams = Streams(clock, self.counters)
+        self._report_streams = Streams(clock, self.counters)
         self._server_clock = ServerClock()
 
     @property
@@ -226,17 +233,10 @@ class ControlPlaneClient:
         free = _free(capacities)
         if not free:
             return
-        if self._streams.are_usable(self.is_legacy):
-            call = claim_stream_call(
-                free, claim_id, self._hold_ms(wait_ms), lambda: self.term_ms, self._clock, sink
-            )
-            try:
-                await self._exchange.call(call, attempts=1)
-            except ControlPlaneError as error:
-                if error.status not in STREAMLESS_STATUSES:
-                    raise
-                self._streams.refused()
-            else:
+        if self.is_legacy is False and self._claim_streams.are_usable:
+            claim = ClaimStream(sink, self._clock, lambda: self.term_ms)
+            call = claim_stream_call(free, claim_id, self._hold_ms(wait_ms), claim)
+            if await self._streamed(call, claim, self._claim_streams, STREAMLESS_STATUSES):
                 return
         most = min(sum(free.values()), wire.LEASES_PER_CLAIM_MAX)
         await sink.take(await self.claim(free, claim_id=claim_id, max_leases=most, wait_ms=wait_ms))
@@ -280,8 +280,9 @@ class ControlPlaneClient:
         released = 0
         chunks = _in_chunks(lease_ids, wire.LEASE_IDS_PER_EXTEND_MAX) or [()]
         for number, ids in enumerate(chunks):
-            claims = tuple(claim_ids) if number == 0 else ()
-            kept = tuple(keep[: wire.LINES_MAX]) if claims else ()
+            # What cannot all be named ends by itself: what runs must not be given back.
+            claims = tuple(claim_ids) if number == 0 and len(keep) <= wire.LINES_MAX else ()
+            kept = tuple(keep) if claims else ()
             try:
                 released += await self._exchange.call(release_call(ids, claims, kept), attempts)
             except ControlPlaneError as error:
@@ -330,18 +331,35 @@ class ControlPlaneClient:
             StorageError: the source failed.
             TransportError: there was no usable answer, or it broke off.
         """
-        if not self._streams.are_usable(self.is_legacy):
+        if self.is_legacy is not False or not self._report_streams.are_usable:
             return False
         report = ReportStream(source, self._clock)
+        call = report_stream_call(report)
+        return await self._streamed(call, report, self._report_streams, UNREPORTED_STATUSES)
+
+    async def _streamed(
+        self,
+        call: Call[None],
+        stream: ClaimStream | ReportStream,
+        streams: Streams,
+        refusals: frozenset[int],
+    ) -> bool:
+        """Make a call that is a stream; return False when the same is to be had without."""
         try:
-            await self._exchange.call(report_stream_call(report), attempts=1)
+            await self._exchange.call(call, attempts=1)
         except ControlPlaneError as error:
-            if error.status not in STREAMLESS_STATUSES:
+            if error.status not in refusals:
                 raise
-            self._streams.refused()
+            streams.refused()
             return False
-        if report.is_held_up:
-            self._streams.refused()
+        except TransportError:
+            if stream.has_begun:
+                streams.broke()
+            raise
+        finally:
+            if stream.is_held_up:
+                streams.refused()
+        streams.ended()
         return True
 
     async def _cancel(self, reasons: Mapping[int, str], attempts: int) -> int:
@@ -365,24 +383,6 @@ class ControlPlaneClient:
 
     def _hold_ms(self, wait_ms: int | None) -> int:
         return self.claim_wait_ms if wait_ms is None else min(wait_ms, CLAIM_WAIT_MAX_MS)
-
-
-class _Streams:
-    """Whether streams may be tried: not after they were refused, or held up, a while ago."""
-
-    def __init__(self, clock: Clock, counters: Counter[str]) -> None:
-        self._clock = clock
-        self._counters = counters
-        self._until_ns = 0
-
-    def are_usable(self, is_legacy: bool | None) -> bool:
-        """Whether to stream now; only who is known to be one of ours is asked to."""
-        return is_legacy is False and self._clock.boottime_ns() >= self._until_ns
-
-    def refused(self) -> None:
-        """Note that something between here and there takes no streams."""
-        self._counters["streams_refused"] += 1
-        self._until_ns = self._clock.boottime_ns() + STREAMS_AGAIN_NS
 
 
 def _free(capacities: Mapping[str, int]) -> dict[str, int]:

@@ -67,14 +67,15 @@ class Call(Generic[T]):
 
     `make` gets the agent's id: it can change between two attempts. `tolerated` are refusals that
     the caller understands, so that they count as answers and not as trouble with the host. A call
-    with `follow` in place of `read` is a stream: follow gets the answer as it comes, and the
-    instant at which its request left; `lines` gives the body piece by piece.
+    with `follow` in place of `read` is a stream: follow gets the answer as it comes, the instant at
+    which its request left, and what to call once the answer is of use; `lines` gives the body piece
+    by piece.
     """
 
     verb: Verb
     make: Callable[[int], bytes]
     read: Callable[[Answer], T] | None = None
-    follow: Callable[[TransportStream, int], Awaitable[T]] | None = None
+    follow: Callable[[TransportStream, int, Callable[[], None]], Awaitable[T]] | None = None
     lines: Callable[[], AsyncIterator[bytes]] | None = None
     timeout_s: float
     idle_timeout_s: float | None = None
@@ -194,13 +195,12 @@ class Exchange:
         async with self.transport.stream(request, call.lines() if call.lines else None) as stream:
             if not 200 <= stream.status < 300:
                 raise self._refusal(await stream.response(REFUSAL_MAX_BYTES))
-            if PROTOCOL_HEADER in stream.headers:
-                self._answered(call.verb)
             try:
-                return await call.follow(stream, sent_ns), stream.headers
+                result = await call.follow(stream, sent_ns, lambda: self._proven(call.verb))
             except TransportError:
                 self.counters["streams_broken"] += 1
                 raise
+            return result, stream.headers
 
     def _request(self, call: Call[T], identity: Identity | None) -> TransportRequest:
         headers = {
@@ -244,14 +244,16 @@ class Exchange:
 
     def _succeeded(self, verb: Verb, retries: int) -> None:
         self.budget.succeeded(retries)
-        self._answered(verb)
-        self._cooldown.succeeded(verb)
+        self._proven(verb)
         if self.observe:
             self.observe(verb, None)
 
-    def _answered(self, verb: Verb) -> None:
-        """Note that the control plane speaks, so that calls that waited for it go on."""
-        if self._cooldown.answered(verb):
+    def _proven(self, verb: Verb) -> None:
+        """Note that the control plane does its work: what waited for it goes on.
+
+        Of a stream, which may yet break off; what it has brought by then was no failure.
+        """
+        if self._cooldown.succeeded(verb):
             self._recovered.set()
             self._recovered = asyncio.Event()
 

@@ -147,6 +147,11 @@ class HttpControlPlaneTransport:
                 request.operation,
                 f"cannot connect to {self._address} within {CONNECT_TIMEOUT_S:g} s",
             ) from error
+        except aiohttp.SocketTimeoutError as error:
+            raise TransportError(
+                request.operation,
+                f"nothing came from {self._address} for {request.idle_timeout_s:g} s",
+            ) from error
         except TimeoutError as error:
             raise TransportError(
                 request.operation,

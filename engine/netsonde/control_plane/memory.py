@@ -156,7 +156,7 @@ class MemoryControlPlaneTransport:
         answer = await self._bounded(
             request, self._serve_stream(request, lines, fault), request.timeout_s
         )
-        async with aclosing(self._arriving(request, answer, fault)) as chunks:
+        async with aclosing(self._arriving(request, lines, answer, fault)) as chunks:
             yield TransportStream(answer.status, answer.headers, chunks)
 
     async def close(self) -> None:
@@ -229,7 +229,11 @@ class MemoryControlPlaneTransport:
         return _piece(await self._handler(replace(request, body=body)))
 
     async def _arriving(
-        self, request: TransportRequest, answer: TransportStream, fault: Fault | None
+        self,
+        request: TransportRequest,
+        lines: AsyncIterator[bytes] | None,
+        answer: TransportStream,
+        fault: Fault | None,
     ) -> AsyncGenerator[bytes]:
         """Pass the chunks on as they come, and none while nothing arrives."""
         left = fault.keep_bytes if isinstance(fault, BrokenOff | Truncated) else None
@@ -244,8 +248,9 @@ class MemoryControlPlaneTransport:
             if isinstance(fault, BrokenOff):
                 raise TransportError(request.operation, "the answer broke off")
         finally:
-            if isinstance(answer.chunks, AsyncGenerator):
-                await answer.chunks.aclose()
+            for each in (answer.chunks, lines):
+                if isinstance(each, AsyncGenerator):
+                    await each.aclose()
 
     async def _next_chunk(
         self, request: TransportRequest, answer: TransportStream, fault: Fault | None, end_ns: int
@@ -255,6 +260,8 @@ class MemoryControlPlaneTransport:
 
         async def arrive() -> bytes | None:
             chunk = await anext(answer.chunks, None)
+            if isinstance(fault, Delayed):
+                await self._clock.sleep(fault.response_ns)
             if isinstance(fault, LostResponse):
                 raise TransportError(request.operation, "the server closed the connection")
             if self.is_partitioned:

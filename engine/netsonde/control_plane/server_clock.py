@@ -8,8 +8,8 @@ class ServerClock:
 
     An answer that names its server's instant bounds the difference of the two clocks: the instant
     was after the request left and before the answer came. The estimate is the middle of the closest
-    bounds so far; it moves when an answer's are twice as close, or when an answer contradicts it, and
-    then no further than it must. Between answers, and through an outage, it goes on with
+    bounds so far; it moves when an answer's are twice as close, or when an answer contradicts it,
+    and then no further than it must. Between answers, and through an outage, it goes on with
     CLOCK_BOOTTIME. This host's wall clock has no part in it.
     """
 

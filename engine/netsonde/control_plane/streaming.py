@@ -5,6 +5,7 @@ id, and what was not acknowledged of a report is sent again.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
@@ -22,7 +23,10 @@ PART_BYTES = 1 << 20
 # A proxy that keeps a request until it is complete lets no acknowledgement through: after this long
 # without one the request is completed.
 STALL_NS = 10 * NS_PER_S
+HELD_UP_NS = 5 * NS_PER_S  # lines of a claim that are on their way for longer were kept somewhere
 REPORT_STREAM_NS = (wire.STREAM_MAX_MS - 10_000) * NS_PER_MS  # less what the last commit may take
+STREAMS_AGAIN_NS = 600 * NS_PER_S  # after they were refused: a proxy is seldom exchanged
+BROKEN_MAX = 3
 CONTROL_LINES_MAX = wire.LINES_MAX  # beside the leases: pings, revocations
 
 
@@ -62,49 +66,103 @@ class ReportSource(Protocol):
         ...
 
 
+class Streams:
+    """Whether one kind of stream may be tried: not for a while after it proved of no use."""
+
+    def __init__(self, clock: Clock, counters: Counter[str]) -> None:
+        self._clock = clock
+        self._counters = counters
+        self._until_ns = 0
+        self._broken = 0
+
+    @property
+    def are_usable(self) -> bool:
+        """Whether to stream now."""
+        return self._clock.boottime_ns() >= self._until_ns
+
+    def refused(self) -> None:
+        """Note that something between here and there takes no streams."""
+        self._counters["streams_refused"] += 1
+        self._until_ns = self._clock.boottime_ns() + STREAMS_AGAIN_NS
+        self._broken = 0
+
+    def broke(self) -> None:
+        """Note a stream that broke off; several in a row are no accident."""
+        self._broken += 1
+        if self._broken >= BROKEN_MAX:
+            self.refused()
+
+    def ended(self) -> None:
+        """Note a stream that went well."""
+        self._broken = 0
+
+
 def is_streamed(stream: TransportStream) -> bool:
     """Whether an answer comes as lines; another is one document, from who knows no streams."""
     return wire.NDJSON in stream.headers.get("Content-Type", "").lower()
 
 
-async def follow_claim(
-    stream: TransportStream, sent_ns: int, clock: Clock, term_ms: Callable[[], int], sink: ClaimSink
-) -> None:
-    """Hand on what a claim's answer brings until it ends.
+class ClaimStream:
+    """One claim: hands its sink what the answer brings until it ends.
 
-    Raises:
-        ControlPlaneError: the stream ended with an error.
-        TransportError: it broke off, or ended without its end.
-        DecodeError: it makes no sense.
+    `has_begun` tells that an answer came, `is_held_up` that its lines came long after they were
+    written: something on the way keeps answers until they are complete.
     """
-    if not is_streamed(stream):
-        response = await stream.response(ANSWER_MAX_BYTES)
-        await sink.take(read_claim(Answer(response, sent_ns, clock.boottime_ns()), term_ms()))
-        return
-    lines = wire.Lines(lines_max=wire.LINES_MAX + CONTROL_LINES_MAX)
-    head = TransportResponse(stream.status, stream.headers)
-    async for chunk in stream.chunks:
-        part = wire.read_claim_lines(lines.feed(chunk))
-        if part.claimed.leases or part.claimed.rejected:
-            answer = Answer(head, sent_ns, clock.boottime_ns())
-            await sink.take(granted(part.claimed, answer, term_ms()))
-        if part.revoked:
-            sink.revoke(part.revoked)
-        if part.error is not None:
-            raise part.error
-        if part.is_over:
+
+    def __init__(self, sink: ClaimSink, clock: Clock, term_ms: Callable[[], int]) -> None:
+        self.has_begun = False
+        self.is_held_up = False
+        self._sink = sink
+        self._clock = clock
+        self._term_ms = term_ms
+
+    async def follow(
+        self, stream: TransportStream, sent_ns: int, proven: Callable[[], None]
+    ) -> None:
+        """Hand on what comes.
+
+        Raises:
+            ControlPlaneError: the stream ended with an error.
+            TransportError: it broke off, or ended without its end.
+            DecodeError: it makes no sense.
+        """
+        self.has_begun = True
+        if not is_streamed(stream):
+            response = await stream.response(ANSWER_MAX_BYTES)
+            answer = Answer(response, sent_ns, self._clock.boottime_ns())
+            await self._sink.take(read_claim(answer, self._term_ms()))
             return
-    raise TransportError(Verb.CLAIM, "the stream stopped before its end")
+        lines = wire.Lines(lines_max=wire.LINES_MAX + CONTROL_LINES_MAX)
+        head = TransportResponse(stream.status, stream.headers)
+        async for chunk in stream.chunks:
+            part = wire.read_claim_lines(lines.feed(chunk))
+            if part.claimed.leases or part.claimed.rejected:
+                await self._take(part.claimed, Answer(head, sent_ns, self._clock.boottime_ns()))
+            if part.revoked:
+                self._sink.revoke(part.revoked)
+            if part.error is not None:
+                raise part.error
+            proven()
+            if part.is_over:
+                return
+        raise TransportError(Verb.CLAIM, "the stream stopped before its end")
+
+    async def _take(self, claimed: wire.Claimed, answer: Answer) -> None:
+        for lease in claimed.leases[:1]:
+            written_ns = answer.sent_ns + (lease.granted_after_ms or 0) * NS_PER_MS
+            self.is_held_up = self.is_held_up or answer.received_ns - written_ns > HELD_UP_NS
+        await self._sink.take(granted(claimed, answer, self._term_ms()))
 
 
 class ReportStream:
     """One report: sends what its source has and hands the source what becomes of it.
 
     Not more than WINDOW_ITEMS are on their way at once. `is_held_up` tells that acknowledgements
-    came only once the request was complete.
+    came only once the request was complete, `has_begun` that an answer came.
     """
 
     def __init__(self, source: ReportSource, clock: Clock) -> None:
+        self.has_begun = False
         self.is_held_up = False
         self._source = source
         self._clock = clock
@@ -116,8 +174,10 @@ class ReportStream:
     async def lines(self) -> AsyncIterator[bytes]:
         """Give the request's body; it ends when nothing waits, or enough went by this way."""
         self._sent = self._answered = 0
+        self._failure = None
         self._source.begin()
         until_ns = self._clock.boottime_ns() + REPORT_STREAM_NS
+        left_bytes = wire.STREAM_MAX_BYTES - PART_BYTES - wire.ITEM_MAX_BYTES
         while self._sent < wire.LINES_MAX and self._clock.boottime_ns() < until_ns:
             if not await self._has_room():
                 self.is_held_up = True
@@ -132,9 +192,13 @@ class ReportStream:
             if not items:
                 return
             self._sent += len(items)
-            yield b"".join([wire.report_line(seq, body) for seq, body in items])
+            lines = b"".join([wire.report_line(seq, body) for seq, body in items])
+            yield lines
+            left_bytes -= len(lines)
+            if left_bytes < 0:
+                return
 
-    async def follow(self, stream: TransportStream) -> None:
+    async def follow(self, stream: TransportStream, _: int, proven: Callable[[], None]) -> None:
         """Hand on acknowledgements until the answer ends.
 
         Raises:
@@ -143,6 +207,7 @@ class ReportStream:
             TransportError: it broke off, or ended without its end.
             DecodeError: it makes no sense.
         """
+        self.has_begun = True
         lines = wire.Lines(lines_max=wire.LINES_MAX + CONTROL_LINES_MAX)
         async for chunk in stream.chunks:
             answers = wire.read_report_answers(lines.feed(chunk))
@@ -152,6 +217,7 @@ class ReportStream:
                 )
                 self._answered += len(answers.acknowledgements)
                 self._moved.set()
+                proven()
             if answers.error is not None:
                 raise answers.error
             if answers.is_over:

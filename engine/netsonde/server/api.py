@@ -236,8 +236,9 @@ def ok(value: Any, status: int = 200) -> ApiResponse:
 
 
 def lines(chunks: AsyncGenerator[bytes]) -> ApiResponse:
-    """Answer with a stream of NDJSON."""
-    return ApiResponse(200, headers={"Content-Type": wire.NDJSON}, chunks=chunks)
+    """Answer with a stream of NDJSON, which proxies that can be told are told not to keep."""
+    headers = {"Content-Type": wire.NDJSON, "X-Accel-Buffering": "no"}
+    return ApiResponse(200, headers=headers, chunks=chunks)
 
 
 def require_json(request: ApiRequest) -> None:
@@ -249,6 +250,15 @@ def require_json(request: ApiRequest) -> None:
     media_type = request.header("content-type").partition(";")[0].strip().lower()
     if media_type not in ("", JSON):
         raise RequestError(ErrorCode.MEDIA_TYPE, f"the body must be {JSON}, not {media_type[:100]}")
+    require_identity(request)
+
+
+def require_identity(request: ApiRequest) -> None:
+    """Refuse a body that is compressed.
+
+    Raises:
+        RequestError: ERR_MEDIA_TYPE.
+    """
     coding = request.header("content-encoding").strip().lower()
     if coding not in ("", "identity"):
         raise RequestError(

@@ -188,7 +188,11 @@ class _Listener:
 
     async def _read(self, request: web.BaseRequest, received_ns: int) -> ApiRequest:
         path = _text(request.path)
-        limit = self._api.body_limit(request.method, path)
+        media_type = request.headers.get("Content-Type", "")
+        is_lines = self._api.takes_lines(request.method, path, media_type)
+        limit = wire.STREAM_MAX_BYTES
+        if not is_lines:
+            limit = self._api.body_limit(request.method, path)
         if (request.content_length or 0) > limit:
             raise _too_large(limit)
         expectation = request.headers.get("Expect", "")
@@ -206,7 +210,7 @@ class _Listener:
             ) from error
         chunks: AsyncIterator[bytes] | None = None
         body = b""
-        if self._api.takes_lines(request.method, path, request.headers.get("Content-Type", "")):
+        if is_lines:
             chunks = _chunks(request)
         elif request.can_read_body:
             body = await self._read_body(request, limit)
@@ -299,8 +303,10 @@ async def _chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
     """Give a body as it comes.
 
     Raises:
-        RequestError: ERR_TIMEOUT, nothing came for too long; ERR_VALIDATION, it broke off.
+        RequestError: ERR_TIMEOUT, nothing came for too long; ERR_TOO_LARGE; ERR_VALIDATION, it
+            broke off.
     """
+    left_bytes = wire.STREAM_MAX_BYTES
     while True:
         try:
             async with asyncio.timeout(LINES_IDLE_S):
@@ -313,6 +319,9 @@ async def _chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
             raise RequestError(ErrorCode.VALIDATION, "the body broke off") from error
         if not chunk:
             return
+        left_bytes -= len(chunk)
+        if left_bytes < 0:
+            raise _too_large(wire.STREAM_MAX_BYTES)
         yield chunk
 
 

@@ -96,15 +96,18 @@ class Claims:
         self, agent: AgentRow, request: ClaimRequest, demand: "_Demand", deadline_ns: int
     ) -> AsyncGenerator[ClaimEvent]:
         clock, waiters = self._plane.clock, self._plane.waiters
+        said_ns = self._plane.time.now_ns()
         with self._waiting(agent, request, demand) as waiter:
             waiter.hears_revocations = True
             while True:
                 claimed = await self._look(agent, demand, waiter)
                 if waiter.revoked:
                     revoked, waiter.revoked = waiter.revoked, ()
+                    said_ns = claimed.now_ns
                     yield Revoked(revoked)
                 if claimed.tasks:
                     demand.spend(claimed.tasks)
+                    said_ns = claimed.now_ns
                     yield claimed
                     if not demand.room:
                         yield Ended("credits")
@@ -117,9 +120,12 @@ class Claims:
                 if remaining_ns <= 0 or waiter.is_over or not demand.room:
                     yield Ended("wait")
                     return
-                waiter.is_owing = await clock.wait(waiter.event, min(remaining_ns, PING_NS))
-                if not waiter.is_owing and remaining_ns > PING_NS:
+                quiet_ns = claimed.now_ns - said_ns
+                if quiet_ns >= PING_NS:
+                    said_ns, quiet_ns = claimed.now_ns, 0
                     yield Ping()
+                wait_ns = min(remaining_ns, PING_NS - quiet_ns)
+                waiter.is_owing = await clock.wait(waiter.event, wait_ns)
 
     @contextmanager
     def _waiting(
@@ -146,6 +152,7 @@ class Claims:
 
     async def _look(self, agent: AgentRow, demand: "_Demand", waiter: Waiter) -> Claimed:
         """Grant what is ready now."""
+        waiter.is_owing = waiter.is_owing or waiter.event.is_set()
         waiter.event.clear()
         waiter.queues = self._plane.queues_of(agent)
         limit = min(demand.left, wire.LEASES_PER_CLAIM_MAX)

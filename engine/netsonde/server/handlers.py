@@ -33,6 +33,7 @@ from netsonde.server.api import (
     lines,
     ok,
     refuse,
+    require_identity,
     require_json,
 )
 from netsonde.server.claims import Claimed, ClaimEvent, Claims, Ended, Ping, Revoked
@@ -79,7 +80,9 @@ class AgentApi(Api):
 
     async def admit(self, request: ApiRequest, route: Route) -> None:
         """Refuse what is neither plain JSON nor a stream where one is taken."""
-        if route.method == "POST" and request.chunks is None:
+        if request.chunks is not None:
+            require_identity(request)
+        elif route.method == "POST":
             require_json(request)
 
     # ── the calls ──
@@ -223,7 +226,8 @@ class AgentApi(Api):
     async def _report(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "report")
         if request.chunks is not None:
-            return lines(self._report_lines(agent, request.chunks))
+            until_ns = request.received_ns + wire.STREAM_MAX_MS * NS_PER_MS
+            return lines(self._report_lines(agent, request.chunks, until_ns))
         try:
             body = wire.decode_report(request.body)
             _same_agent(agent, body.agent_id)
@@ -237,7 +241,7 @@ class AgentApi(Api):
         return ok(ReportResponse(acknowledged=taken, results=results))
 
     async def _report_lines(
-        self, agent: AgentRow, chunks: AsyncIterator[bytes]
+        self, agent: AgentRow, chunks: AsyncIterator[bytes], until_ns: int
     ) -> AsyncGenerator[bytes]:
         """Commit what came together, answer for it, and look what has come meanwhile."""
         received = wire.Lines()
@@ -249,6 +253,8 @@ class AgentApi(Api):
                 answers = await self._plane.report(agent, [item for _, item in part])
                 yield wire.acknowledgement_lines([seq for seq, _ in part], answers)
                 through = part[-1][0]
+            if self._plane.time.now_ns() >= until_ns:
+                break
         yield wire.through_line(through)
 
     async def _metrics(self, request: ApiRequest) -> ApiResponse:

@@ -334,6 +334,8 @@ class OperatorApi(Api):
 
             def committed() -> None:
                 self._plane.registry.keep(row)
+                if row.is_disabled:
+                    self._plane.waiters.end(agent_id)  # what it holds open brings nothing more
                 self._plane.waiters.wake_all()
 
             return ok(self._agent(row, documents.in_flight(store, [agent_id]))), committed

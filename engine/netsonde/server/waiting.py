@@ -117,10 +117,12 @@ class Waiters:
 
         Who has no stream open learns it from the next heartbeat or extension.
         """
-        for waiter in self._waiting:
-            lost = tuple(lease for agent, lease in leases if agent == waiter.agent_id)
-            if waiter.hears_revocations and lost:
-                waiter.revoked += lost
+        lost: dict[int, tuple[int, ...]] = {}
+        for agent_id, lease_id in leases:
+            lost[agent_id] = (*lost.get(agent_id, ()), lease_id)
+        for waiter in self._waiting if lost else ():
+            if waiter.hears_revocations and waiter.agent_id in lost:
+                waiter.revoked += lost[waiter.agent_id]
                 waiter.event.set()
 
     def wake_all(self, queues: Collection[int] | None = None) -> None:

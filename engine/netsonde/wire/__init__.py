@@ -22,6 +22,7 @@ from netsonde.wire.limits import (
     OBSERVATIONS_MAX,
     REPORT_ITEMS_MAX,
     REPORT_MAX_BYTES,
+    STREAM_MAX_BYTES,
     STREAM_MAX_MS,
 )
 from netsonde.wire.report_items import (
@@ -78,6 +79,7 @@ __all__ = [
     "OBSERVATIONS_MAX",
     "REPORT_ITEMS_MAX",
     "REPORT_MAX_BYTES",
+    "STREAM_MAX_BYTES",
     "STREAM_MAX_MS",
     "Acknowledgement",
     "ClaimPart",

@@ -12,3 +12,4 @@ LEASE_IDS_PER_EXTEND_MAX = 1000
 LINE_MAX_BYTES = ITEM_MAX_BYTES + 64  # of a stream: an item and its number
 LINES_MAX = 5000  # of one stream; then another
 STREAM_MAX_MS = 55_000  # how long a stream may last
+STREAM_MAX_BYTES = 64 << 20  # of one stream's body

@@ -74,7 +74,7 @@ class Lines:
     def __init__(self, line_max_bytes: int = LINE_MAX_BYTES, lines_max: int = LINES_MAX) -> None:
         self._line_max_bytes = line_max_bytes
         self._lines_max = self._left = lines_max
-        self._tail = b""
+        self._tail = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the lines that chunk completes, empty ones left out.
@@ -87,8 +87,8 @@ class Lines:
             self._tail += rest
             lines = []
         else:
-            lines = [line for line in (self._tail + complete).split(b"\n") if line]
-            self._tail = rest
+            lines = [line for line in (bytes(self._tail) + complete).split(b"\n") if line]
+            self._tail = bytearray(rest)
         if len(self._tail) > self._line_max_bytes or any(
             len(line) > self._line_max_bytes for line in lines
         ):
@@ -271,8 +271,9 @@ def _together(type_: type[tuple[T, ...]], lines: Sequence[bytes]) -> Sequence[T 
 
 
 def _failure(end: _EndLine | None) -> ControlPlaneError | None:
-    if end is None or end.error is None:
+    if end is None or (end.error is None and end.reason != "error"):
         return None
-    code = end.error.error
+    envelope = end.error or ErrorEnvelope(error=ErrorCode.BACKEND, message="it does not say why")
+    code = envelope.error
     status = next((facts.status for known, facts in CODES.items() if known == code), 500)
-    return decode_error(status, encode(end.error))
+    return decode_error(status, encode(envelope))

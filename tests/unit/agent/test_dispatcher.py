@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from netsonde.agent.dispatcher import FULL_RETRY_NS, SLICE, Dispatcher
+from netsonde.agent.dispatcher import FULL_RETRY_NS, REPEAT_NS, SLICE, Dispatcher
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.control_plane import ClaimGrant, ClaimSink, ControlPlaneError, TransportError
 from netsonde.errors import SpoolFull
@@ -437,6 +437,42 @@ async def test_a_stream_that_breaks_off_is_asked_again_under_its_id(bench: Bench
         await bench.clock.settle()
         assert [lease.lease_id for lease in bench.lanes.taken] == [1]
         assert bench.dispatcher.counters["lease_repeated"] == 1
+
+
+async def test_every_stream_that_broke_off_is_asked_again_for_its_kinds(bench: Bench) -> None:
+    """Were all that is free claimed under one id, the leases of the others would be stranded."""
+    bench.client.is_streaming = True
+    async with bench.running():
+        bench.client.offer(make_lease(1), make_lease(2))
+        await bench.clock.settle()
+        bench.lanes.taken.clear()
+        bench.dispatcher.wake()
+        await bench.clock.settle()
+        (_, dns), (_, ping) = bench.client.asked
+        bench.client.failures += [TransportError("claim", "broke off")] * 2
+        bench.client.wake()
+        await bench.clock.settle()
+        assert bench.client.asked[2:] == [({"dns": 4, "ping": 2}, dns)]
+        bench.client.offer(make_lease(3), make_lease(4))
+        await bench.clock.settle()
+        bench.lanes.taken.clear()
+        bench.dispatcher.wake()
+        await bench.clock.settle()
+        assert bench.client.asked[3:] == [({"ping": 2}, ping)]
+
+
+async def test_a_claim_that_broke_off_long_ago_is_not_repeated(bench: Bench) -> None:
+    bench.client.is_streaming = True
+    async with bench.running():
+        bench.lanes.capacity = {}  # nothing is free when it breaks off
+        bench.client.failures.append(TransportError("claim", "broke off"))
+        bench.client.wake()
+        await bench.clock.advance(REPEAT_NS + NS_PER_S)
+        bench.lanes.capacity = {PING: 2}
+        bench.dispatcher.wake()
+        await bench.clock.settle()
+    (_, first), (_, second) = bench.client.asked
+    assert first != second
 
 
 async def test_what_has_ended_here_is_not_begun_again(bench: Bench) -> None:

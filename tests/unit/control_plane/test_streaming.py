@@ -21,9 +21,14 @@ from netsonde.control_plane import (
     TransportRequest,
     TransportStream,
 )
-from netsonde.control_plane.client import STREAMS_AGAIN_NS
 from netsonde.control_plane.memory import Answered, BrokenOff, LostRequest
-from netsonde.control_plane.streaming import STALL_NS, WINDOW_ITEMS
+from netsonde.control_plane.streaming import (
+    BROKEN_MAX,
+    HELD_UP_NS,
+    STALL_NS,
+    STREAMS_AGAIN_NS,
+    WINDOW_ITEMS,
+)
 from netsonde.control_plane.transport import Headers
 from netsonde.errors import StorageError
 from netsonde.model import RegisterRequest
@@ -255,6 +260,53 @@ async def test_with_nothing_free_nothing_is_asked() -> None:
     assert [each.path for each in it.transport.requests] == ["/v1/agents/register"]
 
 
+async def test_lines_that_were_kept_on_the_way_end_the_streams() -> None:
+    """Leases that a proxy keeps until the answer is complete would be dead on arrival."""
+    it = Rig(saying())
+
+    async def kept(_: TransportRequest, __: AsyncIterator[bytes] | None) -> AsyncIterator[bytes]:
+        await it.clock.sleep(HELD_UP_NS + NS_PER_S)
+        yield leases(1, granted_after_ms=0) + wire.end_line("wait")
+
+    it.__init__(kept)  # type: ignore[misc]
+    await it.registered()
+    sink = Sink()
+    await it.claim(sink)
+    assert list(sink.deadlines_ns) == [1]
+    await it.claim(Sink())
+    assert it.server.calls("claim") == 1, "one answer at a time from now on"
+
+
+async def test_streams_that_break_again_and_again_are_given_up_for_a_while() -> None:
+    it = await Rig(saying(leases(1))).registered()
+    for _ in range(BROKEN_MAX):
+        assert it.server.calls("claim") == 0
+        with pytest.raises(TransportError):
+            await it.claim(Sink())
+    await it.claim(Sink())
+    assert it.server.calls("claim") == 1
+
+
+async def test_a_stream_that_brought_something_was_no_failure() -> None:
+    it = await Rig(saying(leases(1))).registered()
+    it.transport.inject(LostRequest(), path_end="/report", times=20)
+    for _ in range(8):
+        with pytest.raises(TransportError):
+            await it.report(Source(1))
+    before_ns = it.clock.boottime_ns()
+    with pytest.raises(TransportError, match="before its end"):
+        await it.claim(Sink())
+    with pytest.raises(TransportError, match="before its end"):
+        await it.claim(Sink())
+    assert it.clock.boottime_ns() - before_ns <= 200 * NS_PER_MS
+
+
+async def test_an_error_without_a_word_is_an_error() -> None:
+    it = await Rig(saying(b'{"t":"end","reason":"error"}\n')).registered()
+    with pytest.raises(ControlPlaneError, match="ERR_BACKEND"):
+        await it.claim(Sink())
+
+
 # ── reports ──
 
 
@@ -381,7 +433,21 @@ async def test_a_refused_token_begins_the_report_again() -> None:
     assert source.statuses == dict.fromkeys((1, 2), "accepted")
 
 
-@pytest.mark.parametrize("status", [404, 411, 415])
+async def test_a_line_that_is_refused_is_looked_for_in_batches() -> None:
+    """One that ends every stream would keep all the others from ever being reported."""
+    envelope = b'{"error":"ERR_MALFORMED_JSON","message":"a line","retryable":false}'
+    it = await Rig(saying(wire.error_line(envelope))).registered()
+    assert not await it.report(Source(2))
+
+
+async def test_reports_and_claims_are_refused_apart() -> None:
+    it = await Rig(acknowledging).registered()
+    it.transport.inject(Answered(415, b"{}"), path_end="/claim")
+    await it.claim(Sink())
+    assert await it.report(Source(1))
+
+
+@pytest.mark.parametrize("status", [400, 404, 411, 413, 415, 422])
 async def test_who_takes_no_report_streams_gets_batches(status: int) -> None:
     it = await Rig(acknowledging).registered()
     it.transport.inject(Answered(status, b"{}"), path_end="/report")

@@ -22,7 +22,11 @@ def caller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Caller]:
 
 
 async def ask(
-    agent: RegisteredAgent, call: str, body: Any, chunks: AsyncIterator[bytes] | None = None
+    agent: RegisteredAgent,
+    call: str,
+    body: Any,
+    chunks: AsyncIterator[bytes] | None = None,
+    content_encoding: str = "",
 ) -> ApiResponse:
     """Make a call whose answer is a stream."""
     credentials = {name.replace("_", "-"): value for name, value in agent.credentials().items()}
@@ -33,7 +37,7 @@ async def ask(
             path=f"/v1/agents/{call}",
             headers=agent.caller.headers
             | credentials
-            | {"accept": wire.NDJSON, "content-type": kind},
+            | {"accept": wire.NDJSON, "content-type": kind, "content-encoding": content_encoding},
             body=b"" if body is None else json.dumps({"agent_id": agent.agent_id} | body).encode(),
             chunks=chunks,
             received_ns=agent.caller.plane.time.now_ns(),
@@ -137,6 +141,27 @@ async def test_a_quiet_stream_pings_and_ends(caller: Caller) -> None:
     assert [line["t"] for line in stream.lines] == ["ping", "ping", "end"]
     assert stream.lines[-1]["reason"] == "wait"
     assert stream.task.done()
+
+
+async def test_wakes_that_bring_nothing_do_not_silence_a_stream(caller: Caller) -> None:
+    agent = await caller.register()
+    stream = Stream(agent, wait_ms=25_000)
+    await caller.clock.settle()
+    for second in range(25):
+        if second % 3 == 0:
+            caller.plane.waiters.wake_all()
+        await caller.clock.advance(NS_PER_S)
+    assert [line["t"] for line in stream.lines] == ["ping", "ping", "end"]
+
+
+async def test_an_agent_that_is_disabled_is_granted_nothing_more(caller: Caller) -> None:
+    agent = await caller.register()
+    stream = Stream(agent)
+    await caller.clock.settle()
+    await caller.operator("PATCH", f"/v1/agents/{agent.agent_id}", {"disabled": True})
+    await caller.tasks(1)
+    await caller.clock.settle()
+    assert [line["t"] for line in stream.lines] == ["end"]
 
 
 async def test_a_repeated_claim_id_brings_what_is_still_held(caller: Caller) -> None:
@@ -365,6 +390,34 @@ async def test_what_cannot_be_read_ends_the_stream_and_loses_nothing(
     assert [one["t"] for one in answers] == ["a", "end"]
     assert answers[0]["status"] == "accepted"
     assert answers[1]["error"]["error"] == code
+
+
+async def test_a_report_that_goes_on_for_too_long_is_ended_in_order(caller: Caller) -> None:
+    agent = await caller.register()
+    await caller.tasks(2)
+    ids = [lease["lease_id"] for lease in await agent.claim()]
+
+    async def sent() -> AsyncIterator[bytes]:
+        yield line(1, ids[0])
+        await caller.clock.advance(wire.STREAM_MAX_MS * NS_PER_MS)
+        yield line(2, ids[1])
+        raise AssertionError("nobody listens any more")
+
+    answer = await ask(agent, "report", None, sent())
+    assert answer.chunks is not None
+    async with aclosing(answer.chunks) as pieces:
+        said = [json.loads(each) async for piece in pieces for each in piece.splitlines()]
+    assert [one["t"] for one in said] == ["a", "a", "end"]
+
+
+async def test_a_compressed_report_is_refused(caller: Caller) -> None:
+    agent = await caller.register()
+
+    async def sent() -> AsyncIterator[bytes]:
+        yield b""
+
+    answer = await ask(agent, "report", None, sent(), content_encoding="gzip")
+    assert (answer.status, json.loads(answer.body)["error"]) == (415, "ERR_MEDIA_TYPE")
 
 
 async def test_an_original_agent_does_not_report_in_lines(caller: Caller) -> None:
