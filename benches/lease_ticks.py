@@ -22,8 +22,8 @@ import uvloop
 from benches.lease_codec import claim_body
 from benches.ticker import Ticker
 from netsonde import wire
-from netsonde.agent.dispatcher import SLICE
 from netsonde.agent.telemetry import COLLECT_NS, YOUNG, quiet_collector
+from netsonde.agent.worker import TASKS_PER_TURN
 from netsonde.clock import NS_PER_S
 from netsonde.control_plane import TransportResponse
 from netsonde.control_plane.exchange import Answer
@@ -62,8 +62,8 @@ class Work:
         sent_ns = time.monotonic_ns()
         answer = Answer(TransportResponse(200, {}, self._bodies.pop()), sent_ns, sent_ns)
         granted = read_claim(answer, TERM_MS).leases
-        for start in range(0, len(granted), SLICE):
-            part = granted[start : start + SLICE]
+        for start in range(0, len(granted), TASKS_PER_TURN):
+            part = granted[start : start + TASKS_PER_TURN]
             now_ns = time.monotonic_ns()
             if self._table.grant_many(part, now_ns).count(Grant.GRANTED) != len(part):
                 raise AssertionError("the table refused a lease")

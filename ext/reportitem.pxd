@@ -4,7 +4,7 @@ What `netsonde.wire` makes of the same values, byte for byte; the tests hold the
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from rtts cimport write_digits, write_pair
 
@@ -15,6 +15,8 @@ cdef enum:
     NS_PER_S = 1000000000
     NS_PER_MS = 1000000
     S_PER_DAY = 86400
+    LEAD_BYTES = 12              # {"lease_id":
+    ID_DIGITS = 19               # fewer than overflow; longer ids are read in another way
 
 ctypedef struct text_t:
     const char *at
@@ -137,7 +139,7 @@ cdef inline size_t write_item(
     uint8_t *at, const item_t *item, second_t *latest,
 ) noexcept nogil:
     """Write an item where item_bytes_max of room is; returns the length."""
-    cdef size_t n = put(at, b'{"lease_id":', 12)
+    cdef size_t n = put(at, b'{"lease_id":', LEAD_BYTES)
     n += write_digits(at + n, item.lease_id)
     if item.before.n:
         n += put(at + n, b",", 1)
@@ -156,3 +158,18 @@ cdef inline size_t write_item(
         n += put(at + n, b",", 1)
         n += put_text(at + n, &item.after)
     return n + put(at + n, b"}", 1)
+
+
+cdef inline uint64_t leading_id(const char *at, size_t n) noexcept nogil:
+    """Read the lease id that an item begins with; 0: it begins otherwise."""
+    cdef size_t i
+    cdef uint64_t x = 0
+    if n < LEAD_BYTES or memcmp(at, b'{"lease_id":', LEAD_BYTES):
+        return 0
+    for i in range(LEAD_BYTES, min(n, LEAD_BYTES + ID_DIGITS + 1)):
+        if at[i] == 44:  # ,
+            return x
+        if not 48 <= at[i] <= 57:
+            return 0
+        x = 10 * x + (at[i] - 48)
+    return 0

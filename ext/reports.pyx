@@ -6,10 +6,12 @@ The core is reportitem.pxd. No I/O, no state.
 from cpython.bytearray cimport PyByteArray_AsString, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AsStringAndSize, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_GetItem
-from cpython.long cimport PyLong_AsLongLong, PyLong_AsUnsignedLongLong
+from cpython.long cimport (
+    PyLong_AsLongLong, PyLong_AsUnsignedLongLong, PyLong_FromUnsignedLongLong,
+)
 from libc.stdint cimport uint8_t
 
-from reportitem cimport item_bytes_max, item_t, second_t, text_t, write_item
+from reportitem cimport item_bytes_max, item_t, leading_id, second_t, text_t, write_item
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *n) except NULL
@@ -80,3 +82,18 @@ def write_items(
         take_text(after, i, &item.after)
         items.append(written(&item, &latest, room))
     return items
+
+
+def leading_ids(list items not None):
+    """Return the lease id that each item begins with as write_items writes it; 0 where none does.
+
+    Raises:
+        TypeError: an item is not bytes.
+    """
+    cdef list ids = []
+    cdef text_t item
+    cdef Py_ssize_t i
+    for i in range(len(items)):
+        take_text(items, i, &item)
+        ids.append(PyLong_FromUnsignedLongLong(leading_id(item.at, item.n)))
+    return ids

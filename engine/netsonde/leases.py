@@ -203,6 +203,20 @@ class LeaseTable:
                 return False
         return self._change(lease_id, _START)
 
+    def start_many(self, lease_ids: Sequence[int], now_ns: int) -> list[int]:
+        """Mark queued leases running; return those that may start, as `start` says."""
+        earliest_ns = self._deadlines.next_ns
+        if earliest_ns is not None and earliest_ns > now_ns and self._are_queued(lease_ids):
+            self._states.update(dict.fromkeys(lease_ids, LeaseState.RUNNING))
+            return [*lease_ids]
+        return [lease_id for lease_id in lease_ids if self.start(lease_id, now_ns)]
+
+    def finish_many(self, lease_ids: Sequence[int]) -> None:
+        """Mark running leases measured; those that have ended stay so."""
+        running = [key for key in lease_ids if self._states.get(key) is LeaseState.RUNNING]
+        self._states.update(dict.fromkeys(running, LeaseState.FINISHED))
+        self._asks.drop(array("Q", running))
+
     def finish(self, lease_id: int) -> bool:
         """Mark a running lease measured: it is not extended any more; False: it has ended."""
         if not self._change(lease_id, _FINISH):
@@ -216,9 +230,17 @@ class LeaseTable:
 
     def release_many(self, lease_ids: Iterable[int]) -> int:
         """Let leases go that were acknowledged or handed back; return how many were held."""
-        released = len(self._end(lease_ids))
-        self.counters.released += released
-        return released
+        held, states = self._held, self._states
+        ids = [key for key in lease_ids if held.pop(key, None) is not None]
+        asking = [key for key in ids if states.pop(key, None) is not LeaseState.FINISHED]
+        for kept in (self._limits_ns, self._offline_ns):
+            if kept:
+                for lease_id in ids:
+                    kept.pop(lease_id, None)
+        self._deadlines.drop(array("Q", ids))
+        self._asks.drop(array("Q", asking))
+        self.counters.released += len(ids)
+        return len(ids)
 
     def revoke(self, lease_ids: Iterable[int]) -> list[Ended]:
         """Let leases go that the control plane took back; unknown ids are counted."""
@@ -351,6 +373,14 @@ class LeaseTable:
             return known_ns
         granted_ns = self._deadlines.deadline_of(lease.lease_id) or 0
         return granted_ns + max(lease.max_lease_ms - lease.lease_until_ms, 0) * NS_PER_MS
+
+    def _are_queued(self, lease_ids: Sequence[int]) -> bool:
+        """Whether these are held, have not begun, and are different ones."""
+        return (
+            self._states.keys().isdisjoint(lease_ids)
+            and all(map(self._held.__contains__, lease_ids))
+            and len(set(lease_ids)) == len(lease_ids)
+        )
 
     def _change(self, lease_id: int, event: LeaseEvent) -> bool:
         """Apply an event that does not end a lease; False: it changes nothing."""

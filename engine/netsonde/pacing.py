@@ -37,6 +37,14 @@ class TokenBucket:
         self._level = self._whole
         self._updated_ns: int | None = None
 
+    def like(self) -> "TokenBucket":
+        """Return a new bucket of this shape."""
+        bucket = TokenBucket.__new__(TokenBucket)
+        bucket._burst, bucket._gain, bucket._token = self._burst, self._gain, self._token
+        bucket._level = bucket._whole = self._whole
+        bucket._updated_ns = None
+        return bucket
+
     def take(self, count: int, now_ns: int) -> int:
         """Take count tokens and return 0, or take none and return the ns until they are there.
 
@@ -47,6 +55,14 @@ class TokenBucket:
         if wait_ns == 0:
             self._level -= count * self._token
         return wait_ns
+
+    def take_one(self, now_ns: int) -> bool:
+        """Take a token if there is one; return whether."""
+        self._refill(now_ns)
+        if self._level < self._token:
+            return False
+        self._level -= self._token
+        return True
 
     def peek(self, count: int, now_ns: int) -> int:
         """Return what `take` would, taking nothing.
@@ -110,8 +126,6 @@ class KeyedBuckets:
     def __init__(self, rate: float | Fraction, burst: int, keys_max: int) -> None:
         if keys_max < 1:
             raise ValueError(f"keys_max must be at least 1, not {keys_max}")
-        self._rate = rate
-        self._burst = burst
         self._keys_max = keys_max
         self._shared = TokenBucket(rate, burst)
         self._buckets: OrderedDict[object, TokenBucket] = OrderedDict()
@@ -127,7 +141,20 @@ class KeyedBuckets:
             return bucket
         if len(self._buckets) >= self._keys_max and not self._evict(now_ns):
             return self._shared
-        return self._buckets.setdefault(key, TokenBucket(self._rate, self._burst))
+        return self._buckets.setdefault(key, self._shared.like())
+
+    def take_each(self, keys: Iterable[object], now_ns: int) -> list[bool]:
+        """Take a token of every key's bucket that has one; return whether, key by key."""
+        known, recent = self._buckets.get, self._buckets.move_to_end
+        taken = []
+        for key in keys:
+            bucket = known(key)
+            if bucket is None:
+                bucket = self.of(key, now_ns)
+            else:
+                recent(key)
+            taken.append(bucket.take_one(now_ns))
+        return taken
 
     def _evict(self, now_ns: int) -> bool:
         for key in _first(self._buckets, EVICTION_LOOKS):
@@ -168,6 +195,16 @@ class Pacer:
         """
         levels = self._levels(keys, now_ns)
         return max((bucket.reserve(1, now_ns) for bucket in levels), default=0)
+
+    def take_each(self, keys: Sequence[object], now_ns: int) -> list[bool]:
+        """Take a token of every level for each key of the one keyed level; return whether.
+
+        Raises:
+            ValueError: there is not exactly one keyed level.
+        """
+        if len(self._keyed) == 1 and not self._fixed:
+            return self._keyed[0].take_each(keys, now_ns)
+        return [self.take((key,), now_ns) == 0 for key in keys]
 
     def _levels(self, keys: Sequence[object], now_ns: int) -> tuple[TokenBucket, ...]:
         levels = zip(self._keyed, keys, strict=True)

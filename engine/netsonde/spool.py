@@ -9,22 +9,25 @@ import asyncio
 import logging
 import sqlite3
 import struct
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 from netsonde.clock import Clock, SystemClock
 from netsonde.errors import SpoolFull, StorageError
+from netsonde.wire import REPORT_ITEMS_MAX
 
 T = TypeVar("T")
 
-GROUP_ROWS_MAX = 256  # their callers all wake in one turn of the loop; a group is read back whole
+GROUP_ROWS_MAX = REPORT_ITEMS_MAX  # a group is read back whole
 GROUP_BYTES_MAX = 4 << 20  # one report's worth
 INDEX_BITS = 16  # of a record's number, its place in its group; the rest is the group's
+INDEX_MASK = (1 << INDEX_BITS) - 1
 ASIDE_MAX = 100  # so many broken files in one directory need a person, not another file
 APPLICATION_ID = 0x6E73_7031  # "nsp1", PRAGMA application_id: the file is ours
 WAL_LEFT_BYTES = 4 << 20  # what the journal shrinks to after a burst
@@ -60,9 +63,12 @@ class SpoolRecord(NamedTuple):
 
 
 class _Append(NamedTuple):
-    lease_id: int
-    cancelled: bool
-    body: bytes
+    """Results that came together, in columns."""
+
+    lease_ids: Sequence[int]
+    bodies: Sequence[bytes]
+    cancelled: Sequence[bool]
+    bytes_: int
     done: "asyncio.Future[None]"
 
 
@@ -84,6 +90,14 @@ class _Group:
     appends: list[_Append] = field(default_factory=list)
     updates: list[tuple[int, int]] = field(default_factory=list)
     waiting: "list[asyncio.Future[None]]" = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(len(append.bodies) for append in self.appends)
+
+    @property
+    def bytes_(self) -> int:
+        return sum(append.bytes_ for append in self.appends)
 
 
 class Spool:
@@ -155,21 +169,54 @@ class Spool:
         """Keep one encoded report item; return when it is durable.
 
         Raises:
-            SpoolFull: a limit is reached or the disk is full; the result is still the caller's.
-            StorageError: it could not be written; the result is still the caller's.
+            SpoolFull, StorageError: as `append_many`; the result is still the caller's.
+        """
+        await self.append_many([lease_id], [body], [cancelled])
+
+    async def append_many(
+        self, lease_ids: Sequence[int], bodies: Sequence[bytes], cancelled: Sequence[bool]
+    ) -> int:
+        """Keep encoded report items; return how many, from the first on, once they are durable.
+
+        They are fewer than all when a limit is reached, or at a group's end.
+
+        Raises:
+            SpoolFull: a limit is reached or the disk is full; the results are still the caller's.
+            StorageError: they could not be written; they are still the caller's.
         """
         self._check_open()
-        if self._rows >= self._limits.rows or self._bytes + len(body) > self._limits.size_bytes:
+        if not bodies:
+            return 0
+        count = self._fitting(bodies)
+        if not count:
             raise SpoolFull(
                 f"the spool {self._file.path} is full: {self._rows} results, {self._bytes} bytes; "
                 "it empties when the control plane takes them"
             )
-        done = asyncio.get_running_loop().create_future()
-        self._appends.append(_Append(lease_id, cancelled, body, done))
-        self._rows += 1
-        self._bytes += len(body)
+        append = _Append(
+            lease_ids[:count],
+            bodies[:count],
+            cancelled[:count],
+            sum(map(len, bodies[:count])),
+            asyncio.get_running_loop().create_future(),
+        )
+        self._appends.append(append)
+        self._rows += count
+        self._bytes += append.bytes_
         self._write()
-        await done
+        await append.done
+        return count
+
+    def _fitting(self, bodies: Sequence[bytes]) -> int:
+        """Return how many results, from the first on, one group and the limits have room for."""
+        rows = min(self._limits.rows - self._rows, GROUP_ROWS_MAX)
+        room = self._limits.size_bytes - self._bytes
+        if len(bodies) <= rows and sum(map(len, bodies)) <= min(room, GROUP_BYTES_MAX):
+            return len(bodies)
+        ends = accumulate(map(len, bodies[: max(rows, 0)]))
+        return sum(
+            end <= room and (at == 0 or end <= GROUP_BYTES_MAX) for at, end in enumerate(ends)
+        )
 
     async def pending(self, rows: int, bytes_: int, *, after_seq: int = 0) -> list[SpoolRecord]:
         """Return the oldest durable results after after_seq, in order, and remove none.
@@ -189,13 +236,12 @@ class Spool:
             self._forget_all()
             raise
         found: list[SpoolRecord] = []
-        for record in (record for group in groups for record in group):
-            if record.seq <= after_seq or not self._is_pending(record.seq):
-                continue
-            bytes_ -= len(record.body)
-            if len(found) == rows or (found and bytes_ < 0):
-                break
-            found.append(record)
+        for number, group in zip(numbers, groups, strict=True):
+            for record in self._waiting(number, group, after_seq):
+                bytes_ -= len(record.body)
+                if len(found) == rows or (found and bytes_ < 0):
+                    return found
+                found.append(record)
         return found
 
     async def acknowledge(self, seqs: Iterable[int]) -> None:
@@ -205,11 +251,15 @@ class Spool:
             StorageError: it could not be written; they may come up again after a restart.
         """
         self._check_open()
+        indexes: defaultdict[int, list[int]] = defaultdict(list)
         for seq in seqs:
-            if self._is_pending(seq):
-                number, index = _split(seq)
-                self._batches[number].unacknowledged &= ~(1 << index)
-                self._rows -= 1
+            indexes[seq >> INDEX_BITS].append(seq & INDEX_MASK)
+        for number in indexes.keys() & self._batches.keys():
+            batch = self._batches[number]
+            left = batch.unacknowledged & ~_bits(indexes[number])
+            if left != batch.unacknowledged:
+                self._rows -= batch.unacknowledged.bit_count() - left.bit_count()
+                batch.unacknowledged = left
                 self._touched.add(number)
         if self._touched:
             done = asyncio.get_running_loop().create_future()
@@ -260,10 +310,21 @@ class Spool:
                 break
         return chosen
 
-    def _is_pending(self, seq: int) -> bool:
-        number, index = _split(seq)
+    def _waiting(
+        self, number: int, group: Sequence[SpoolRecord], after_seq: int
+    ) -> Sequence[SpoolRecord]:
+        """Return a group's records after after_seq that nobody has acknowledged."""
         batch = self._batches.get(number)
-        return batch is not None and bool(batch.unacknowledged >> index & 1)
+        if batch is None or not group:
+            return ()
+        left = batch.unacknowledged
+        if left.bit_count() == len(group) and after_seq < group[0].seq:
+            return group
+        return [
+            record
+            for record in group
+            if record.seq > after_seq and left >> (record.seq & INDEX_MASK) & 1
+        ]
 
     def _forget_all(self) -> None:
         """Account for a file that was moved aside with all that was in it."""
@@ -284,11 +345,14 @@ class Spool:
 
     def _next_group(self) -> _Group:
         group = _Group(number=self._next_number, stored_at_ns=self._clock.realtime_ns())
-        size = 0
-        while self._appends and len(group.appends) < GROUP_ROWS_MAX and size < GROUP_BYTES_MAX:
-            append = self._appends.popleft()
-            group.appends.append(append)
-            size += len(append.body)
+        rows = bytes_ = 0
+        while self._appends:
+            append = self._appends[0]
+            rows += len(append.bodies)
+            bytes_ += append.bytes_
+            if group.appends and (rows > GROUP_ROWS_MAX or bytes_ > GROUP_BYTES_MAX):
+                break
+            group.appends.append(self._appends.popleft())
         group.updates = [(number, self._batches[number].unacknowledged) for number in self._touched]
         group.waiting, self._acknowledging = self._acknowledging, []
         self._touched.clear()
@@ -317,16 +381,15 @@ class Spool:
             if unacknowledged == 0 and number in self._batches:  # it was not moved aside meanwhile
                 self._bytes -= self._batches.pop(number).bytes_
         if group.appends:
-            bytes_ = sum(len(append.body) for append in group.appends)
-            everything = (1 << len(group.appends)) - 1
-            self._batches[group.number] = _Batch(group.stored_at_ns, bytes_, everything)
+            everything = (1 << group.rows) - 1
+            self._batches[group.number] = _Batch(group.stored_at_ns, group.bytes_, everything)
             self._next_number = group.number + 1
 
     def _give_back(self, group: _Group, error: BaseException) -> None:
         """Account for a group that was not written: results are their callers' again."""
         self._is_disk_full = isinstance(error, SpoolFull)
-        self._rows -= len(group.appends)
-        self._bytes -= sum(len(append.body) for append in group.appends)
+        self._rows -= group.rows
+        self._bytes -= group.bytes_
         if isinstance(error, _Replaced):
             self._forget_all()
         # What was acknowledged stays so in memory; the file learns of it with a later group.
@@ -510,22 +573,30 @@ def _claim_file(database: sqlite3.Connection) -> None:
 
 
 def _row(group: _Group) -> tuple[int, int, bytes, bytes, bytes]:
-    heads = b"".join(
-        _HEAD.pack(append.lease_id, len(append.body), append.cancelled) for append in group.appends
-    )
-    bodies = b"".join([append.body for append in group.appends])
-    unacknowledged = _bitmap((1 << len(group.appends)) - 1)
-    return group.number, group.stored_at_ns, heads, bodies, unacknowledged
+    heads: list[bytes] = []
+    bodies: list[bytes] = []
+    for append in group.appends:
+        heads += map(_HEAD.pack, append.lease_ids, map(len, append.bodies), append.cancelled)
+        bodies += append.bodies
+    unacknowledged = _bitmap((1 << len(bodies)) - 1)
+    return group.number, group.stored_at_ns, b"".join(heads), b"".join(bodies), unacknowledged
 
 
 def _records(number: int, heads: bytes, bodies: bytes) -> tuple[SpoolRecord, ...]:
-    records = []
-    start = 0
-    for index, (lease_id, length, cancelled) in enumerate(_HEAD.iter_unpack(heads)):
-        body = bodies[start : start + length]
-        records.append(SpoolRecord(number << INDEX_BITS | index, lease_id, bool(cancelled), body))
-        start += length
-    return tuple(records)
+    lease_ids, lengths, cancelled = zip(*_HEAD.iter_unpack(heads), strict=True)
+    cut = [bodies[begin:end] for begin, end in pairwise(accumulate(lengths, initial=0))]
+    first = number << INDEX_BITS
+    fields = zip(range(first, first + len(cut)), lease_ids, map(bool, cancelled), cut, strict=True)
+    return tuple(map(SpoolRecord._make, fields))
+
+
+def _bits(indexes: Sequence[int]) -> int:
+    """Return an integer with these bits set."""
+    alone = set(indexes)
+    first, last = min(alone), max(alone)
+    if last - first + 1 == len(alone):  # mostly, everything there is
+        return ((1 << len(alone)) - 1) << first
+    return sum(1 << index for index in alone)
 
 
 def _bitmap(bits: int) -> bytes:
@@ -534,7 +605,7 @@ def _bitmap(bits: int) -> bytes:
 
 def _split(seq: int) -> tuple[int, int]:
     """Return the number of a record's group and its place there."""
-    return seq >> INDEX_BITS, seq & ((1 << INDEX_BITS) - 1)
+    return seq >> INDEX_BITS, seq & INDEX_MASK
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -111,16 +111,18 @@ def extension_that_shortens(patch: pytest.MonkeyPatch) -> None:
 
 
 def slot_freed_before_the_result_is_durable(patch: pytest.MonkeyPatch) -> None:
-    """The spool says that it has a result which it could not write."""
-    plain = Spool.append
+    """The spool says that it has results which it could not write."""
+    plain = Spool.append_many
 
-    async def append(self: Spool, lease_id: int, body: bytes, *, cancelled: bool) -> None:
+    async def append_many(
+        self: Spool, lease_ids: Sequence[int], bodies: Sequence[bytes], cancelled: Sequence[bool]
+    ) -> int:
         try:
-            await plain(self, lease_id, body, cancelled=cancelled)
+            return await plain(self, lease_ids, bodies, cancelled)
         except Exception:
-            return  # the bug that is planted
+            return len(bodies)  # the bug that is planted
 
-    patch.setattr(Spool, "append", append)
+    patch.setattr(Spool, "append_many", append_many)
 
 
 def sweeper_without_grace(patch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from netsonde.clock import Clock
-from netsonde.model import FailureSource, Outcome, Reason, TaskKind
-from netsonde.probe.base import Recorder
+from netsonde.model import FailureSource, Observation, Outcome, Reason, TaskKind
+from netsonde.probe.base import Moment, Recorder
+from netsonde.wire import ResultColumns, encode_observations
 
 
 class GatedProber:
@@ -59,6 +61,34 @@ class TimedProber:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+class InstantProber(GatedProber):
+    """Answers at once when it is asked for many; `asked` are the specs of each such call.
+
+    `columns_raise` is what the next of these calls raises, `outcome` what they tell.
+    """
+
+    def __init__(self, kind: TaskKind) -> None:
+        super().__init__(kind)
+        self.asked: list[list[Any]] = []
+        self.columns_raise: Exception | None = None
+        self.outcome = Outcome.OK
+
+    def measure_many(
+        self, specs: Sequence[Any], began: Moment, env: dict[str, Any]
+    ) -> ResultColumns:
+        self.asked.append([*specs])
+        if self.columns_raise is not None:
+            raise self.columns_raise
+        seen = encode_observations([Observation("seen_at_once", {"n": len(self.asked)})])
+        return ResultColumns(
+            outcomes=[self.outcome] * len(specs),
+            started_at_ns=[began.realtime_ns] * len(specs),
+            durations_ns=[0] * len(specs),
+            observations=[seen] * len(specs),
+            env=env,
+        )
 
 
 class FailingProber:

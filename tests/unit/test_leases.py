@@ -147,6 +147,26 @@ class LeaseMachine(RuleBasedStateMachine):
             held.ask_ns = NEVER_NS
 
     @rule(ids=some_ids)
+    def start_many(self, ids: list[int]) -> None:
+        startable = []
+        for lease_id in ids:
+            held = self.held.get(lease_id)
+            if held and held.state is LeaseState.QUEUED and held.deadline_ns > self.now_ns:
+                held.state = LeaseState.RUNNING
+                startable.append(lease_id)
+
+        assert self.table.start_many(ids, self.now_ns) == startable
+
+    @rule(ids=some_ids)
+    def finish_many(self, ids: list[int]) -> None:
+        self.table.finish_many(ids)
+        for lease_id in ids:
+            held = self.held.get(lease_id)
+            if held and held.state is LeaseState.RUNNING:
+                held.state = LeaseState.FINISHED
+                held.ask_ns = NEVER_NS
+
+    @rule(ids=some_ids)
     def release(self, ids: list[int]) -> None:
         assert self.table.release_many(ids) == len(self.let_go(ids))
         self.counts["released"] = self.table.counters.released

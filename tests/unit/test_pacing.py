@@ -196,3 +196,29 @@ def test_a_pacer_reserves_at_its_slowest_level() -> None:
     assert pacer.reserve(("a",), START_NS) == 0
     assert pacer.reserve(("a",), START_NS) == 10**8
     assert pacer.reserve(("b",), START_NS) == 2 * 10**7
+
+
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.integers(0, 2 * NS_PER_S), st.lists(st.sampled_from(["a", "b", "c"]), max_size=5)
+        ),
+        max_size=20,
+    )
+)
+def test_taking_for_each_of_many_keys_is_taking_one_by_one(
+    calls: list[tuple[int, list[str]]],
+) -> None:
+    together, alone = (Pacer(keyed=[KeyedBuckets(1.5, 2, keys_max=2)]) for _ in range(2))
+    now_ns = 0
+    for later_ns, keys in calls:
+        now_ns += later_ns
+        expected = [alone.take((key,), now_ns) == 0 for key in keys]
+
+        assert together.take_each(keys, now_ns) == expected
+
+
+def test_taking_for_each_passes_every_level() -> None:
+    pacer = Pacer([TokenBucket(1, 2)], [KeyedBuckets(1, 5, keys_max=10)])
+
+    assert pacer.take_each(["a", "b", "c"], 0) == [True, True, False]

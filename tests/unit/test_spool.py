@@ -93,6 +93,63 @@ async def test_a_group_is_bounded(tmp_path: Path) -> None:
     assert max(groups.values()) == GROUP_ROWS_MAX
 
 
+async def test_many_results_come_in_one_group_and_in_order(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+
+    kept = await spool.append_many([7, 5, 6], [b"{}", b"[1]", b"null"], [False, True, False])
+    records = await everything(spool)
+    await spool.close()
+    again = await Spool.open(tmp_path / "spool.db")
+
+    assert kept == 3
+    assert [(one.lease_id, one.cancelled, one.body) for one in records] == [
+        (7, False, b"{}"),
+        (5, True, b"[1]"),
+        (6, False, b"null"),
+    ]
+    assert len({one.seq >> 16 for one in records}) == 1
+    assert await everything(again) == records
+    await again.close()
+
+
+async def test_as_many_are_kept_as_there_is_room_for(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db", SpoolLimits(rows=5, size_bytes=100))
+    bodies = [b"x" * 30] * 4
+
+    assert await spool.append_many([1, 2, 3, 4], bodies, [False] * 4) == 3  # 90 of 100 bytes
+    with pytest.raises(SpoolFull, match="3 results, 90 bytes"):
+        await spool.append_many([4], bodies[3:], [False])
+    assert await spool.append_many([4, 5, 6], [b"x"] * 3, [False] * 3) == 2  # 5 of 5 rows
+    assert await spool.append_many([], [], []) == 0
+    assert [one.lease_id for one in await everything(spool)] == [1, 2, 3, 4, 5]
+    await spool.close()
+
+
+async def test_more_than_a_group_is_kept_in_parts(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    count = GROUP_ROWS_MAX + 1
+
+    kept = await spool.append_many(range(count), [b"x"] * count, [False] * count)
+    large = await spool.append_many([1, 2], [b"x" * (5 << 20)] * 2, [False] * 2)
+    await spool.close()
+
+    assert kept == GROUP_ROWS_MAX
+    assert large == 1  # whatever its size
+
+
+@pytest.mark.parametrize("gone", [[0, 1, 2, 3], [0, 3], [1, 2], [2, 2, 0], [3, 0, 9]])
+async def test_results_are_acknowledged_in_any_order(tmp_path: Path, gone: list[int]) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await spool.append_many([0, 1, 2, 3], [b"x"] * 4, [False] * 4)
+    first = (await everything(spool))[0].seq
+
+    await spool.acknowledge([first + index for index in gone])
+
+    assert [one.lease_id for one in await everything(spool)] == sorted({0, 1, 2, 3} - {*gone})
+    assert spool.rows == len({0, 1, 2, 3} - {*gone})
+    await spool.close()
+
+
 async def test_pending_keeps_to_rows_and_bytes_but_brings_one_whatever_its_size(
     tmp_path: Path,
 ) -> None:

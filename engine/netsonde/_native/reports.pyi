@@ -16,3 +16,4 @@ def write_items(
     before: list[bytes] | None = None,
     after: list[bytes] | None = None,
 ) -> list[bytes]: ...
+def leading_ids(items: list[bytes]) -> list[int]: ...  # 0 for an item that does not begin with one

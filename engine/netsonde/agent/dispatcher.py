@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Protocol
 
 from netsonde.clock import NS_PER_S, Clock
@@ -22,7 +23,6 @@ from netsonde.wire import RejectedLease
 
 REPEAT_NS = 600 * NS_PER_S  # for as long a control plane finds what a claim was granted
 FULL_RETRY_NS = NS_PER_S  # how often a full spool is looked at
-SLICE = 32  # leases begun in one turn of the loop: a thousand at once would stop it for 80 ms
 
 _log = logging.getLogger("netsonde.agent")
 
@@ -66,8 +66,13 @@ class Lanes(Protocol):
         """Whether this agent has slots of a kind at all."""
         ...
 
-    def submit(self, lease: Lease) -> None:
-        """Take a granted lease."""
+    @property
+    def per_turn(self) -> int:
+        """How many leases it takes in one turn of the loop."""
+        ...
+
+    def submit_many(self, leases: Sequence[Lease]) -> None:
+        """Take leases that were granted."""
         ...
 
 
@@ -212,9 +217,9 @@ class Dispatcher:
         """Take what a claim brought, some at a time; what cannot be worked on goes back."""
         rejected = [*grant.rejected]
         claim.is_taking = True
-        for start in range(0, len(grant.leases), SLICE):
-            part = grant.leases[start : start + SLICE]
-            rejected += self._take([one for one in part if claim.is_new(one[0])])
+        per_turn = self._lanes.per_turn
+        for start in range(0, len(grant.leases), per_turn):
+            rejected += self._take(claim.new_of(grant.leases[start : start + per_turn]))
             await self._clock.sleep(0)
         if rejected:
             claim.group.create_task(self._hand_back(rejected))
@@ -227,21 +232,28 @@ class Dispatcher:
         """Take leases into the table and the lanes; return those this agent cannot work on."""
         if self._is_stopped:
             return [_refused(lease, "this agent is draining") for lease, _ in granted]
-        rejected, usable = [], []
-        for lease, deadline_ns in granted:
-            if self._lanes.measures(lease.kind):
-                usable.append((lease, deadline_ns))
-            else:
-                rejected.append(_refused(lease, f"this agent does not measure {lease.kind.value}"))
+        measured = {kind for kind in TaskKind if self._lanes.measures(kind)}
+        usable = [one for one in granted if one[0].kind in measured]
+        rejected = [
+            _refused(lease, f"this agent does not measure {lease.kind.value}")
+            for lease, _ in granted
+            if lease.kind not in measured
+        ]
         answers = self._leases.grant_many(usable, self._clock.boottime_ns())
-        for (lease, _), answer in zip(usable, answers, strict=True):
-            self.counters[f"lease_{answer.value}"] += 1
-            if answer is Grant.GRANTED and lease.repeat is not None:
+        for answer in {*answers}:
+            self.counters[f"lease_{answer.value}"] += answers.count(answer)
+        granted_now = [answer is Grant.GRANTED for answer in answers]
+        taken = [lease for lease, _ in compress(usable, granted_now)]
+        if Grant.FULL in answers:
+            rejected += [
+                _refused(lease, "this agent holds as many leases as it can")
+                for (lease, _), answer in zip(usable, answers, strict=True)
+                if answer is Grant.FULL
+            ]
+        for lease in taken:
+            if lease.repeat is not None:
                 self.on_standing(lease)
-            elif answer is Grant.GRANTED:
-                self._lanes.submit(lease)
-            elif answer is Grant.FULL:
-                rejected.append(_refused(lease, "this agent holds as many leases as it can"))
+        self._lanes.submit_many([lease for lease in taken if lease.repeat is None])
         if usable:
             self.on_granted()
         return rejected
@@ -283,21 +295,26 @@ class _Claim:
         """End leases that the control plane takes back."""
         self.dispatcher.on_revoked(lease_ids)
 
-    def is_new(self, lease: Lease) -> bool:
-        """Take note of a lease; return whether it has not come before.
+    def new_of(self, granted: Sequence[tuple[Lease, int]]) -> Sequence[tuple[Lease, int]]:
+        """Take note of leases; return those that have not come before.
 
         One that comes again, by an answer that repeats a broken one, is worked on, or has ended
         here and its result is on its way: nothing is measured twice under one lease. A kind whose
         credit is used up may be claimed again.
         """
-        left = self.credits.pop(lease.kind, 0) - 1
-        if left > 0:
-            self.credits[lease.kind] = left
-        if lease.lease_id in self.taken:
-            self.dispatcher.counters["lease_repeated"] += 1
-            return False
-        self.taken[lease.lease_id] = None
-        return True
+        for kind, count in Counter([lease.kind for lease, _ in granted]).items():
+            left = self.credits.pop(kind, 0) - count
+            if left > 0:
+                self.credits[kind] = left
+        before = len(self.taken)
+        known = {lease.lease_id for lease, _ in granted if lease.lease_id in self.taken}
+        self.taken.update(dict.fromkeys([lease.lease_id for lease, _ in granted]))
+        repeated = before + len(granted) - len(self.taken)
+        if not repeated:
+            return granted
+        self.dispatcher.counters["lease_repeated"] += repeated
+        fresh = {lease.lease_id: (lease, end) for lease, end in reversed(granted)}
+        return [one for lease_id, one in reversed(fresh.items()) if lease_id not in known]
 
 
 def _refused(lease: Lease, why: str) -> RejectedLease:

@@ -201,16 +201,17 @@ class Reporter:
 
     async def _settle(self, answered: Sequence[tuple[int, int, str]]) -> None:
         """Forget items, as `(seq, lease_id, status)`, that were answered for."""
-        self.counters.update(f"status_{status}" for _, _, status in answered)
+        for status, count in Counter([status for _, _, status in answered]).items():
+            self.counters[f"status_{status}"] += count
         done = [(seq, lease_id) for seq, lease_id, status in answered if status in FINAL]
         leases = self._leases
-        leases.release_many(lease_id for _, lease_id in done if not leases.stands(lease_id))
+        leases.release_many([lease_id for _, lease_id in done if not leases.stands(lease_id)])
         if len(done) < len(answered):
             self._again_later()
         elif self._again_ns is None:
             self._again_delay_ns = RETRY_MIN_NS
         try:
-            await self._spool.acknowledge(seq for seq, _ in done)
+            await self._spool.acknowledge([seq for seq, _ in done])
         finally:
             self.on_room()
 

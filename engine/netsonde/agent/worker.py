@@ -1,24 +1,25 @@
-"""One task per lease: measure, make the result durable, free the slot.
+"""One task per lease: measure, have the result kept, free the slot once it is durable.
+
+Leases whose prober answers without waiting need no task: a batch of them is measured in one call.
 
 The worker knows nothing of renewal. Whoever ends a lease calls `cancel`; what was measured until
 then is reported all the same.
 """
 
 import asyncio
-import logging
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import compress
 from typing import Any
 
-from netsonde import __version__, wire
-from netsonde.clock import NS_PER_MS, Clock
-from netsonde.errors import SpoolFull, StorageError
+from netsonde import wire
+from netsonde.agent.keeper import Keeper
+from netsonde.clock import Clock
 from netsonde.leases import LeaseTable
 from netsonde.model import (
     TARGET_FIELDS,
-    Failure,
     FailureSource,
     Lease,
     Measurement,
@@ -27,15 +28,25 @@ from netsonde.model import (
     TaskKind,
 )
 from netsonde.pacing import KeyedBuckets, Pacer
-from netsonde.probe.base import Prober, Recorder, measure
+from netsonde.probe.base import (
+    InstantProber,
+    Moment,
+    Prober,
+    Recorder,
+    env_of,
+    failure_of,
+    measure,
+)
 from netsonde.spool import Spool
 from netsonde.ticks import Tick
+from netsonde.wire import Result, ResultColumns
 
-HOLD_RETRY_NS = 500 * NS_PER_MS  # how often a result that the spool refused is offered again
 TARGETS_MAX = 10_000  # targets paced at once; those beyond share one bucket
 TARGET_BURST = 10  # a check's targets often resolve to one host
+# Leases begun in one turn of the loop. A thousand tasks at once would stop it for 80 ms; leases
+# without one are a twentieth of the work.
+TASKS_PER_TURN, INSTANTS_PER_TURN = 32, 256
 
-_log = logging.getLogger("netsonde.agent")
 _ENDINGS = {
     Reason.EXPIRED: "the lease ended before the measurement did",
     Reason.CANCELLED: "the lease was taken back before the measurement ended",
@@ -46,7 +57,6 @@ class _Phase(Enum):
     NEW = auto()  # its task has not run yet: cancelling it would skip its clean-up
     WAITING = auto()  # for its turn at the target
     MEASURING = auto()
-    KEEPING = auto()  # the result is on its way to the disk
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +70,7 @@ class _Job:
 
 @dataclass(slots=True)
 class Lane:
-    """One kind's slots: what runs, and what was granted beyond them and waits."""
+    """One kind's slots: what runs or is being kept, and what was granted beyond them and waits."""
 
     capacity: int
     running: int = 0
@@ -104,20 +114,24 @@ class Worker:
         self.env: dict[str, Any] = {}
         self._clock = clock
         self._leases = leases
-        self._spool = spool
+        self._keeper = Keeper(clock, spool, self.counters, self._free)
         self._probers = probers
+        self._instant = {
+            kind: prober for kind, prober in probers.items() if isinstance(prober, InstantProber)
+        }
         self._pacer = pacer
         self._lanes = {kind: Lane(capacities.get(kind, 0)) for kind in probers}
         self._jobs: dict[int, _Job] = {}
+        self._keeping: dict[int, Lane] = {}
+        self._ticking: set[int] = set()  # of those that are kept
         self._group: asyncio.TaskGroup | None = None
-        self._is_holding = False
 
     async def run(self) -> None:
         """Keep the leases' tasks until cancelled; they are cancelled with it."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             try:
-                await asyncio.get_running_loop().create_future()
+                await self._keeper.run()
             finally:
                 self._group = None
 
@@ -136,7 +150,12 @@ class Worker:
     @property
     def held(self) -> int:
         """Leases whose result is measured and not durable yet."""
-        return sum(job.phase is _Phase.KEEPING for job in self._jobs.values())
+        return len(self._keeping)
+
+    @property
+    def per_turn(self) -> int:
+        """How many leases it takes in one turn of the loop."""
+        return INSTANTS_PER_TURN if len(self._instant) == len(self._probers) else TASKS_PER_TURN
 
     def submit(self, lease: Lease, tick: Tick | None = None) -> None:
         """Take a granted lease, or a tick of a standing one: it begins when its kind has a slot.
@@ -144,7 +163,7 @@ class Worker:
         One that is granted again while its measurement is being ended, or its result kept, is let
         go: what was seen is reported under its id.
         """
-        if lease.lease_id in self._jobs:
+        if lease.lease_id in self._jobs or lease.lease_id in self._keeping:
             self.counters["granted_again"] += 1
             self._leases.release(lease.lease_id)
             return
@@ -153,12 +172,25 @@ class Worker:
         lane.queued.append(_Job(lease, tick))
         self._fill(lane)
 
+    def submit_many(self, leases: Sequence[Lease]) -> None:
+        """Take leases that were granted together."""
+        by_kind: defaultdict[TaskKind, list[Lease]] = defaultdict(list)
+        for lease in leases:
+            by_kind[lease.kind].append(lease)
+        began = Moment.now(self._clock) if self._instant else None
+        for kind, batch in by_kind.items():
+            others: Sequence[Lease] = batch
+            if began is not None and kind in self._instant:
+                others = self._measure_at_once(kind, batch, began)
+            for lease in others:
+                self.submit(lease)
+
     def cancel(self, lease_id: int, reason: Reason) -> None:
         """End a lease's measurement; unknown and measured leases are left alone."""
         job = self._jobs.get(lease_id)
         if job is None:
             self._unqueue({lease_id})
-        elif job.phase is not _Phase.KEEPING and job.reason is None:
+        elif job.reason is None:
             job.reason = reason
             if job.phase is not _Phase.NEW and job.task is not None:
                 job.task.cancel()
@@ -196,16 +228,98 @@ class Worker:
             job.task = self._group.create_task(self._work(job, lane))
 
     async def _work(self, job: _Job, lane: Lane) -> None:
+        lease = job.lease
         try:
             if await self._begin(job):
-                await self._keep(job, await self._measure(job))
+                measurement = await self._measure(job)
+                self._keeping[lease.lease_id] = lane
+                number, scheduled_at = job.tick or (None, lease.scheduled_at)
+                if number is not None:
+                    self._ticking.add(lease.lease_id)
+                self._keeper.add(Result(lease.lease_id, measurement, scheduled_at, number))
         finally:
-            del self._jobs[job.lease.lease_id]
-            lane.running -= 1
-            self._note_ran(job)
+            del self._jobs[lease.lease_id]
+            if lease.lease_id not in self._keeping:
+                lane.running -= 1
+                self._note_ran(job)
+                self._refill((lane,))
+
+    def _free(self, lease_ids: Sequence[int]) -> None:
+        """Free the slots of leases whose results are durable."""
+        lanes = Counter([id(lane) for lane in map(self._keeping.pop, lease_ids)])
+        freed = [lane for lane in self._lanes.values() if id(lane) in lanes]
+        for lane in freed:
+            lane.running -= lanes[id(lane)]
+        for lease_id in self._ticking.intersection(lease_ids):
+            self._ticking.discard(lease_id)
+            self.on_ran(lease_id)
+        self.on_kept()
+        self._refill(freed)
+
+    def _refill(self, lanes: Iterable[Lane]) -> None:
+        """Use slots that became free."""
+        for lane in lanes:
             self._fill(lane)
-            self._note_idle()
-            self.on_free()
+        self._note_idle()
+        self.on_free()
+
+    # ── without a task ──
+
+    def _measure_at_once(
+        self, kind: TaskKind, leases: Sequence[Lease], began: Moment
+    ) -> Sequence[Lease]:
+        """Measure what has a slot and need not wait; return the others."""
+        lane = self._lanes[kind]
+        lease_ids = [lease.lease_id for lease in leases]
+        if lane.free < len(leases) or self._group is None or self._is_any_known(lease_ids):
+            return leases
+        now_ns = self._clock.boottime_ns()
+        target = TARGET_FIELDS[kind]
+        targets = [getattr(lease.spec, target) for lease in leases]
+        turns = self._pacer.take_each(targets, now_ns)
+        begun = self._leases.start_many([*compress(lease_ids, turns)], now_ns)
+        ready = (
+            leases
+            if len(begun) == len(leases)
+            else [lease for lease in leases if lease.lease_id in {*begun}]
+        )
+        if ready:
+            self._keep_columns(lane, begun, ready, self._columns_of(kind, ready, began))
+        self.counters["unstarted"] += sum(turns) - len(begun)
+        return [lease for lease, is_mine in zip(leases, turns, strict=True) if not is_mine]
+
+    def _is_any_known(self, lease_ids: Sequence[int]) -> bool:
+        """Whether something of an earlier grant of one of these is not over."""
+        return not (
+            self._jobs.keys().isdisjoint(lease_ids) and self._keeping.keys().isdisjoint(lease_ids)
+        )
+
+    def _columns_of(self, kind: TaskKind, leases: Sequence[Lease], began: Moment) -> ResultColumns:
+        """Measure; a prober's bug must still give every lease a result."""
+        env = env_of(began, self.env)
+        try:
+            return self._instant[kind].measure_many([lease.spec for lease in leases], began, env)
+        except Exception as error:
+            failure = failure_of(error)
+            count = len(leases)
+            return ResultColumns(
+                outcomes=[failure.outcome] * count,
+                started_at_ns=[began.realtime_ns] * count,
+                durations_ns=[self._clock.monotonic_ns() - began.monotonic_ns] * count,
+                observations=[wire.encode_observations(())] * count,
+                env=env,
+                errors=[failure.as_value()] * count,
+            )
+
+    def _keep_columns(
+        self, lane: Lane, lease_ids: list[int], leases: Sequence[Lease], columns: ResultColumns
+    ) -> None:
+        self._leases.finish_many(lease_ids)
+        self.idle.clear()
+        lane.running += len(lease_ids)
+        self._keeping.update(dict.fromkeys(lease_ids, lane))
+        scheduled_at = [lease.scheduled_at for lease in leases]
+        self._keeper.add_columns(lease_ids, columns, scheduled_at if any(scheduled_at) else ())
 
     def _note_ran(self, job: _Job) -> None:
         if job.tick is not None:
@@ -237,7 +351,6 @@ class Worker:
             await measure(self._probers[job.lease.kind], job.lease.spec, record)
         except asyncio.CancelledError:
             self._swallow(job)
-        job.phase = _Phase.KEEPING
         if job.reason is not None:
             record.fail(Outcome.CANCELLED, job.reason, FailureSource.SELF, _ENDINGS[job.reason])
         if job.tick is None:
@@ -254,59 +367,7 @@ class Worker:
             raise asyncio.CancelledError
         job.task.uncancel()
 
-    async def _keep(self, job: _Job, measurement: Measurement) -> None:
-        """Make a result durable, however long the spool refuses it."""
-        body = _encoded(job, measurement)
-        cancelled = measurement.outcome is Outcome.CANCELLED
-        while True:
-            try:
-                await self._spool.append(job.lease.lease_id, body, cancelled=cancelled)
-            except StorageError as error:
-                self._hold(error)
-                await self._clock.sleep(HOLD_RETRY_NS)
-            else:
-                break
-        self._is_holding = False
-        self.counters[f"outcome_{measurement.outcome}"] += 1
-        self.on_kept()
-
-    def _hold(self, error: StorageError) -> None:
-        self.counters["spool_refusals"] += 1
-        if self._is_holding:
-            return
-        self._is_holding = True
-        action = "spool_full" if isinstance(error, SpoolFull) else "spool_failed"
-        _log.error(
-            "%s; results are held in memory with their slots, and offered again every %d ms",
-            error,
-            HOLD_RETRY_NS // NS_PER_MS,
-            extra={"action": action},
-        )
-
     def _note_idle(self) -> None:
-        if not self._jobs and not any(lane.queued for lane in self._lanes.values()):
+        is_queued = any(lane.queued for lane in self._lanes.values())
+        if not self._jobs and not self._keeping and not is_queued:
             self.idle.set()
-
-
-def _encoded(job: _Job, measurement: Measurement) -> bytes:
-    """Encode a result; one that cannot be is replaced by one that says so."""
-    lease_id = job.lease.lease_id
-    tick, scheduled_at = job.tick or (None, job.lease.scheduled_at)
-    try:
-        return wire.encode_report_item(lease_id, measurement, scheduled_at=scheduled_at, tick=tick)
-    except Exception as error:
-        _log.exception("a result cannot be encoded", extra={"action": "result_unencodable"})
-        failure = Failure(
-            reason=Reason.PROTOCOL_ERROR,
-            failure_source=FailureSource.SELF,
-            message=f"internal error: the result cannot be encoded: {type(error).__name__}",
-        )
-        spare = Measurement(
-            outcome=Outcome.AGENT_ERROR,
-            started_at_ns=measurement.started_at_ns,
-            duration_ns=measurement.duration_ns,
-            observations=(),
-            error=failure,
-            env={"version": __version__},
-        )
-        return wire.encode_report_item(lease_id, spare, scheduled_at=scheduled_at, tick=tick)

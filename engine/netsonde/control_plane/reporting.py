@@ -42,13 +42,20 @@ class Batch:
     def results(self, status: ReportStatus, error: str | None = None) -> list[ReportResult]:
         """Give every item the same status."""
         return [
-            ReportResult(lease_id=wire.item_lease_id(body), status=status, error=error)
-            for body, _ in self.items
+            ReportResult(lease_id=lease_id, status=status, error=error)
+            for lease_id in self.lease_ids()
         ]
+
+    def lease_ids(self) -> list[int]:
+        """Return the lease that each item reports on, 0 where it does not say."""
+        return wire.item_lease_ids([body for body, _ in self.items])
 
 
 def in_batches(items: Sequence[Item]) -> list[Batch]:
     """Cut items into batches that keep the contract's limits, in order."""
+    sizes = sum([len(body) for body, _ in items]) + len(items) + BODY_SLACK_BYTES
+    if items and len(items) <= wire.REPORT_ITEMS_MAX and sizes <= wire.REPORT_MAX_BYTES:
+        return [Batch(items)]
     batches: list[Batch] = []
     part: list[Item] = []
     size = BODY_SLACK_BYTES
@@ -77,6 +84,8 @@ def read_report(answer: Answer, batch: Batch) -> ReportResponse:
     if PROTOCOL_HEADER not in answer.response.headers and not response.results:
         taken = tuple(batch.results(ReportStatus.ACCEPTED))
         return ReportResponse(acknowledged=response.acknowledged, results=taken)
+    if [result.lease_id for result in response.results] == batch.lease_ids():
+        return response
     answered: defaultdict[int, deque[ReportResult]] = defaultdict(deque)
     for result in response.results:
         answered[result.lease_id].append(result)

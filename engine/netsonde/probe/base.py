@@ -1,9 +1,9 @@
 """What every prober is, what it may use and how one run of it becomes a Measurement."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 from netsonde import __version__
 from netsonde.clock import Clock, ClockQuality
@@ -24,6 +24,7 @@ from netsonde.model import (
     Reason,
     TaskKind,
 )
+from netsonde.wire import ResultColumns
 
 SpecT_contra = TypeVar("SpecT_contra", contravariant=True)
 
@@ -52,6 +53,17 @@ class Prober(Protocol[SpecT_contra]):
         ...
 
 
+@runtime_checkable
+class InstantProber(Prober[SpecT_contra], Protocol[SpecT_contra]):
+    """Can also measure many specs at once, without waiting: what it is asked it knows."""
+
+    def measure_many(
+        self, specs: Sequence[SpecT_contra], began: "Moment", env: dict[str, Any]
+    ) -> ResultColumns:
+        """Measure what specs say, a row for each in their order; the columns share `env`."""
+        ...
+
+
 class Moment(NamedTuple):
     """An instant, on the wall clock, with its quality, and on the clock for durations."""
 
@@ -72,6 +84,10 @@ class RunFailure(NamedTuple):
     reason: Reason
     failure_source: FailureSource
     message: str
+
+    def as_value(self) -> Failure:
+        """Return it as a result's error."""
+        return Failure(reason=self.reason, failure_source=self.failure_source, message=self.message)
 
 
 INTERRUPTED = RunFailure(
@@ -99,11 +115,7 @@ class Recorder:
         self._observations: list[Observation] = []
         self._outcome: Outcome | None = None
         self._error: Failure | None = None
-        self.env: dict[str, Any] = {
-            "version": __version__,
-            "clock": self._began.quality.as_env(),
-            **(env or {}),
-        }
+        self.env = env_of(self._began, env)
 
     def observe(self, name: str, value: dict[str, Any], unit: str | None = None) -> None:
         """Add one observation."""
@@ -155,6 +167,11 @@ class Recorder:
             error=error,
             env=self.env,
         )
+
+
+def env_of(began: Moment, env: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return how a run that began then is measured; env: what its owner knows of that."""
+    return {"version": __version__, "clock": began.quality.as_env(), **(env or {})}
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from netsonde.wire.reports import (
     encode_report,
     encode_result,
     item_lease_id,
+    item_lease_ids,
     merge_result,
     timed_item,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "fragment",
     "host_specs",
     "item_lease_id",
+    "item_lease_ids",
     "lease_deadline_ns",
     "merge_result",
     "parse",

@@ -8,6 +8,7 @@ import msgspec
 import orjson
 from msgspec import Meta
 
+from netsonde._native.reports import leading_ids
 from netsonde.clock import NS_PER_MS, rfc3339
 from netsonde.model import ID_MAX, Measurement, Outcome, TaskKind, TaskSpec
 from netsonde.wire.codec import DecodeError, decode, decoder, encode, is_too_deep, parse
@@ -201,6 +202,14 @@ def _tells_failure(observations: Collection[ObservationHead]) -> bool:
             value = msgspec.json.decode(bytes(observation.value))
             return isinstance(value, dict) and value.get("status") != "ok"
     return False
+
+
+def item_lease_ids(items: list[bytes]) -> list[int]:
+    """Return the leases that encoded items report on, 0 for one that does not say."""
+    return [
+        lease_id or item_lease_id(item)
+        for lease_id, item in zip(leading_ids(items), items, strict=True)
+    ]
 
 
 def item_lease_id(item_body: bytes) -> int:

@@ -9,7 +9,8 @@ from random import Random
 
 import pytest
 
-from netsonde.agent.dispatcher import FULL_RETRY_NS, REPEAT_NS, SLICE, Dispatcher
+from netsonde.agent.dispatcher import FULL_RETRY_NS, REPEAT_NS, Dispatcher
+from netsonde.agent.worker import TASKS_PER_TURN
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.control_plane import ClaimGrant, ClaimSink, ControlPlaneError, TransportError
 from netsonde.errors import SpoolFull
@@ -40,8 +41,12 @@ class FakeLanes:
     def measures(self, kind: TaskKind) -> bool:
         return self.capacity.get(kind, 0) > 0
 
-    def submit(self, lease: Lease) -> None:
-        self.taken.append(lease)
+    @property
+    def per_turn(self) -> int:
+        return TASKS_PER_TURN
+
+    def submit_many(self, leases: Sequence[Lease]) -> None:
+        self.taken += leases
 
 
 class FakeClaims:
@@ -351,7 +356,7 @@ async def test_a_large_grant_does_not_stop_the_loop(bench: Bench) -> None:
             taken = len(bench.lanes.taken)
         running.cancel()
 
-    assert 0 < most_at_once <= SLICE
+    assert 0 < most_at_once <= TASKS_PER_TURN
 
 
 async def test_stopping_amid_a_large_grant_gives_the_rest_back(bench: Bench) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from netsonde import wire
-from netsonde.agent.worker import HOLD_RETRY_NS, Worker, target_pacer
+from netsonde.agent.keeper import HOLD_RETRY_NS
+from netsonde.agent.worker import Worker, target_pacer
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import (
     NetsondeError,

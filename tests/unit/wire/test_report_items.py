@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsonde._native.reports import write_items
+from netsonde._native.reports import leading_ids, write_items
 from netsonde.clock import NS_PER_MS, NS_PER_S, rfc3339
 from netsonde.model import ID_MAX, Failure, Measurement, Observation, Outcome
 from netsonde.wire import (
@@ -22,6 +22,8 @@ from netsonde.wire import (
     encode_report,
     encode_report_item,
     encode_report_items,
+    item_lease_id,
+    item_lease_ids,
     parse,
 )
 
@@ -263,3 +265,37 @@ def test_texts_are_bytes_and_outcomes_words(text: Any) -> None:
         write_items([1], [2], [3], ["ok"], [text], [b"{}"])
     with pytest.raises(TypeError):
         write_items([1], [2], [3], ["ok"], [b"[]"], [b"{}"], before=[text])
+
+
+some_item = st.one_of(
+    st.binary(max_size=40),
+    st.binary(max_size=30).map(lambda rest: b'{"lease_id":' + rest),
+    st.integers(0, 2**70).map(lambda key: b'{"lease_id":%d,"outcome":"ok"}' % key),
+    st.builds(lambda key, tail: b'{"lease_id":%d%b' % (key, tail), st.integers(0, ID_MAX),
+              st.sampled_from([b"", b"}", b",", b".5,", b" ,", b"e1,"])),
+)  # fmt: skip
+
+
+@given(items=st.lists(some_item, max_size=6))
+def test_the_leases_of_items_are_what_a_decoder_reads(items: list[bytes]) -> None:
+    expected = [item_lease_id(item) for item in items]
+
+    for lease_id, decoded, item in zip(item_lease_ids(items), expected, items, strict=True):
+        # One whose end is broken has an id all the same, if it begins with it.
+        assert lease_id == decoded or (
+            decoded == 0 and item.startswith(b'{"lease_id":%d,' % lease_id)
+        )
+
+
+@given(results=st.lists(some_result, max_size=6))
+def test_our_items_are_read_without_decoding(results: list[Result]) -> None:
+    ids = [one.lease_id if one.lease_id < 10**19 else 0 for one in results]
+
+    assert leading_ids(encode_report_items(results)) == ids
+    assert item_lease_ids(encode_report_items(results)) == [one.lease_id for one in results]
+
+
+@pytest.mark.parametrize("item", ["text", None, 5])
+def test_an_item_is_bytes(item: Any) -> None:
+    with pytest.raises(TypeError):
+        leading_ids([item])
