@@ -56,6 +56,7 @@ class ModelTask:
     safe_until_ns: int = 0  # until when its holder may count on having it alone
     is_revoked: bool = False
     grid: Grid | None = None  # of a standing task
+    pin: int | None = None  # its agent, who may be granted it again at any time
     is_of_check: bool = False
     ended_ns: int | None = None  # when a standing task was called off
 
@@ -141,7 +142,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         )
         (task_id,) = at_once(self.plane.writer.write(lambda store: store.add_tasks([task])))
         grid = Grid(task_id, self.now_ns, repeat)
-        self.model.tasks[task_id] = ModelTask(grid=grid, is_of_check=of_check)
+        self.model.tasks[task_id] = ModelTask(grid=grid, pin=pin, is_of_check=of_check)
 
     @rule()
     def cancel_check(self) -> None:
@@ -185,7 +186,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
             for held in self.store.held_by(agent_id)
             if held.lease_id in before
             and held.until_ns > self.now_ns
-            and held.granted_ns >= self.now_ns - 600 * NS_PER_S
+            and (held.is_standing or held.granted_ns >= self.now_ns - 600 * NS_PER_S)
             and not self.model.tasks[held.task_id].is_revoked
         }
         again = set(self._claim(number, claim_id, 3))
@@ -205,7 +206,10 @@ class ControlPlaneMachine(RuleBasedStateMachine):
                 assert self.model.of_lease[task.lease_id] == (task.task_id, number)
                 continue
             assert task.lease_id > max(self.model.of_lease, default=0), "lease ids must grow"
-            assert known.safe_until_ns <= self.now_ns, "granted while somebody else held it"
+            if known.grid is None:
+                assert known.safe_until_ns <= self.now_ns, "granted while somebody else held it"
+            else:
+                assert known.pin == number, "granted to another agent than its own"
             assert 1 <= task.attempt <= (MAX_ATTEMPTS if known.grid is None else 1)
             assert task.next_tick == self._next_tick(task.task_id)
             self.model.of_lease[task.lease_id] = (task.task_id, number)
