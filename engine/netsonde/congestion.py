@@ -63,8 +63,8 @@ class Window:
         return self._size >= self._ceiling
 
     def grow(self, running: int) -> None:
-        """Note a success: one more for every windowful, if it is this limit that holds back."""
-        if running >= self.limit and not self.is_open:
+        """Note a success: one more for every windowful, if half of it is used (RFC 7661)."""
+        if 2 * running >= self.limit and not self.is_open:
             self._size = min(self._ceiling, self._size + 1 / self._size)
 
     def shrink(self, now_ns: int) -> bool:
@@ -113,17 +113,17 @@ class CongestionControl:
         self._samples = {kind: _Sample() for kind in self._capacities}
         self._running = dict.fromkeys(self._capacities, 0)
         self._targets: OrderedDict[tuple[TaskKind, str], _Target] = OrderedDict()
-        self.shrunk = dict.fromkeys(("all", "target", *self._capacities), 0)
+        self.shrunk: dict[str, int] = dict.fromkeys(("all", "target", *self._capacities), 0)
 
     def limit(self, kind: TaskKind) -> int:
         """How many of a kind may run at once."""
         window = self._windows.get(kind)
         return window.limit if window else 0
 
-    def room(self, kind: TaskKind) -> int:
-        """How many more of a kind may start."""
-        own = self.limit(kind) - self._running.get(kind, 0)
-        return max(0, min(own, self._all.limit - sum(self._running.values())))
+    @property
+    def limit_of_all(self) -> int:
+        """How many may run at once, of all kinds together."""
+        return self._all.limit
 
     def may_start(self, kind: TaskKind, target: str) -> bool:
         """Whether a target can take one more."""

@@ -116,20 +116,17 @@ def test_a_measurement_without_an_error_was_answered() -> None:
 # ── the limits of an agent ──
 
 
-def test_room_is_what_a_kind_and_all_together_leave() -> None:
+def test_a_limit_is_the_capacity_until_something_shrinks_it() -> None:
     it = control()
-    assert (it.room(DNS), it.room(PING), it.room(TaskKind.TCP)) == (100, 50, 0)
-    for number in range(60):
-        it.started(DNS, f"t{number}")
-    assert (it.room(DNS), it.room(PING)) == (40, 50), "one kind takes nothing from another"
+    assert (it.limit(DNS), it.limit(PING), it.limit(TaskKind.TCP)) == (100, 50, 0)
+    assert it.limit_of_all == 150
 
 
 def test_a_target_that_is_down_costs_nobody_else_anything() -> None:
     it = control()
     for second in range(100):
         once(it, "down", Signal.TIMEOUT, second * NS_PER_S)
-    assert it.room(DNS) == 100
-    assert it.room(PING) == 50
+    assert (it.limit(DNS), it.limit(PING), it.limit_of_all) == (100, 50, 150)
     it.started(DNS, "down")
     assert not it.may_start(DNS, "down"), "one at a time is left"
     assert it.may_start(DNS, "up")
@@ -150,8 +147,7 @@ def test_a_target_that_answers_again_gets_its_room_back() -> None:
 def test_timeouts_of_targets_that_are_up_shrink_their_kind_only() -> None:
     it = control()
     answers_then_times_out(it, range(OVERLOAD))
-    assert it.room(DNS) == 70
-    assert it.room(PING) == 50
+    assert (it.limit(DNS), it.limit(PING), it.limit_of_all) == (70, 50, 150)
     assert it.shrunk[DNS] == 1
 
 
@@ -161,7 +157,7 @@ def test_a_few_timeouts_are_what_paths_do() -> None:
         once(it, f"t{number % SAMPLE}", Signal.ANSWERED)
         if number % 8 == 7:
             once(it, f"t{number % SAMPLE}", Signal.TIMEOUT)
-    assert it.room(DNS) == 100
+    assert it.limit(DNS) == 100
 
 
 def test_what_answered_long_ago_is_not_thought_to_be_up() -> None:
@@ -170,37 +166,35 @@ def test_what_answered_long_ago_is_not_thought_to_be_up() -> None:
         once(it, f"t{number}", Signal.ANSWERED, 0)
     for number in range(OVERLOAD):
         once(it, f"t{number}", Signal.TIMEOUT, ANSWERED_NS + 1)
-    assert it.room(DNS) == 100
+    assert it.limit(DNS) == 100
 
 
 def test_a_local_drop_shrinks_the_kind_and_all() -> None:
     it = control(dns=100, ping=100)
     once(it, "t", Signal.LOCAL_DROP)
-    assert it.room(DNS) == 70
-    for number in range(100):
-        it.started(PING, f"p{number}")
-    assert it.room(DNS) == 40, "140 of all 200 are left"
+    assert (it.limit(DNS), it.limit(PING), it.limit_of_all) == (70, 100, 140)
 
 
 def test_a_loop_that_lags_shrinks_all() -> None:
     it = control(dns=100, ping=100)
     it.lagged(LAG_MAX_NS, 0)
-    assert it.room(DNS) == 100
+    assert it.limit_of_all == 200
     it.lagged(LAG_MAX_NS + NS_PER_MS, 0)
-    for number in range(100):
-        it.started(PING, f"p{number}")
-    assert it.room(DNS) == 40
+    assert (it.limit(DNS), it.limit_of_all) == (100, 140)
 
 
 def test_after_an_overload_success_under_load_brings_everything_back() -> None:
     it = control(dns=20, ping=0)
     once(it, "t", Signal.LOCAL_DROP)
-    assert it.room(DNS) == 14
+    assert (it.limit(DNS), it.limit_of_all) == (14, 14)
+    running = 0
     for step in range(500):
-        while it.room(DNS):
+        while running < min(it.limit(DNS), it.limit_of_all):
             it.started(DNS, f"t{step}")
+            running += 1
         it.ended(DNS, f"t{step}", Signal.ANSWERED, 0)
-    assert it.limit(DNS) == 20
+        running -= 1
+    assert (it.limit(DNS), it.limit_of_all) == (20, 20)
 
 
 def test_targets_are_forgotten_but_not_while_they_run(monkeypatch: pytest.MonkeyPatch) -> None:

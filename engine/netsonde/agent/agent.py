@@ -374,6 +374,7 @@ class _Parts:
         """Let the parts tell each other what happens."""
         client, dispatcher, reporter = self.client, self.dispatcher, self.reporter
         worker = self.worker
+        self.telemetry.on_lag = worker.lagged
         worker.on_free = dispatcher.wake
         worker.on_kept = reporter.wake
         worker.on_ran = self.standing.ran
@@ -391,6 +392,7 @@ class _Parts:
         sources: dict[str, Mapping[str, int]] = {
             "control_plane": self.client.counters,
             "worker": self.worker.counters,
+            "congestion": self.worker.congestion.shrunk,
             "standing": self.standing.counters,
             "dispatcher": self.dispatcher.counters,
             "reporter": self.reporter.counters,

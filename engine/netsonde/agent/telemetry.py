@@ -5,7 +5,7 @@ import gc
 import os
 import platform
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ YOUNG, EVERYTHING = 1, 2  # generations, gc(3)
 
 
 class Telemetry:
-    """Watches the loop and the process. `run` samples; `health` is what the heartbeat carries."""
+    """Watches the loop and the process. `run` samples; `health` is what the heartbeat carries.
+
+    `on_lag` hears how late the loop was, at every sample.
+    """
 
     def __init__(self, clock: Clock, spool: Spool) -> None:
         self._clock = clock
         self._spool = spool
+        self.on_lag: Callable[[int], None] = lambda _: None
         self._lags_ns: deque[int] = deque(maxlen=TICKS_KEPT)
 
     async def run(self) -> None:
@@ -60,7 +64,9 @@ class Telemetry:
         while True:
             started_ns = self._clock.monotonic_ns()
             await self._clock.sleep(TICK_NS)
-            self._lags_ns.append(max(0, self._clock.monotonic_ns() - started_ns - TICK_NS))
+            lag_ns = max(0, self._clock.monotonic_ns() - started_ns - TICK_NS)
+            self._lags_ns.append(lag_ns)
+            self.on_lag(lag_ns)
 
     async def _collect(self) -> None:
         passes = 0

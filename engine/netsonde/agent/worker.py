@@ -7,19 +7,20 @@ then is reported all the same.
 """
 
 import asyncio
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import compress
 from typing import Any
 
 from netsonde import wire
 from netsonde.agent.keeper import Keeper
+from netsonde.agent.lanes import Lanes, target_of
 from netsonde.clock import Clock
+from netsonde.congestion import CongestionControl, Signal, signal_of
 from netsonde.leases import LeaseTable
 from netsonde.model import (
-    TARGET_FIELDS,
     FailureSource,
     Lease,
     Measurement,
@@ -68,20 +69,6 @@ class _Job:
     reason: Reason | None = None
 
 
-@dataclass(slots=True)
-class Lane:
-    """One kind's slots: what runs or is being kept, and what was granted beyond them and waits."""
-
-    capacity: int
-    running: int = 0
-    queued: deque[_Job] = field(default_factory=deque)
-
-    @property
-    def free(self) -> int:
-        """Slots that a claim may ask for."""
-        return max(0, self.capacity - self.running - len(self.queued))
-
-
 def target_pacer(starts_per_s: float) -> Pacer:
     """Make the pacer of measurements: a bucket per real target."""
     return Pacer(keyed=[KeyedBuckets(starts_per_s, TARGET_BURST, TARGETS_MAX)])
@@ -120,9 +107,9 @@ class Worker:
             kind: prober for kind, prober in probers.items() if isinstance(prober, InstantProber)
         }
         self._pacer = pacer
-        self._lanes = {kind: Lane(capacities.get(kind, 0)) for kind in probers}
+        self._lanes: Lanes[_Job] = Lanes({kind: capacities.get(kind, 0) for kind in probers})
         self._jobs: dict[int, _Job] = {}
-        self._keeping: dict[int, Lane] = {}
+        self._keeping: dict[int, TaskKind] = {}
         self._ticking: set[int] = set()  # of those that are kept
         self._group: asyncio.TaskGroup | None = None
 
@@ -135,17 +122,26 @@ class Worker:
             finally:
                 self._group = None
 
+    @property
+    def congestion(self) -> CongestionControl:
+        """What limits how much runs at once."""
+        return self._lanes.congestion
+
+    def lagged(self, lag_ns: int) -> None:
+        """Take note of how late the loop is: a host that cannot keep up begins less at once."""
+        self._lanes.congestion.lagged(lag_ns, self._clock.monotonic_ns())
+
     def free(self) -> dict[TaskKind, int]:
-        """Return the free slots of every kind that has any."""
-        return {kind: lane.free for kind, lane in self._lanes.items() if lane.free}
+        """Return the slots that a claim may ask for, of every kind that has any."""
+        return self._lanes.free()
 
     def measures(self, kind: TaskKind) -> bool:
         """Whether this agent has slots of a kind at all."""
-        return kind in self._lanes and self._lanes[kind].capacity > 0
+        return self._lanes.measures(kind)
 
     def running(self) -> dict[TaskKind, int]:
         """Return how many leases of each kind occupy a slot."""
-        return {kind: lane.running for kind, lane in self._lanes.items() if lane.running}
+        return self._lanes.taken()
 
     @property
     def held(self) -> int:
@@ -167,10 +163,9 @@ class Worker:
             self.counters["granted_again"] += 1
             self._leases.release(lease.lease_id)
             return
-        lane = self._lanes[lease.kind]
         self.idle.clear()
-        lane.queued.append(_Job(lease, tick))
-        self._fill(lane)
+        self._lanes.queue(_Job(lease, tick))
+        self._fill(lease.kind)
 
     def submit_many(self, leases: Sequence[Lease]) -> None:
         """Take leases that were granted together."""
@@ -203,63 +198,57 @@ class Worker:
     def drop_unstarted(self) -> list[int]:
         """Let go every lease that has not begun to measure; return their ids, to be given back."""
         waiting = [lease_id for lease_id, job in self._jobs.items() if job.phase is _Phase.WAITING]
-        queued = [job.lease.lease_id for lane in self._lanes.values() for job in lane.queued]
+        queued = [job.lease.lease_id for job in self._lanes.queued()]
         self._unqueue(set(queued))
         for lease_id in waiting:
             self.cancel(lease_id, Reason.CANCELLED)
         return waiting + queued
 
-    def _unqueue(self, lease_ids: Iterable[int]) -> None:
-        for lane in self._lanes.values():
-            queued, lane.queued = lane.queued, deque[_Job]()
-            for job in queued:
-                if job.lease.lease_id not in lease_ids:
-                    lane.queued.append(job)
-                else:
-                    self.counters["unstarted"] += 1
-                    self._note_ran(job)
+    def _unqueue(self, lease_ids: Collection[int]) -> None:
+        for job in self._lanes.remove(lease_ids):
+            self.counters["unstarted"] += 1
+            self._note_ran(job)
         self._note_idle()
 
-    def _fill(self, lane: Lane) -> None:
-        while lane.queued and lane.running < lane.capacity and self._group is not None:
-            job = lane.queued.popleft()
-            lane.running += 1
+    def _fill(self, kind: TaskKind) -> None:
+        while self._group is not None and (job := self._lanes.begin(kind)) is not None:
             self._jobs[job.lease.lease_id] = job
-            job.task = self._group.create_task(self._work(job, lane))
+            job.task = self._group.create_task(self._work(job))
 
-    async def _work(self, job: _Job, lane: Lane) -> None:
+    async def _work(self, job: _Job) -> None:
         lease = job.lease
+        signal = Signal.NEITHER
         try:
             if await self._begin(job):
                 measurement = await self._measure(job)
-                self._keeping[lease.lease_id] = lane
+                signal = signal_of(measurement)
+                self._keeping[lease.lease_id] = lease.kind
                 number, scheduled_at = job.tick or (None, lease.scheduled_at)
                 if number is not None:
                     self._ticking.add(lease.lease_id)
                 self._keeper.add(Result(lease.lease_id, measurement, scheduled_at, number))
         finally:
             del self._jobs[lease.lease_id]
+            self._lanes.ended(lease, signal, self._clock.monotonic_ns())
             if lease.lease_id not in self._keeping:
-                lane.running -= 1
+                self._lanes.give_back(lease.kind)
                 self._note_ran(job)
-                self._refill((lane,))
+                self._refill()
 
     def _free(self, lease_ids: Sequence[int]) -> None:
         """Free the slots of leases whose results are durable."""
-        lanes = Counter([id(lane) for lane in map(self._keeping.pop, lease_ids)])
-        freed = [lane for lane in self._lanes.values() if id(lane) in lanes]
-        for lane in freed:
-            lane.running -= lanes[id(lane)]
+        for kind, count in Counter(map(self._keeping.pop, lease_ids)).items():
+            self._lanes.give_back(kind, count)
         for lease_id in self._ticking.intersection(lease_ids):
             self._ticking.discard(lease_id)
             self.on_ran(lease_id)
         self.on_kept()
-        self._refill(freed)
+        self._refill()
 
-    def _refill(self, lanes: Iterable[Lane]) -> None:
-        """Use slots that became free."""
-        for lane in lanes:
-            self._fill(lane)
+    def _refill(self) -> None:
+        """Use slots that became free, of whatever kind: there are limits on all together."""
+        for kind in self._probers:
+            self._fill(kind)
         self._note_idle()
         self.on_free()
 
@@ -269,14 +258,12 @@ class Worker:
         self, kind: TaskKind, leases: Sequence[Lease], began: Moment
     ) -> Sequence[Lease]:
         """Measure what has a slot and need not wait; return the others."""
-        lane = self._lanes[kind]
         lease_ids = [lease.lease_id for lease in leases]
-        if lane.free < len(leases) or self._group is None or self._is_any_known(lease_ids):
+        is_room = self._lanes.room(kind) >= len(leases)
+        if not is_room or self._group is None or self._is_any_known(lease_ids):
             return leases
         now_ns = self._clock.boottime_ns()
-        target = TARGET_FIELDS[kind]
-        targets = [getattr(lease.spec, target) for lease in leases]
-        turns = self._pacer.take_each(targets, now_ns)
+        turns = self._pacer.take_each([target_of(lease) for lease in leases], now_ns)
         begun = self._leases.start_many([*compress(lease_ids, turns)], now_ns)
         ready = (
             leases
@@ -284,7 +271,7 @@ class Worker:
             else [lease for lease in leases if lease.lease_id in {*begun}]
         )
         if ready:
-            self._keep_columns(lane, begun, ready, self._columns_of(kind, ready, began))
+            self._keep_columns(kind, begun, ready, self._columns_of(kind, ready, began))
         self.counters["unstarted"] += sum(turns) - len(begun)
         return [lease for lease, is_mine in zip(leases, turns, strict=True) if not is_mine]
 
@@ -312,12 +299,12 @@ class Worker:
             )
 
     def _keep_columns(
-        self, lane: Lane, lease_ids: list[int], leases: Sequence[Lease], columns: ResultColumns
+        self, kind: TaskKind, lease_ids: list[int], leases: Sequence[Lease], columns: ResultColumns
     ) -> None:
         self._leases.finish_many(lease_ids)
         self.idle.clear()
-        lane.running += len(lease_ids)
-        self._keeping.update(dict.fromkeys(lease_ids, lane))
+        self._lanes.take(kind, len(lease_ids))
+        self._keeping.update(dict.fromkeys(lease_ids, kind))
         scheduled_at = [lease.scheduled_at for lease in leases]
         self._keeper.add_columns(lease_ids, columns, scheduled_at if any(scheduled_at) else ())
 
@@ -330,8 +317,7 @@ class Worker:
         lease = job.lease
         job.phase = _Phase.WAITING
         if job.reason is None:
-            target = getattr(lease.spec, TARGET_FIELDS[lease.kind])
-            wait_ns = self._pacer.reserve((target,), self._clock.boottime_ns())
+            wait_ns = self._pacer.reserve((target_of(lease),), self._clock.boottime_ns())
             try:
                 if wait_ns:
                     await self._clock.sleep(wait_ns)
@@ -368,6 +354,5 @@ class Worker:
         job.task.uncancel()
 
     def _note_idle(self) -> None:
-        is_queued = any(lane.queued for lane in self._lanes.values())
-        if not self._jobs and not self._keeping and not is_queued:
+        if not self._jobs and not self._keeping and self._lanes.is_idle:
             self.idle.set()

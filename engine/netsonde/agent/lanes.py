@@ -1,0 +1,133 @@
+"""Slots by kind: what waits for one, what has one, and how many there may be under congestion."""
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from netsonde.congestion import CongestionControl, Signal
+from netsonde.model import TARGET_FIELDS, Lease, TaskKind
+
+
+class Waiting(Protocol):
+    """What can wait for a slot."""
+
+    @property
+    def lease(self) -> Lease:
+        """The lease that it is about."""
+        ...
+
+
+J = TypeVar("J", bound=Waiting)
+
+
+@dataclass(slots=True)
+class _Lane(Generic[J]):
+    capacity: int
+    taken: int = 0
+    queued: deque[J] = field(default_factory=deque)
+
+
+class Lanes(Generic[J]):
+    """One lane per kind. A slot is taken by `begin` or `take` and given back by `give_back`.
+
+    A job whose target can take no more waits, and lets those behind it pass.
+    """
+
+    def __init__(self, capacities: Mapping[TaskKind, int]) -> None:
+        self.congestion = CongestionControl(capacities)
+        self._lanes: dict[TaskKind, _Lane[J]] = {
+            kind: _Lane(slots) for kind, slots in capacities.items()
+        }
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits for a slot."""
+        return not any(lane.queued for lane in self._lanes.values())
+
+    def measures(self, kind: TaskKind) -> bool:
+        """Whether there are slots of a kind at all."""
+        return kind in self._lanes and self._lanes[kind].capacity > 0
+
+    def taken(self) -> dict[TaskKind, int]:
+        """Return how many slots of each kind are taken, where any are."""
+        return {kind: lane.taken for kind, lane in self._lanes.items() if lane.taken}
+
+    def free(self) -> dict[TaskKind, int]:
+        """Return what a claim may ask for: slots that nothing has, waits for, or must not use."""
+        # What waits beyond the slots of its kind is no burden on the others.
+        left = self.congestion.limit_of_all - self._sum(
+            lambda lane: min(lane.taken + len(lane.queued), lane.capacity)
+        )
+        free: dict[TaskKind, int] = {}
+        for kind in self._lanes:
+            slots = min(self.room(kind), left)
+            if slots > 0:
+                free[kind] = slots
+                left -= slots
+        return free
+
+    def queue(self, job: J) -> None:
+        """Let a job wait."""
+        self._lanes[job.lease.kind].queued.append(job)
+
+    def queued(self) -> Iterator[J]:
+        """Iterate over what waits."""
+        for lane in self._lanes.values():
+            yield from lane.queued
+
+    def remove(self, lease_ids: Collection[int]) -> list[J]:
+        """Let jobs wait no longer; return them."""
+        removed: list[J] = []
+        for lane in self._lanes.values():
+            queued, lane.queued = lane.queued, deque()
+            for job in queued:
+                (removed if job.lease.lease_id in lease_ids else lane.queued).append(job)
+        return removed
+
+    def begin(self, kind: TaskKind) -> J | None:
+        """Give the next job of a kind that may begin its slot; None: nothing may."""
+        lane = self._lanes[kind]
+        if not lane.queued or lane.taken >= self._slots(kind) or not self._is_room():
+            return None
+        for _ in range(len(lane.queued)):
+            job = lane.queued.popleft()
+            target = target_of(job.lease)
+            if self.congestion.may_start(kind, target):
+                lane.taken += 1
+                self.congestion.started(kind, target)
+                return job
+            lane.queued.append(job)
+        return None
+
+    def ended(self, lease: Lease, signal: Signal, now_ns: int) -> None:
+        """Note what a job that began said of congestion; it keeps its slot."""
+        self.congestion.ended(lease.kind, target_of(lease), signal, now_ns)
+
+    def room(self, kind: TaskKind) -> int:
+        """Return the slots of a kind that nothing has or waits for."""
+        lane = self._lanes[kind]
+        return self._slots(kind) - lane.taken - len(lane.queued)
+
+    def take(self, kind: TaskKind, count: int) -> None:
+        """Take slots for what is measured already and not kept yet."""
+        self._lanes[kind].taken += count
+
+    def give_back(self, kind: TaskKind, count: int = 1) -> None:
+        """Give slots back."""
+        self._lanes[kind].taken -= count
+
+    def _slots(self, kind: TaskKind) -> int:
+        return min(self._lanes[kind].capacity, self.congestion.limit(kind))
+
+    def _is_room(self) -> bool:
+        return self._sum(lambda lane: lane.taken) < self.congestion.limit_of_all
+
+    def _sum(self, count: "Callable[[_Lane[J]], int]") -> int:
+        return sum(map(count, self._lanes.values()))
+
+
+def target_of(lease: Lease) -> str:
+    """Return what a lease measures, as it is named there."""
+    target: str = getattr(lease.spec, TARGET_FIELDS[lease.kind])
+    return target
