@@ -17,7 +17,7 @@ from benches.lease_codec import claim_body
 
 BATCH = 1000
 FIRST_ID = 10**15  # ids of 16 digits: the first 13 are the claim's, the others the lease's
-HELD_S = 0.01
+HELD_S = 0.05
 BODY_MAX = 8 << 20
 HEADERS = {"Content-Type": "application/json", "Netsonde-Protocol": "1"}
 _PREFIX = b"%d" % (FIRST_ID // BATCH)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -28,6 +28,7 @@ GROUP_ROWS_MAX = REPORT_ITEMS_MAX  # a group is read back whole
 GROUP_BYTES_MAX = 4 << 20  # one report's worth
 INDEX_BITS = 16  # of a record's number, its place in its group; the rest is the group's
 INDEX_MASK = (1 << INDEX_BITS) - 1
+RECENT_BYTES_MAX = 8 << 20  # of results on the disk that are kept at hand for the report
 ASIDE_MAX = 100  # so many broken files in one directory need a person, not another file
 APPLICATION_ID = 0x6E73_7031  # "nsp1", PRAGMA application_id: the file is ours
 WAL_LEFT_BYTES = 4 << 20  # what the journal shrinks to after a burst
@@ -98,6 +99,17 @@ class _Group:
     @property
     def bytes_(self) -> int:
         return sum(append.bytes_ for append in self.appends)
+
+    def records(self) -> tuple[SpoolRecord, ...]:
+        """Return the results as they would be read."""
+        first = self.number << INDEX_BITS
+        fields = (
+            zip(append.lease_ids, append.cancelled, append.bodies, strict=True)
+            for append in self.appends
+        )
+        return tuple(
+            SpoolRecord(seq, *field) for seq, field in enumerate(chain.from_iterable(fields), first)
+        )
 
 
 class Spool:
@@ -407,6 +419,8 @@ class _File:
         self.path = path
         self._database: sqlite3.Connection | None = None
         self._last_read: tuple[int, tuple[SpoolRecord, ...]] = (0, ())
+        self._recent: dict[int, _Group] = {}  # written, and still to be read for a report
+        self._recent_bytes = 0
 
     def open(self) -> list[tuple[int, int, int, bytes]]:
         """Open or make the file; return number, time, bytes and bitmap of every group in it.
@@ -458,6 +472,16 @@ class _File:
             with suppress(sqlite3.Error):  # a full disk may have rolled back already
                 database.execute("ROLLBACK")
             raise self._failure_handled(error) from error
+        self._remember(group)
+
+    def _remember(self, group: _Group) -> None:
+        """Keep what was written at hand, the oldest first: that is what is reported next."""
+        for number, unacknowledged in group.updates:
+            if not unacknowledged and number in self._recent:
+                self._recent_bytes -= self._recent.pop(number).bytes_
+        if group.appends and self._recent_bytes + group.bytes_ <= RECENT_BYTES_MAX:
+            self._recent[group.number] = group
+            self._recent_bytes += group.bytes_
 
     def read(self, number: int) -> tuple[SpoolRecord, ...]:
         """Return every record of a group; none when it has gone.
@@ -466,16 +490,21 @@ class _File:
             StorageError: it could not be read.
         """
         if self._last_read[0] != number:
-            try:
-                row = (
-                    self._opened()
-                    .execute("SELECT heads, bodies FROM batch WHERE number = ?", (number,))
-                    .fetchone()
-                )
-            except sqlite3.Error as error:
-                raise self._failure_handled(error) from error
-            self._last_read = (number, _records(number, *row) if row else ())
+            recent = self._recent.get(number)
+            records = self._select(number) if recent is None else recent.records()
+            self._last_read = (number, records)
         return self._last_read[1]
+
+    def _select(self, number: int) -> tuple[SpoolRecord, ...]:
+        try:
+            row = (
+                self._opened()
+                .execute("SELECT heads, bodies FROM batch WHERE number = ?", (number,))
+                .fetchone()
+            )
+        except sqlite3.Error as error:
+            raise self._failure_handled(error) from error
+        return _records(number, *row) if row else ()
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -513,6 +542,8 @@ class _File:
     def _replace(self, reason: str) -> None:
         """Move a damaged or foreign file out of the way."""
         self.close()
+        self._recent.clear()
+        self._recent_bytes = 0
         for attempt in range(1, ASIDE_MAX + 1):
             aside = self.path.with_name(f"{self.path.name}.aside-{attempt}")
             if not aside.exists():

@@ -137,6 +137,37 @@ async def test_more_than_a_group_is_kept_in_parts(tmp_path: Path) -> None:
     assert large == 1  # whatever its size
 
 
+@pytest.mark.parametrize(("at_hand", "from_file"), [(8 << 20, 0), (2, 1), (0, 2)])
+async def test_what_was_written_lately_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_hand: int, from_file: int
+) -> None:
+    monkeypatch.setattr("netsonde.spool.RECENT_BYTES_MAX", at_hand)
+    spool = await Spool.open(tmp_path / "spool.db")
+    selected: list[int] = []
+    select = spool._file._select
+
+    def noted(number: int) -> tuple[SpoolRecord, ...]:
+        selected.append(number)
+        return select(number)
+
+    monkeypatch.setattr(spool._file, "_select", noted)
+    await spool.append_many([7, 5], [b"1", b"2"], [False, True])
+    await spool.append_many([6], [b"3"], [False])
+
+    records = await everything(spool)
+    await spool.acknowledge([one.seq for one in records])
+    left = dict(spool._file._recent), spool._file._recent_bytes
+    await spool.close()
+
+    assert [(one.lease_id, one.cancelled, one.body) for one in records] == [
+        (7, False, b"1"),
+        (5, True, b"2"),
+        (6, False, b"3"),
+    ]
+    assert len(selected) == from_file
+    assert left == ({}, 0)
+
+
 @pytest.mark.parametrize("gone", [[0, 1, 2, 3], [0, 3], [1, 2], [2, 2, 0], [3, 0, 9]])
 async def test_results_are_acknowledged_in_any_order(tmp_path: Path, gone: list[int]) -> None:
     spool = await Spool.open(tmp_path / "spool.db")
