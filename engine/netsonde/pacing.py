@@ -95,12 +95,13 @@ class TokenBucket:
 
     def _refill(self, now_ns: int) -> None:
         """Gain what the time since the last look brings; a time that went back brings nothing."""
-        if self._updated_ns is None:
-            self._updated_ns = now_ns
-        elapsed_ns = now_ns - self._updated_ns
-        if elapsed_ns > 0:
-            self._level = min(self._whole, self._level + elapsed_ns * self._gain)
-            self._updated_ns = now_ns
+        updated_ns = self._updated_ns
+        if updated_ns is not None and now_ns <= updated_ns:
+            return
+        self._updated_ns = now_ns
+        if updated_ns is not None and self._level < self._whole:
+            level = self._level + (now_ns - updated_ns) * self._gain
+            self._level = level if level < self._whole else self._whole
 
 
 def take_all(buckets: Sequence[TokenBucket], count: int, now_ns: int) -> int:
