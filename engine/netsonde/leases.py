@@ -76,8 +76,7 @@ class Grant(StrEnum):
 # Members by plain names: looking them up in the class is most of what a transition costs.
 _QUEUED, _ENDED = LeaseState.QUEUED, LeaseState.ENDED
 _START, _FINISH = LeaseEvent.START, LeaseEvent.FINISH
-_GRANTED = Grant.GRANTED
-_ANSWERS = {DONE: _GRANTED, KNOWN: Grant.DUPLICATE, FULL: Grant.FULL}
+_ANSWERS = {DONE: Grant.GRANTED, KNOWN: Grant.DUPLICATE, FULL: Grant.FULL}
 
 
 class Ended(NamedTuple):
@@ -181,7 +180,7 @@ class LeaseTable:
         taken = codes.count(DONE)
         self.counters.granted += taken
         self.counters.refused += len(ids) - taken
-        return [_GRANTED] * taken if taken == len(ids) else [_ANSWERS[code] for code in codes]
+        return [_ANSWERS[DONE]] * taken if taken == len(ids) else [_ANSWERS[one] for one in codes]
 
     def stand(self, lease: Lease) -> None:
         """Let a granted lease stand: it ends `offline_ms` later than it was granted for."""
@@ -206,9 +205,12 @@ class LeaseTable:
     def start_many(self, lease_ids: Sequence[int], now_ns: int) -> list[int]:
         """Mark queued leases running; return those that may start, as `start` says."""
         earliest_ns = self._deadlines.next_ns
-        if earliest_ns is not None and earliest_ns > now_ns and self._are_queued(lease_ids):
-            self._states.update(dict.fromkeys(lease_ids, LeaseState.RUNNING))
-            return [*lease_ids]
+        if earliest_ns is not None and earliest_ns > now_ns:
+            alone = dict.fromkeys(lease_ids, LeaseState.RUNNING)
+            is_new = self._states.keys().isdisjoint(alone)
+            if is_new and len(alone) == len(lease_ids) and alone.keys() <= self._held.keys():
+                self._states.update(alone)
+                return [*lease_ids]
         return [lease_id for lease_id in lease_ids if self.start(lease_id, now_ns)]
 
     def finish_many(self, lease_ids: Sequence[int]) -> None:
@@ -373,14 +375,6 @@ class LeaseTable:
             return known_ns
         granted_ns = self._deadlines.deadline_of(lease.lease_id) or 0
         return granted_ns + max(lease.max_lease_ms - lease.lease_until_ms, 0) * NS_PER_MS
-
-    def _are_queued(self, lease_ids: Sequence[int]) -> bool:
-        """Whether these are held, have not begun, and are different ones."""
-        return (
-            self._states.keys().isdisjoint(lease_ids)
-            and all(map(self._held.__contains__, lease_ids))
-            and len(set(lease_ids)) == len(lease_ids)
-        )
 
     def _change(self, lease_id: int, event: LeaseEvent) -> bool:
         """Apply an event that does not end a lease; False: it changes nothing."""
