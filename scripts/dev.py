@@ -7,6 +7,7 @@ test      check, then pytest; as an ordinary user inside a user namespace
 cov       unit tests under coverage, Cython lines included
 asan      native unit tests under AddressSanitizer and UBSan
 fuzz      the packet and matcher cores under libFuzzer, with planted bugs and branch coverage
+chaos     real agents and a real control plane under faults, judged from outside
 annotate  Cython's annotated HTML, in build/cython/ext/
 bench     benches with their rivals and budgets
 wheel     build sdist and wheel, install the wheel on every Python here, measure with it
@@ -193,6 +194,13 @@ def fuzz(arguments: Sequence[str]) -> None:
     run(PYTHON, "-m", "fuzz", *arguments, PYTHONPATH=str(ROOT / "tests"))
 
 
+def chaos(arguments: Sequence[str]) -> None:
+    """Torment real processes; tests/support/chaos/command.py takes the arguments."""
+    path = os.pathsep.join((str(ROOT / "tests"), str(ROOT / "engine")))
+    os.environ["PYTHONPATH"] = path
+    os.execv(PYTHON, [PYTHON, "-m", "support.chaos", *arguments])
+
+
 def annotate(_: Sequence[str]) -> None:
     """Write Cython's annotated HTML."""
     run(PYTHON, "setup.py", "-q", "build_ext", "--inplace", NETSONDE_ANNOTATE="1")
@@ -264,7 +272,7 @@ def clean(_: Sequence[str]) -> None:
 
 TASKS = {
     task.__name__: task
-    for task in (build, check, test, cov, asan, fuzz, annotate, bench, wheel, clean)
+    for task in (build, check, test, cov, asan, fuzz, chaos, annotate, bench, wheel, clean)
 }
 
 

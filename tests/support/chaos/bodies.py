@@ -1,0 +1,105 @@
+"""What the bodies say that pass the proxy, and the mark it leaves on a lease's URL. Pure.
+
+Every lease in the answer to a claim has its URL extended by the agent and the lease id, so that the
+target knows under which lease it is measured, whatever agent and server believe.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from support.chaos.evidence import Grant
+
+
+class Seen(Struct, kw_only=True):
+    """What a request and its answer were about; see `evidence.Exchange`."""
+
+    asked: int = 0
+    grants: list[Grant] = field(default_factory=list)
+    extended: list[tuple[int, int]] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
+    results: list[tuple[int, str]] = field(default_factory=list)
+
+
+class _Item(Struct):
+    lease_id: int
+
+
+class _Request(Struct):
+    capacities: dict[str, int] = {}
+    completed: list[_Item] = []
+    cancelled: list[_Item] = []
+
+
+class _Outcome(Struct):
+    lease_id: int
+    new_deadline_ms: int
+
+
+class _Verdict(Struct):
+    lease_id: int
+    status: str
+
+
+class _Extended(Struct):
+    outcomes: list[_Outcome] = []
+
+
+class _Reported(Struct):
+    results: list[_Verdict] = []
+
+
+_request = msgspec.json.Decoder(_Request)
+_extended = msgspec.json.Decoder(_Extended)
+_reported = msgspec.json.Decoder(_Reported)
+_READ = frozenset({"claim", "report"})
+
+
+def read_request(verb: str, body: bytes) -> Seen:
+    """Read what an agent asks."""
+    if verb not in _READ:
+        return Seen()
+    request = _request.decode(body)
+    items = [item.lease_id for item in (*request.completed, *request.cancelled)]
+    # A registration names the slots too, but asks for nothing.
+    return Seen(asked=sum(request.capacities.values()), items=items)
+
+
+def read_answer(verb: str, agent: int, body: bytes, seen: Seen) -> bytes:
+    """Add what a successful answer grants to seen; return the body to pass on."""
+    if verb == "claim":
+        claimed = msgspec.json.decode(body)
+        seen.grants = [_marked(lease, agent) for lease in claimed["leases"]]
+        return msgspec.json.encode(claimed)
+    if verb == "extend":
+        answer = _extended.decode(body)
+        seen.extended = [(one.lease_id, one.new_deadline_ms) for one in answer.outcomes]
+    elif verb == "report":
+        seen.results = [(one.lease_id, one.status) for one in _reported.decode(body).results]
+    return body
+
+
+def _marked(lease: dict[str, Any], agent: int) -> Grant:
+    """Leave the mark on a lease; return what it says."""
+    lease["spec"]["url"] += f"/a{agent}/l{lease['lease_id']}"
+    return Grant(
+        lease_id=lease["lease_id"],
+        task_id=lease["task_id"],
+        until_ms=lease["lease_until_ms"],
+        after_ms=lease["granted_after_ms"],
+        attempt=lease["attempt"],
+        max_attempts=lease["max_attempts"],
+    )
+
+
+def read_path(path: bytes) -> tuple[int, int, int]:
+    """Read a marked path, `/t/TASK/aAGENT/lLEASE`: the task's number, the agent, the lease id.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = path.split(b"/")
+    if len(parts) != 5 or parts[0] or parts[1] != b"t" or parts[3][:1] + parts[4][:1] != b"al":
+        raise ValueError(f"not a marked path: {path[:200]!r}")
+    return int(parts[2]), int(parts[3][1:]), int(parts[4][1:])

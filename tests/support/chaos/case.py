@@ -1,0 +1,171 @@
+"""The evidence, put in order for the invariants: who was granted what until when. Pure."""
+
+from bisect import bisect_left
+from collections import defaultdict
+from functools import cached_property
+
+from netsonde.clock import NS_PER_MS
+from support.chaos.evidence import (
+    Calm,
+    Evidence,
+    Execution,
+    Lived,
+    Page,
+    ResultRow,
+    Sampled,
+    Session,
+    Spooled,
+    Struck,
+    Submitted,
+)
+from support.chaos.faults import AGENT_FAULTS, SERVER_FAULTS, Fault
+
+SERVER_AFTER_NS = 10_000_000_000  # a server that was in trouble works off what waited
+
+
+class Case:
+    """Indexes over one run's evidence, made when they are first needed."""
+
+    def __init__(self, evidence: Evidence, wake_ns: int) -> None:
+        self.evidence = evidence
+        self._wake_ns = wake_ns
+        self.task_ids: set[int] = set()
+        self.batches: list[list[int]] = []
+        self.pages: list[Page] = []
+        self.calms: list[Calm] = []
+        self.samples: list[Sampled] = []
+        self.spools: list[Spooled] = []
+        self.struck: list[Struck] = []
+        self.sessions: list[Session] = []
+        self._deaths: defaultdict[str, list[int]] = defaultdict(list)
+        self._sort()
+        self.until_ns: dict[int, int] = {}
+        self.holder: dict[int, int] = {}
+        self.granted_ns: dict[int, int] = {}
+        self.last_grant: dict[int, int] = {}
+        self.first_granted_ns: dict[int, int] = {}
+        self.answered: set[int] = set()
+        self.agent_ids: dict[int, int] = {}
+        self._follow_leases()
+        self._name_agents()
+
+    def _sort(self) -> None:
+        for event in self.evidence.events:
+            match event:
+                case Submitted():
+                    self.task_ids.update(event.task_ids)
+                    self.batches.append(event.task_ids)
+                case Page():
+                    self.pages.append(event)
+                case Calm():
+                    self.calms.append(event)
+                case Sampled():
+                    self.samples.append(event)
+                case Spooled():
+                    self.spools.append(event)
+                case Struck():
+                    self.struck.append(event)
+                case Session():
+                    self.sessions.append(event)
+                case Lived():
+                    self._deaths[event.who].append(event.ended)
+        last = {spool.agent: spool for spool in self.spools}  # of the last session
+        self.spools = list(last.values())
+
+    def _follow_leases(self) -> None:
+        """Note each lease's longest term, as far as its agent can have heard of it."""
+        for one in self.evidence.exchanges:
+            self.answered.update(lease_id for lease_id, status in one.results if status != "retry")
+            for grant in one.grants:
+                until_ns = one.begun + (grant.after_ms + grant.until_ms) * NS_PER_MS
+                self._allow(grant.lease_id, until_ns if one.told == "whole" else 0)
+                self.holder[grant.lease_id] = one.agent
+                at_ns = one.begun if one.answered is None else one.answered
+                self.granted_ns.setdefault(grant.lease_id, at_ns)
+                self.first_granted_ns.setdefault(grant.task_id, at_ns)
+                last = self.last_grant.get(grant.task_id, 0)
+                self.last_grant[grant.task_id] = max(last, grant.lease_id)
+            if one.told == "whole":
+                for lease_id, by_ms in one.extended:
+                    self._allow(lease_id, one.begun + by_ms * NS_PER_MS)
+
+    def _allow(self, lease_id: int, until_ns: int) -> None:
+        self.until_ns[lease_id] = max(self.until_ns.get(lease_id, 0), until_ns)
+
+    def _name_agents(self) -> None:
+        """Learn the server's id of each agent, by the first result of a lease it was granted."""
+        for row in self.evidence.results:
+            holder = self.holder.get(row.lease_id)
+            if holder is not None:
+                self.agent_ids.setdefault(holder, row.agent_id)
+
+    @cached_property
+    def final(self) -> dict[int, list[ResultRow]]:
+        """Final results by task."""
+        found: defaultdict[int, list[ResultRow]] = defaultdict(list)
+        for row in self.evidence.results:
+            if row.is_final:
+                found[row.task_id].append(row)
+        return dict(found)
+
+    @cached_property
+    def rows_of_task(self) -> dict[int, list[ResultRow]]:
+        """All results of the tasks that have several."""
+        found: defaultdict[int, list[ResultRow]] = defaultdict(list)
+        for row in self.evidence.results:
+            found[row.task_id].append(row)
+        return {task_id: rows for task_id, rows in found.items() if len(rows) > 1}
+
+    @cached_property
+    def executions_of_agent(self) -> dict[int, list[Execution]]:
+        """Executions by agent."""
+        found: defaultdict[int, list[Execution]] = defaultdict(list)
+        for one in self.evidence.executions:
+            found[one.agent].append(one)
+        return dict(found)
+
+    @cached_property
+    def _stops(self) -> dict[int, list[Struck]]:
+        found: defaultdict[int, list[Struck]] = defaultdict(list)
+        for one in self.struck:
+            if one.fault == Fault.AGENT_STOPPED:
+                found[one.agent].append(one)
+        return dict(found)
+
+    def received_ns(self, row: ResultRow) -> int:
+        """Return when a result came, on this host's clock."""
+        return row.received_ns - self.sessions[0].server_zero_ns
+
+    def woken_by(self, agent: int, until_ns: int) -> int:
+        """Return an instant, or a little after the agent woke that was stopped at it."""
+        for stop in self._stops.get(agent, ()):
+            if stop.begun <= until_ns <= stop.ended:
+                return stop.ended + self._wake_ns
+        return until_ns
+
+    def died_after(self, agent: int, at_ns: int) -> int | None:
+        """Return when an agent's process ended that lived at an instant; None: it did not."""
+        deaths = self._deaths.get(f"agent-{agent}", [])
+        place = bisect_left(deaths, at_ns)
+        return deaths[place] if place < len(deaths) else None
+
+    def is_unwritten(self, agent: int, ended_ns: int, died_ns: int, within_ns: int) -> bool:
+        """Whether an agent may have died before it wrote down what it measured."""
+        if died_ns - ended_ns <= within_ns:
+            return True
+        return any(
+            one.agent == agent
+            and one.fault in AGENT_FAULTS
+            and one.begun <= ended_ns + within_ns
+            and died_ns <= one.ended + within_ns
+            for one in self.struck
+        )
+
+    def server_was_in_trouble(self, begun_ns: int, ended_ns: int) -> bool:
+        """Whether a fault befell the server, or ended shortly before, between two instants."""
+        return any(
+            one.fault in SERVER_FAULTS
+            and one.begun <= ended_ns
+            and one.ended + SERVER_AFTER_NS >= begun_ns
+            for one in self.struck
+        )

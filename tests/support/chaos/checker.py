@@ -1,0 +1,71 @@
+"""The verdict on a run, from its logs and its database alone. Pure."""
+
+from collections import Counter
+
+from msgspec import Struct
+
+from netsonde.clock import NS_PER_S
+from support.chaos.case import Case
+from support.chaos.evidence import Evidence
+from support.chaos.invariants import INVARIANTS, WAKE_NS
+
+SHOWN = 5  # findings of each invariant
+LOSSES = ("I1", "I7", "I9")
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What a run came to."""
+
+    findings: dict[str, list[str]]  # by invariant; those that hold are not in it
+    leases: int
+    executions: int
+    messages: int
+    faults: dict[str, int]
+    recovery_s: float  # the worst
+
+    def count(self, *invariants: str) -> int:
+        """Return how often some invariants were broken."""
+        return sum(len(self.findings.get(name, ())) for name in invariants)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every invariant held."""
+        return not self.findings
+
+    def report(self) -> list[str]:
+        """Say what was broken, a line each, not all of it."""
+        lines = []
+        for name, found in self.findings.items():
+            lines.append(f"{name}: {INVARIANTS[name].__doc__ or ''}".splitlines()[0])
+            lines += [f"  {text}" for text in found[:SHOWN]]
+            if len(found) > SHOWN:
+                lines.append(f"  and {len(found) - SHOWN} more")
+        return lines
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Hold every invariant against the evidence."""
+    case = Case(evidence, WAKE_NS)
+    findings = {name: list(invariant(case)) for name, invariant in INVARIANTS.items()}
+    recovered = [
+        calm.recovered - calm.faults_ended for calm in case.calms if calm.recovered is not None
+    ]
+    return Verdict(
+        findings={name: found for name, found in findings.items() if found},
+        leases=sum(len(rows) for rows in case.final.values()),
+        executions=len(evidence.executions),
+        messages=len(evidence.exchanges),
+        faults=dict(Counter(one.fault for one in case.struck)),
+        recovery_s=max(recovered, default=0) / NS_PER_S,
+    )
+
+
+def summary(verdict: Verdict, *, seed: int, seconds: float, commit: str) -> str:
+    """Return a run's one line."""
+    kinds = ", ".join(f"{name} {count}" for name, count in sorted(verdict.faults.items()))
+    return (
+        f"chaos: seed {seed}, {verdict.leases} leases, {sum(verdict.faults.values())} faults"
+        f" ({kinds}), lost {verdict.count(*LOSSES)}, double-accepted {verdict.count('I2')},"
+        f" over capacity {verdict.count('I5')}, late {verdict.count('I6')},"
+        f" worst recovery {verdict.recovery_s:.1f} s, {seconds:.0f} s, commit {commit}"
+    )

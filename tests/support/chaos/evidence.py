@@ -1,0 +1,205 @@
+"""What was seen of a run: the records of its logs, and the rows of its database. No verdicts.
+
+Instants are ns of CLOCK_BOOTTIME, unless they are the server's own.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from msgspec import Struct, field
+
+from support.chaos.journal import read
+
+R = TypeVar("R", bound=tuple[Any, ...])
+
+EXCHANGES, EXECUTIONS, EVENTS = "exchanges.jsonl", "executions.jsonl", "events.jsonl"
+
+# What an agent got to see of an answer: all of it, something else or a part, nothing.
+Told = Literal["whole", "damaged", "nothing"]
+
+
+class Grant(NamedTuple):
+    """One lease in the answer to a claim."""
+
+    lease_id: int
+    task_id: int
+    until_ms: int
+    after_ms: int
+    attempt: int
+    max_attempts: int
+
+
+class Exchange(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One request and its answer at the proxy; written before the answer is passed on.
+
+    `sent` is when the whole request had been passed on, `answered` when the server's answer had
+    come, `ended` when it was over for the proxy; `status` is the server's, `told_status` what the
+    agent was given. `asked` are the slots of a claim, `items` the lease ids of a report.
+    """
+
+    agent: int
+    verb: str
+    begun: int
+    ended: int
+    sent: int | None = None
+    answered: int | None = None
+    status: int | None = None
+    told: Told = "nothing"
+    told_status: int | None = None
+    fault: str | None = None
+    is_copy: bool = False
+    asked: int = 0
+    grants: list[Grant] = []
+    extended: list[tuple[int, int]] = []
+    items: list[int] = []
+    results: list[tuple[int, str]] = []
+
+
+class Execution(Struct, frozen=True, kw_only=True, array_like=True):
+    """One measurement as the target saw it; whole: the answer was written before anybody left."""
+
+    agent: int
+    lease_id: int
+    task: int
+    begun: int
+    ended: int
+    is_whole: bool
+
+
+class Session(Struct, frozen=True, kw_only=True, tag="session"):
+    """A rig began to work on the run."""
+
+    at: int
+    boot_id: str
+    server_zero_ns: int  # the wall clock less CLOCK_BOOTTIME
+    commit: str
+
+
+class Submitted(Struct, frozen=True, kw_only=True, tag="submitted"):
+    """Tasks the server said it queued: the first one's number, and their ids in order."""
+
+    at: int
+    first: int
+    task_ids: list[int]
+
+
+class Struck(Struct, frozen=True, kw_only=True, tag="fault"):
+    """One fault that really happened; agent -1 is the server."""
+
+    number: int
+    fault: str
+    agent: int
+    begun: int
+    ended: int
+
+
+class Lived(Struct, frozen=True, kw_only=True, tag="lived"):
+    """One process, from its start to its end; `how` is what ended it."""
+
+    who: str
+    pid: int
+    begun: int
+    ended: int
+    how: str
+    status: int
+
+
+class Sampled(Struct, frozen=True, kw_only=True, tag="sampled"):
+    """A process's size at an instant."""
+
+    at: int
+    who: str
+    rss_bytes: int
+    fds: int
+
+
+class Page(Struct, frozen=True, kw_only=True, tag="page"):
+    """Lease ids of one page of the result stream, and the cursor behind them."""
+
+    at: int
+    cursor: str
+    lease_ids: list[int]
+
+
+class Calm(Struct, frozen=True, kw_only=True, tag="calm"):
+    """No faults: how many leases were held at the last one's end, and when none was any more."""
+
+    faults_ended: int
+    held: int
+    recovered: int | None
+    left: list[int]  # lease ids that were held still when the rig waited no longer
+
+
+class Spooled(Struct, frozen=True, kw_only=True, tag="spooled"):
+    """What an agent's spool held when everything was over."""
+
+    agent: int
+    lease_ids: list[int]
+
+
+Event = Session | Submitted | Struck | Lived | Sampled | Page | Calm | Spooled
+
+
+class ResultRow(NamedTuple):
+    """A stored result."""
+
+    lease_id: int
+    task_id: int
+    agent_id: int
+    outcome: str
+    attempt: int
+    is_final: int
+    received_ns: int
+
+
+class DeadRow(NamedTuple):
+    """A task that was given up."""
+
+    task_id: int
+    lease_id: int
+    attempt: int
+    reason: str
+
+
+class Evidence(Struct, kw_only=True):
+    """Everything the checker may look at."""
+
+    exchanges: list[Exchange] = field(default_factory=list)
+    executions: list[Execution] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    results: list[ResultRow] = field(default_factory=list)
+    dead: list[DeadRow] = field(default_factory=list)
+    live_tasks: list[int] = field(default_factory=list)
+
+
+def load(directory: Path, database: Path) -> Evidence:
+    """Read a run's logs and the database that its server left."""
+    evidence = Evidence(
+        exchanges=list(read(directory / EXCHANGES, Exchange)),
+        executions=list(read(directory / EXECUTIONS, Execution)),
+        events=list(read_events(directory)),
+    )
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        evidence.results = _rows(
+            connection,
+            "SELECT lease_id, task_id, agent_id, outcome, attempt, is_final, received_ns"
+            " FROM result ORDER BY result_id",
+            ResultRow,
+        )
+        evidence.dead = _rows(
+            connection, "SELECT task_id, lease_id, attempt, reason FROM dead_letter", DeadRow
+        )
+        evidence.live_tasks = [row[0] for row in connection.execute("SELECT task_id FROM task")]
+    return evidence
+
+
+def read_events(directory: Path) -> Sequence[Event]:
+    """Read a run's events."""
+    return list(read(directory / EVENTS, Event))  # type: ignore[arg-type]
+
+
+def _rows(connection: sqlite3.Connection, query: str, kind: type[R]) -> list[R]:
+    return [kind(*row) for row in connection.execute(query)]

@@ -1,0 +1,145 @@
+"""Makes faults happen, and writes down when each began and ended. Ends every one it began."""
+
+import asyncio
+import resource
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from support.chaos.evidence import Struck
+from support.chaos.faults import MESSAGE_FAULTS, SERVER_FAULTS, WEATHER, Fault, Planned
+from support.chaos.journal import Journal
+from support.chaos.lanes import Lane
+from support.chaos.processes import Process, now_ns
+
+SERVER = -1
+ARMED_MAX = 3  # message faults that wait on one lane; more would all strike at once
+
+
+class Nemesis:
+    """Sets faults on a server and its agents; one at a time per process and lane."""
+
+    def __init__(
+        self,
+        server: Process,
+        agents: Sequence[Process],
+        lanes: Sequence[Lane],
+        events: Journal,
+    ) -> None:
+        self.struck: Counter[str] = Counter()
+        self.last_ended_ns = 0
+        self._server = server
+        self._agents = agents
+        self._lanes = lanes
+        self._events = events
+        self._busy: set[int | Lane] = set()
+        for lane in lanes:
+            lane.on_struck = self.strike
+
+    @property
+    def total(self) -> int:
+        """Faults that have struck."""
+        return self.struck.total()
+
+    @property
+    def pending(self) -> int:
+        """Faults that last, or wait for their message."""
+        return len(self._busy) + sum(len(lane.armed) for lane in self._lanes)
+
+    def strike(self, planned: Planned, begun_ns: int, ended_ns: int) -> None:
+        """Write down a fault that happened."""
+        agent = SERVER if planned.fault in SERVER_FAULTS else planned.agent
+        self.struck[planned.fault] += 1
+        self.last_ended_ns = max(self.last_ended_ns, ended_ns)
+        self._events.write(
+            Struck(
+                number=planned.number, fault=planned.fault, agent=agent, begun=begun_ns,
+                ended=ended_ns,
+            )
+        )  # fmt: skip
+
+    def set(self, planned: Planned, group: asyncio.TaskGroup) -> bool:
+        """Begin a fault; False when what it would befall is in trouble already."""
+        lane = self._lanes[planned.agent]
+        if planned.fault in MESSAGE_FAULTS:
+            if len(lane.armed) >= ARMED_MAX:
+                return False
+            lane.armed.append(planned)
+            return True
+        key: int | Lane = planned.agent
+        if planned.fault in WEATHER:
+            key = lane
+        elif planned.fault in SERVER_FAULTS:
+            key = SERVER
+        if key in self._busy:
+            return False
+        self._busy.add(key)
+        group.create_task(self._last(planned, key))
+        return True
+
+    def disarm(self) -> None:
+        """Forget faults whose message never came."""
+        for lane in self._lanes:
+            lane.armed.clear()
+
+    async def _last(self, planned: Planned, key: int | Lane) -> None:
+        """Let a fault begin, last and end."""
+        begun_ns = now_ns()
+        try:
+            if isinstance(key, Lane):
+                key.set_weather(planned)
+                try:
+                    await asyncio.sleep(planned.duration_ns / 1e9)
+                finally:
+                    key.clear()
+            else:
+                process = self._server if key == SERVER else self._agents[key]
+                await _ACTS[planned.fault](process, planned.duration_ns / 1e9)
+            self.strike(planned, begun_ns, now_ns())
+        finally:
+            self._busy.discard(key)
+
+
+async def _stop(process: Process, seconds: float) -> None:
+    process.signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        process.signal(signal.SIGCONT)
+
+
+async def _kill(process: Process, seconds: float) -> None:
+    await process.end(signal.SIGKILL)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await process.start()
+
+
+async def _fill_disk(process: Process, seconds: float) -> None:
+    """Let no file grow: every write fails as on a full disk, those of the log too."""
+    process.limit(resource.RLIMIT_FSIZE, 1)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        process.limit(resource.RLIMIT_FSIZE, None)
+
+
+async def _take_descriptors(process: Process, seconds: float) -> None:
+    """Allow no more descriptors than are open."""
+    process.limit(resource.RLIMIT_NOFILE, process.descriptors())
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        process.limit(resource.RLIMIT_NOFILE, None)
+
+
+_ACTS: Mapping[Fault, Callable[[Process, float], Awaitable[None]]] = {
+    Fault.AGENT_STOPPED: _stop,
+    Fault.AGENT_KILLED: _kill,
+    Fault.AGENT_DISK_FULL: _fill_disk,
+    Fault.AGENT_NO_FILES: _take_descriptors,
+    Fault.SERVER_STOPPED: _stop,
+    Fault.SERVER_KILLED: _kill,
+    Fault.SERVER_NO_FILES: _take_descriptors,
+}

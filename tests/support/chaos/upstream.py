@@ -1,0 +1,65 @@
+"""The proxy's connection to the control plane, opened when it is needed."""
+
+import asyncio
+
+from support.chaos.framing import Head, parse_head
+
+PIECES = 20  # of a body that dribbles
+LIMIT_BYTES = 4 << 20
+
+
+class Upstream:
+    """One kept-alive connection to the control plane; reopened when the server has closed it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def send(
+        self, head: Head, body: bytes, *, part: int | None = None, seconds: float = 0.0
+    ) -> None:
+        """Send a request: whole, the first part of its body only, or in pieces over seconds."""
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(
+                "127.0.0.1", self._port, limit=LIMIT_BYTES
+            )
+        writer = self._streams[1]
+        if seconds:
+            await dribbled(writer, head.encode(len(body)), body, seconds)
+        else:
+            writer.write(head.encode(len(body)) + (body if part is None else body[:part]))
+            await writer.drain()
+
+    async def receive(self) -> tuple[Head, bytes]:
+        """Read one answer.
+
+        Raises:
+            EOFError: the server closed the connection.
+            OSError: it broke.
+            FramingError: the answer is none that can be passed on.
+        """
+        assert self._streams is not None
+        reader = self._streams[0]
+        head = parse_head(await reader.readuntil(b"\r\n\r\n"))
+        body = await reader.readexactly(head.body_bytes)
+        if head.is_last:
+            self.close()
+        return head, body
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
+
+
+async def dribbled(writer: asyncio.StreamWriter, head: bytes, body: bytes, seconds: float) -> None:
+    """Write a head at once and its body in pieces over seconds."""
+    writer.write(head)
+    size = max(1, len(body) // PIECES)
+    for at in range(0, len(body), size):
+        await asyncio.sleep(seconds / PIECES)
+        writer.write(body[at : at + size])
+        await writer.drain()
