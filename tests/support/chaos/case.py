@@ -18,7 +18,7 @@ from support.chaos.evidence import (
     Struck,
     Submitted,
 )
-from support.chaos.faults import AGENT_FAULTS, SERVER_FAULTS, Fault
+from support.chaos.faults import AGENT_FAULTS, SERVER, SERVER_FAULTS, SHORTAGES, Fault
 
 SERVER_AFTER_NS = 10_000_000_000  # a server that was in trouble works off what waited
 
@@ -37,6 +37,7 @@ class Case:
         self.spools: list[Spooled] = []
         self.struck: list[Struck] = []
         self.sessions: list[Session] = []
+        self.lives: list[Lived] = []
         self._deaths: defaultdict[str, list[int]] = defaultdict(list)
         self._sort()
         self.until_ns: dict[int, int] = {}
@@ -68,6 +69,7 @@ class Case:
                 case Session():
                     self.sessions.append(event)
                 case Lived():
+                    self.lives.append(event)
                     self._deaths[event.who].append(event.ended)
         last = {spool.agent: spool for spool in self.spools}  # of the last session
         self.spools = list(last.values())
@@ -158,6 +160,17 @@ class Case:
             and one.fault in AGENT_FAULTS
             and one.begun <= ended_ns + within_ns
             and died_ns <= one.ended + within_ns
+            for one in self.struck
+        )
+
+    def lacked_something(self, who: str, begun_ns: int, ended_ns: int) -> bool:
+        """Whether a process had no disk or no descriptors at some time between two instants."""
+        agent = SERVER if who == "server" else int(who.removeprefix("agent-"))
+        return any(
+            one.agent == agent
+            and one.fault in SHORTAGES
+            and one.begun <= ended_ns
+            and begun_ns <= one.ended
             for one in self.struck
         )
 

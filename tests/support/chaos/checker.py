@@ -36,7 +36,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
         """Say what was broken, a line each, not all of it."""
         lines = []
         for name, found in self.findings.items():
-            lines.append(f"{name}: {INVARIANTS[name].__doc__ or ''}".splitlines()[0])
+            lines += (INVARIANTS[name].__doc__ or name).splitlines()[:1]
             lines += [f"  {text}" for text in found[:SHOWN]]
             if len(found) > SHOWN:
                 lines.append(f"  and {len(found) - SHOWN} more")

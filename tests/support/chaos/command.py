@@ -12,6 +12,7 @@ import uvloop
 
 from support.chaos.checker import judge, summary
 from support.chaos.evidence import Session, load, read_events
+from support.chaos.kills import Kills, judge_kills
 from support.chaos.processes import TESTS, now_ns
 from support.chaos.rig import Rig
 from support.chaos.settings import Settings
@@ -26,6 +27,8 @@ OK, BROKEN, INTERRUPTED = 0, 1, 130
 def parser() -> argparse.ArgumentParser:
     """Make the parser; it ends wrong arguments with status 2."""
     made = argparse.ArgumentParser(prog="dev.py chaos", description=__doc__)
+    made.add_argument("scene", nargs="?", choices=("storm", "kills"), default="storm",
+                      help="every fault (storm), or kills of agents that report")  # fmt: skip
     made.add_argument("--leases", type=_positive, default=1_000_000, metavar="N")
     made.add_argument("--faults", type=_whole, default=10_000, metavar="M")
     made.add_argument("--seed", type=int, default=None, metavar="S")
@@ -35,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="two minutes with a fixed seed")
     made.add_argument("--resume", type=Path, metavar="DIR", help="take up an interrupted run")
     made.add_argument("--directory", type=Path, metavar="DIR", help="where logs and state go")
+    made.add_argument("--times", type=_positive, default=1000, metavar="N",
+                      help="kills, with `kills` (1000)")  # fmt: skip
     made.add_argument("--plant", choices=PLANTS, help="a bug that the checker must find")
     return made
 
@@ -58,14 +63,15 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser().parse_args(arguments)
     directory, settings = _prepared(chosen)
     print(f"chaos: seed {settings.seed}, in {directory}", file=sys.stderr, flush=True)
-    rig = Rig(settings, directory)
+    is_kills = chosen.scene == "kills"
+    rig = Kills(settings, directory, chosen.times) if is_kills else Rig(settings, directory)
     try:
         bad = uvloop.run(rig.run())
     except KeyboardInterrupt:
         print(f"chaos: interrupted; --resume {directory} goes on", file=sys.stderr)
         return INTERRUPTED
     _doctor(directory / DATABASE, settings.plant)
-    return _judged(settings, directory, bad)
+    return _judged_kills(directory, bad) if is_kills else _judged(settings, directory, bad)
 
 
 def _prepared(chosen: argparse.Namespace) -> tuple[Path, Settings]:
@@ -120,3 +126,14 @@ def _judged(settings: Settings, directory: Path, bad: Sequence[str]) -> int:
     seconds = (now_ns() - sessions[0].at) / 1e9
     print(summary(verdict, seed=settings.seed, seconds=seconds, commit=commit()), flush=True)
     return OK if verdict.holds and not bad and not missing else BROKEN
+
+
+def _judged_kills(directory: Path, bad: Sequence[str]) -> int:
+    """Judge kills by what they are for, and by every invariant beside."""
+    evidence = load(directory, directory / DATABASE)
+    killed, verdict = judge_kills(evidence), judge(evidence)
+    for line in (*verdict.report(), *bad):
+        print(f"chaos kills: {line}", file=sys.stderr)
+    begun_ns = next(one.at for one in evidence.events if isinstance(one, Session))
+    print(killed.summary((now_ns() - begun_ns) / 1e9, commit()), flush=True)
+    return OK if killed.holds and verdict.holds and not bad else BROKEN

@@ -140,7 +140,16 @@ class Spooled(Struct, frozen=True, kw_only=True, tag="spooled"):
     lease_ids: list[int]
 
 
-Event = Session | Submitted | Struck | Lived | Sampled | Page | Calm | Spooled
+class Trapped(Struct, frozen=True, kw_only=True, tag="trapped"):
+    """An agent was killed while the proxy held its report; is_after: the server had answered it."""
+
+    at: int
+    agent: int
+    is_after: bool
+    lease_ids: list[int]
+
+
+Event = Session | Submitted | Struck | Lived | Sampled | Page | Calm | Spooled | Trapped
 
 
 class ResultRow(NamedTuple):

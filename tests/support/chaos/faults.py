@@ -80,6 +80,9 @@ AGENT_FAULTS = frozenset(
     }
 )
 
+SHORTAGES = frozenset({Fault.AGENT_DISK_FULL, Fault.AGENT_NO_FILES, Fault.SERVER_NO_FILES})
+SERVER = -1  # in the place of an agent's number
+
 # Of a thousand faults, and how long one lasts: from and to, in ms.
 PLAN: Mapping[Fault, tuple[int, int, int]] = {
     Fault.REQUEST_CUT: (75, 0, 0),

@@ -18,6 +18,7 @@ WAKE_NS = NS_PER_S
 ANSWER_NS = 15 * NS_PER_S  # a claim is held for 5 s; nothing else takes 10
 RSS_MAX_BYTES: Mapping[str, int] = {"server": 1 << 30, "agent": 256 << 20}
 FDS_MAX: Mapping[str, int] = {"server": 512, "agent": 512}
+START_NS = 5 * NS_PER_S  # to import, open files and register, on a busy machine
 SPOOLING_NS = 5 * NS_PER_S  # from the target's answer to the disk, which may be full
 
 Finding = Iterator[str]
@@ -211,6 +212,18 @@ def faults_are_recovered_from(case: Case) -> Finding:
             yield f"recovery took {(calm.recovered - calm.faults_ended) / NS_PER_S:.1f} s"
 
 
+def nobody_gives_up(case: Case) -> Finding:
+    """P6: no process ends by itself, but for one that a shortage did not let begin.
+
+    The rig starts it again, as a service manager would.
+    """
+    for life in case.lives:
+        started_ns = life.begun + START_NS
+        if life.how == "by itself" and not case.lacked_something(life.who, life.begun, started_ns):
+            begun_ago = (life.ended - life.begun) / NS_PER_S
+            yield f"{life.who} ended by itself with status {life.status} after {begun_ago:.0f} s"
+
+
 def nobody_starves(case: Case) -> Finding:
     """I17: no task waits for its first lease while those queued later than it get theirs.
 
@@ -242,5 +255,6 @@ INVARIANTS: Mapping[str, Callable[[Case], Finding]] = {
     "I14": credentials_last,
     "I15": stream_is_whole,
     "I16": faults_are_recovered_from,
+    "P6": nobody_gives_up,
     "I17": nobody_starves,
 }

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
 from support.chaos.damage import storm
@@ -42,13 +42,25 @@ class Lane:
         self.armed: deque[Planned] = deque()
         self.trap: Trap | None = None
         self.forges = False
+        self.answered: set[int] = set()  # lease ids whose report the server answered
+        self.heard = asyncio.Event()  # set with each of them
+        self.served_ns = 0  # when a heartbeat was last answered
+        self._is_spared = True
         self._storm: Planned | None = None
         self._delay_s = 0.0
         self._is_open = asyncio.Event()
         self._is_open.set()
 
-    def take(self) -> Planned | None:
-        """Take the fault that strikes this message, if one does."""
+    def take(self, verb: str) -> Planned | None:
+        """Take the fault that strikes this message, if one does.
+
+        Every second registration is spared: six that fail in a row keep an agent away for a minute,
+        by the contract, and a run would wait for it.
+        """
+        if verb == "register":
+            self._is_spared = not self._is_spared
+            if self._is_spared:
+                return None
         return self.armed.popleft() if self.armed else None
 
     def strike(self, planned: Planned, begun_ns: int) -> None:
@@ -60,6 +72,11 @@ class Lane:
         await self._is_open.wait()
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
+
+    def hear(self, lease_ids: Iterable[int]) -> None:
+        """Note lease ids that the server answered for."""
+        self.answered.update(lease_ids)
+        self.heard.set()
 
     def storm(self) -> tuple[Head, bytes] | None:
         """Return what everything is answered at this moment, None when it is passed on."""

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from support.chaos.evidence import Struck
-from support.chaos.faults import MESSAGE_FAULTS, SERVER_FAULTS, WEATHER, Fault, Planned
+from support.chaos.faults import MESSAGE_FAULTS, SERVER, SERVER_FAULTS, WEATHER, Fault, Planned
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
 from support.chaos.processes import Process, now_ns
 
-SERVER = -1
-ARMED_MAX = 3  # message faults that wait on one lane; more would all strike at once
+ARMED_MAX = 2  # message faults that wait on one lane; more would all strike at once
 
 
 class Nemesis:
@@ -76,6 +75,15 @@ class Nemesis:
         self._busy.add(key)
         group.create_task(self._last(planned, key))
         return True
+
+    async def revive(self) -> None:
+        """Start what ended by itself and is in no trouble any more, as a service manager would."""
+        for key, process in ((SERVER, self._server), *enumerate(self._agents)):
+            if process.has_died and key not in self._busy:
+                self._busy.add(key)
+                await process.end()
+                await process.start()
+                self._busy.discard(key)
 
     def disarm(self) -> None:
         """Forget faults whose message never came."""

@@ -67,6 +67,13 @@ class Operator:
         """Wait until the server answers."""
         await self._call("GET", "/readyz")
 
+    async def wait_agents(self, count: int) -> None:
+        """Wait until so many agents have registered."""
+        known = 0
+        while known < count:
+            await asyncio.sleep(RETRY_S)
+            known = len(json.loads(await self._call("GET", "/v1/agents"))["agents"])
+
     async def submit(self, first: int, count: int, agent: str | None = None) -> list[int]:
         """Queue tasks of the numbers from first on; return their ids."""
         body = json.dumps([self._task(number, agent) for number in range(first, first + count)])

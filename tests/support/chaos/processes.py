@@ -47,6 +47,11 @@ class Process:
         """Whether it was started and has not ended by itself."""
         return self._running is not None and self._running.returncode is None
 
+    @property
+    def has_died(self) -> bool:
+        """Whether it was started and has ended by itself."""
+        return self._running is not None and self._running.returncode is not None
+
     async def start(self) -> None:
         """Start it; it must not be running."""
         assert self._running is None
@@ -62,8 +67,9 @@ class Process:
             )
 
     def signal(self, number: Signals) -> None:
-        """Send a signal to it."""
-        os.kill(self.pid, number)
+        """Send a signal to it, where it still runs."""
+        if self.is_running:
+            os.kill(self.pid, number)
 
     async def end(self, number: Signals = SIGKILL) -> int:
         """Send a signal and wait for the end, not for ever; return the exit status."""
@@ -92,8 +98,9 @@ class Process:
 
     def limit(self, which: int, soft: int | None) -> None:
         """Set a soft resource limit of the running process; None takes it away again."""
-        _, hard = resource.prlimit(self.pid, which)
-        resource.prlimit(self.pid, which, (hard if soft is None else soft, hard))
+        if self.is_running:
+            _, hard = resource.prlimit(self.pid, which)
+            resource.prlimit(self.pid, which, (hard if soft is None else soft, hard))
 
     def descriptors(self) -> int:
         """Return how many descriptors it has open."""

@@ -151,7 +151,7 @@ class _Exchange:
         self._begun_ns = begun_ns
         self._verb = self._head.verb
         self._seen = read_request(self._verb, self._body)
-        self._fault = lane.take()
+        self._fault = lane.take(self._verb)
         self._sent_ns: int | None = None
         self._answered_ns: int | None = None
         self._status: int | None = None
@@ -286,6 +286,10 @@ class _Exchange:
             return
         self._is_noted = True
         seen = self._seen
+        if self._verb == "heartbeat" and self._status == 200 and told == "whole":
+            self._lane.served_ns = now_ns()
+        if seen.results:
+            self._lane.hear(lease_id for lease_id, _ in seen.results)
         self._proxy.note(
             Exchange(
                 agent=self._lane.agent, verb=self._verb, begun=self._begun_ns, ended=now_ns(),

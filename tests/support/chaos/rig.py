@@ -77,7 +77,7 @@ class Rig:
             async with asyncio.TaskGroup() as group:
                 steady = [
                     group.create_task(work())
-                    for work in (self._submit, self._read, self._sample, self._tell)
+                    for work in (self._submit, self._read, self._revive, self._sample, self._tell)
                 ]
                 await self._torment()
                 await self._run_dry()
@@ -103,10 +103,17 @@ class Rig:
             if not await self.stage.operator.read_page():
                 await asyncio.sleep(PAGE_WAIT_S)
 
+    async def _revive(self) -> None:
+        """Bring back what ended by itself."""
+        while True:
+            await self.nemesis.revive()
+            await asyncio.sleep(POLL_S)
+
     async def _run_dry(self) -> None:
-        """Let all that was queued end."""
-        operator = self.stage.operator
+        """Let all that was queued end, and every agent be heard of: it reports what it has."""
+        operator, begun_ns = self.stage.operator, now_ns()
         await until(lambda: operator.live() == 0, DRY_S)
+        await until(lambda: all(one.served_ns > begun_ns for one in self.stage.lanes), DRY_S)
         while await operator.read_page():
             pass
 

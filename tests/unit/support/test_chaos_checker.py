@@ -1,0 +1,429 @@
+"""The chaos checker finds what is planted in logs that are right otherwise, and nothing else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from netsonde.clock import NS_PER_MS, NS_PER_S
+from support.chaos.checker import Verdict, judge, summary
+from support.chaos.evidence import (
+    Calm,
+    DeadRow,
+    Evidence,
+    Exchange,
+    Execution,
+    Grant,
+    Lived,
+    Page,
+    ResultRow,
+    Sampled,
+    Session,
+    Spooled,
+    Struck,
+    Submitted,
+    Trapped,
+)
+from support.chaos.faults import SERVER, Fault
+from support.chaos.invariants import ANSWER_NS, INVARIANTS, SPOOLING_NS, WAKE_NS
+from support.chaos.kills import judge_kills
+from support.chaos.settings import RECOVERY_NS, SLOTS
+
+ZERO_NS = 1_000 * NS_PER_S  # the server's clock less this host's
+TERM_MS = 3_000
+GRANT_NS = 10 * NS_PER_S
+GOOD = 101  # a lease
+AGENT_ID = 7
+
+
+def grant(lease_id: int, task_id: int, attempt: int = 1) -> Grant:
+    return Grant(lease_id, task_id, TERM_MS, 0, attempt, 50)
+
+
+def claim(*grants: Grant, at_ns: int = GRANT_NS, **changes: Any) -> Exchange:
+    fields: dict[str, Any] = {
+        "agent": 0, "verb": "claim", "begun": at_ns, "sent": at_ns, "answered": at_ns + NS_PER_MS,
+        "ended": at_ns + NS_PER_MS, "status": 200, "told": "whole", "asked": SLOTS,
+        "grants": list(grants),
+    }  # fmt: skip
+    return Exchange(**(fields | changes))
+
+
+def report(lease_id: int, status: str, at_ns: int, agent: int = 0) -> Exchange:
+    return Exchange(
+        agent=agent, verb="report", begun=at_ns, sent=at_ns, answered=at_ns, ended=at_ns,
+        status=200, told="whole", items=[lease_id], results=[(lease_id, status)],
+    )  # fmt: skip
+
+
+def execution(lease_id: int, begun_ns: int, ended_ns: int, **changes: Any) -> Execution:
+    fields: dict[str, Any] = {"agent": 0, "task": 0, "is_whole": True}
+    return Execution(lease_id=lease_id, begun=begun_ns, ended=ended_ns, **(fields | changes))
+
+
+def row(lease_id: int, task_id: int, at_ns: int, **changes: Any) -> ResultRow:
+    made = ResultRow(lease_id, task_id, AGENT_ID, "ok", 1, 1, at_ns + ZERO_NS)
+    return made._replace(**changes)
+
+
+def good() -> Evidence:
+    """Make a run of two tasks: one measured at once, one given up."""
+    second = GRANT_NS + NS_PER_S
+    return Evidence(
+        exchanges=[
+            claim(grant(GOOD, 1)),
+            report(GOOD, "accepted", second),
+            claim(grant(102, 2), at_ns=second),
+        ],
+        executions=[execution(GOOD, GRANT_NS + 2 * NS_PER_MS, second - NS_PER_MS)],
+        events=[
+            Session(at=0, boot_id="b", server_zero_ns=ZERO_NS, commit="c"),
+            Submitted(at=1, first=0, task_ids=[1, 2]),
+            Page(at=second, cursor="x", lease_ids=[GOOD]),
+            Calm(faults_ended=second, held=1, recovered=second + NS_PER_S, left=[]),
+            Sampled(at=second, who="agent-0", rss_bytes=50 << 20, fds=30),
+            Spooled(agent=0, lease_ids=[]),
+        ],
+        results=[row(GOOD, 1, second)],
+        dead=[DeadRow(2, 102, 50, "the lease ended")],
+    )
+
+
+def add(evidence: Evidence, **more: list[Any]) -> None:
+    for name, items in more.items():
+        getattr(evidence, name).extend(items)
+
+
+def stopped(begun_ns: int, ended_ns: int) -> Struck:
+    return Struck(number=0, fault=Fault.AGENT_STOPPED, agent=0, begun=begun_ns, ended=ended_ns)
+
+
+def lived(begun_ns: int, ended_ns: int, how: str = "SIGKILL") -> Lived:
+    return Lived(who="agent-0", pid=1, begun=begun_ns, ended=ended_ns, how=how, status=1)
+
+
+DEADLINE_NS = GRANT_NS + TERM_MS * NS_PER_MS
+
+
+def row_is_gone(evidence: Evidence) -> None:
+    evidence.results.clear()
+
+
+def row_is_doubled(evidence: Evidence) -> None:
+    add(evidence, results=[row(99, 1, GRANT_NS, outcome="target_error")])
+
+
+def older_lease_won(evidence: Evidence) -> None:
+    add(evidence, exchanges=[claim(grant(105, 1), at_ns=GRANT_NS)])
+
+
+def other_agent_won(evidence: Evidence) -> None:
+    evidence.exchanges += [claim(grant(106, 1), agent=1)]
+    evidence.results[:] = [row(106, 1, GRANT_NS), row(GOOD, 1, GRANT_NS, is_final=0)]
+    evidence.results += [row(107, 3, GRANT_NS, agent_id=9)]
+    evidence.exchanges.insert(0, claim(grant(107, 3), agent=1))
+    evidence.results.reverse()
+
+
+def invented(evidence: Evidence) -> None:
+    evidence.executions.clear()
+
+
+def overlapping(evidence: Evidence) -> None:
+    add(
+        evidence,
+        exchanges=[claim(grant(90, 1), at_ns=GRANT_NS - NS_PER_S)],
+        results=[row(90, 1, GRANT_NS + NS_PER_S // 2, outcome="agent_error", is_final=0)],
+    )
+
+
+def granted_too_many(evidence: Evidence) -> None:
+    add(evidence, exchanges=[claim(grant(103, 2), grant(104, 2), asked=1)])
+
+
+def measured_too_many(evidence: Evidence) -> None:
+    ids = range(200, 201 + SLOTS)
+    add(
+        evidence,
+        exchanges=[claim(*(grant(lease_id, 2) for lease_id in ids), asked=2 * SLOTS)],
+        executions=[
+            execution(lease_id, GRANT_NS, GRANT_NS + NS_PER_S, is_whole=False) for lease_id in ids
+        ],
+    )
+
+
+def began_late(evidence: Evidence) -> None:
+    add(evidence, executions=[execution(GOOD, DEADLINE_NS + 1, DEADLINE_NS + 2)])
+
+
+def ran_over(evidence: Evidence) -> None:
+    add(evidence, executions=[execution(GOOD, GRANT_NS, DEADLINE_NS + 1, is_whole=False)])
+
+
+def woke_and_went_on(evidence: Evidence) -> None:
+    woke_ns = DEADLINE_NS + NS_PER_S
+    late_ns = woke_ns + WAKE_NS + 1
+    add(
+        evidence,
+        events=[stopped(GRANT_NS + NS_PER_S, woke_ns)],
+        executions=[execution(GOOD, GRANT_NS, late_ns, is_whole=False)],
+    )
+
+
+def measured_by_another(evidence: Evidence) -> None:
+    add(evidence, executions=[execution(GOOD, GRANT_NS, GRANT_NS + 1, agent=1, is_whole=False)])
+
+
+def lease_nobody_heard_of(evidence: Evidence) -> None:
+    """An answer that its agent did not get grants it nothing."""
+    first = evidence.exchanges[0]
+    evidence.exchanges[0] = replace(first, told="damaged")
+
+
+def vanished(evidence: Evidence) -> None:
+    evidence.dead.clear()
+
+
+def finished_and_live(evidence: Evidence) -> None:
+    evidence.live_tasks.append(1)
+
+
+def never_queued(evidence: Evidence) -> None:
+    evidence.live_tasks.append(3)
+
+
+def too_many_attempts(evidence: Evidence) -> None:
+    add(evidence, exchanges=[claim(grant(103, 2, attempt=51))])
+
+
+def gave_up_without_reason(evidence: Evidence) -> None:
+    evidence.dead[:] = [DeadRow(2, 102, 50, "")]
+
+
+def left_in_spool(evidence: Evidence) -> None:
+    add(evidence, events=[Spooled(agent=0, lease_ids=[102])])
+
+
+def measured_and_never_answered_for(evidence: Evidence) -> None:
+    ended_ns = GRANT_NS + 2 * NS_PER_S
+    add(
+        evidence,
+        executions=[execution(102, ended_ns - 1, ended_ns)],
+        events=[lived(0, ended_ns + SPOOLING_NS + 1)],
+    )
+
+
+def too_large(evidence: Evidence) -> None:
+    add(evidence, events=[Sampled(at=1, who="agent-1", rss_bytes=1 << 30, fds=10)])
+
+
+def too_many_files(evidence: Evidence) -> None:
+    add(evidence, events=[Sampled(at=1, who="server", rss_bytes=1 << 20, fds=5_000)])
+
+
+def hung(evidence: Evidence) -> None:
+    at_ns = GRANT_NS
+    add(evidence, exchanges=[claim(at_ns=at_ns, answered=at_ns + ANSWER_NS + 1)])
+
+
+def locked_out(evidence: Evidence) -> None:
+    add(evidence, exchanges=[claim(status=401)])
+
+
+def page_repeats(evidence: Evidence) -> None:
+    add(evidence, events=[Page(at=1, cursor="y", lease_ids=[GOOD])])
+
+
+def page_skips(evidence: Evidence) -> None:
+    evidence.events = [one for one in evidence.events if not isinstance(one, Page)]
+
+
+def page_invents(evidence: Evidence) -> None:
+    add(evidence, events=[Page(at=1, cursor="y", lease_ids=[999])])
+
+
+def recovered_late(evidence: Evidence) -> None:
+    late = Calm(faults_ended=0, held=1, recovered=RECOVERY_NS + 1, left=[])
+    add(evidence, events=[late])
+
+
+def never_recovered(evidence: Evidence) -> None:
+    add(evidence, events=[Calm(faults_ended=0, held=1, recovered=None, left=[102])])
+
+
+def gave_up_by_itself(evidence: Evidence) -> None:
+    add(evidence, events=[lived(0, NS_PER_S, "by itself")])
+
+
+def starved(evidence: Evidence) -> None:
+    add(
+        evidence,
+        events=[Submitted(at=2, first=2, task_ids=[3])],
+        exchanges=[claim(grant(120, 3), at_ns=GRANT_NS)],
+        dead=[DeadRow(3, 120, 50, "the lease ended")],
+    )
+    evidence.exchanges[2] = claim(grant(102, 2), at_ns=GRANT_NS + 3 * RECOVERY_NS)
+
+
+Doctored = Callable[[Evidence], None]
+PLANTED: list[tuple[str, Doctored]] = [
+    ("I1", row_is_gone),
+    ("I2", row_is_doubled),
+    ("I3", older_lease_won),
+    ("I3", other_agent_won),
+    ("I3 measured", invented),
+    ("I4", overlapping),
+    ("I5", granted_too_many),
+    ("I5", measured_too_many),
+    ("I6", began_late),
+    ("I6", ran_over),
+    ("I6", woke_and_went_on),
+    ("I6", measured_by_another),
+    ("I6", lease_nobody_heard_of),
+    ("I7", vanished),
+    ("I7", finished_and_live),
+    ("I7", never_queued),
+    ("I8", too_many_attempts),
+    ("I8", gave_up_without_reason),
+    ("I9", left_in_spool),
+    ("I9", measured_and_never_answered_for),
+    ("I12", too_large),
+    ("I12", too_many_files),
+    ("I13", hung),
+    ("I14", locked_out),
+    ("I15", page_repeats),
+    ("I15", page_skips),
+    ("I15", page_invents),
+    ("I16", recovered_late),
+    ("I16", never_recovered),
+    ("I17", starved),
+    ("P6", gave_up_by_itself),
+]
+
+
+def broken(evidence: Evidence) -> set[str]:
+    return set(judge(evidence).findings)
+
+
+def test_a_run_without_fault_breaks_nothing() -> None:
+    assert judge(good()).findings == {}
+
+
+@pytest.mark.parametrize(
+    ("invariant", "doctor"), PLANTED, ids=lambda one: getattr(one, "__name__", one)
+)
+def test_what_is_planted_is_found(invariant: str, doctor: Doctored) -> None:
+    evidence = good()
+    doctor(evidence)
+    assert invariant in broken(evidence)
+
+
+def test_every_invariant_has_something_planted() -> None:
+    assert {invariant for invariant, _ in PLANTED} == set(INVARIANTS)
+
+
+def test_an_agent_that_was_stopped_at_the_deadline_may_notice_when_it_wakes() -> None:
+    evidence = good()
+    woke_ns = DEADLINE_NS + 5 * NS_PER_S
+    add(
+        evidence,
+        events=[stopped(GRANT_NS + NS_PER_S, woke_ns)],
+        executions=[execution(GOOD, GRANT_NS, woke_ns + WAKE_NS, is_whole=False)],
+    )
+    assert broken(evidence) == set()
+
+
+def test_being_stopped_before_the_deadline_is_no_excuse() -> None:
+    evidence = good()
+    add(evidence, events=[stopped(GRANT_NS, DEADLINE_NS - NS_PER_S)])
+    ran_over(evidence)
+    assert broken(evidence) == {"I6"}
+
+
+def test_an_extension_counts_from_its_own_request() -> None:
+    evidence = good()
+    asked_ns = GRANT_NS + 2 * NS_PER_S
+    extended = claim(verb="extend", at_ns=asked_ns, extended=[(GOOD, TERM_MS)], asked=0)
+    until_ns = asked_ns + TERM_MS * NS_PER_MS
+    add(evidence, exchanges=[extended], executions=[execution(GOOD, GRANT_NS, until_ns)])
+    assert broken(evidence) == set()
+    add(evidence, executions=[execution(GOOD, GRANT_NS, until_ns + 1)])
+    assert broken(evidence) == {"I6"}
+
+
+@pytest.mark.parametrize("died_ns", [GRANT_NS + 2 * NS_PER_S + SPOOLING_NS])
+def test_a_kill_before_the_result_was_written_down_excuses_it(died_ns: int) -> None:
+    evidence = good()
+    ended_ns = GRANT_NS + 2 * NS_PER_S
+    add(
+        evidence,
+        executions=[execution(102, ended_ns - 1, ended_ns)],
+        events=[lived(0, died_ns)],
+    )
+    assert broken(evidence) == set()
+
+
+def test_a_process_may_end_that_could_not_begin_for_want_of_files() -> None:
+    evidence = good()
+    shortage = Struck(number=1, fault=Fault.AGENT_NO_FILES, agent=0, begun=0, ended=NS_PER_S)
+    add(evidence, events=[shortage, lived(5, 10, "by itself")])
+    assert broken(evidence) == set()
+
+
+def test_a_stopped_server_may_answer_late() -> None:
+    evidence = good()
+    hung(evidence)
+    stop = Struck(
+        number=1, fault=Fault.SERVER_STOPPED, agent=SERVER, begun=GRANT_NS, ended=GRANT_NS + 1
+    )
+    add(evidence, events=[stop])
+    assert broken(evidence) == set()
+
+
+def test_the_summary_names_what_counts() -> None:
+    verdict = Verdict(
+        findings={"I1": ["a"], "I7": ["b"], "I2": ["c"], "I6": ["d", "e"]},
+        leases=10, executions=12, messages=40,
+        faults={"partition": 2, "agent killed": 1}, recovery_s=4.25,
+    )  # fmt: skip
+    assert summary(verdict, seed=3, seconds=61.0, commit="abc") == (
+        "chaos: seed 3, 10 leases, 3 faults (agent killed 1, partition 2), lost 2,"
+        " double-accepted 1, over capacity 0, late 2, worst recovery 4.2 s, 61 s, commit abc"
+    )
+    assert not verdict.holds
+
+
+def test_a_report_of_findings_is_short() -> None:
+    verdict = judge(good())
+    many = replace(verdict, findings={"I7": [f"task {number} vanished" for number in range(50)]})
+    lines = many.report()
+    assert lines[0].startswith("I7: ")
+    assert lines[-1] == "  and 45 more"
+    assert len(lines) == 7
+
+
+def killed_at(lease_ids: list[int], at_ns: int = GRANT_NS) -> Trapped:
+    return Trapped(at=at_ns, agent=0, is_after=False, lease_ids=lease_ids)
+
+
+def test_kills_count_each_held_result_once() -> None:
+    evidence = good()
+    add(evidence, events=[killed_at([GOOD])])
+    verdict = judge_kills(evidence)
+    assert verdict.holds
+    assert (verdict.times, verdict.results, verdict.once) == (1, 1, 1)
+    assert verdict.answers == {"accepted": 1}
+
+
+def test_kills_find_a_result_that_is_lost_or_doubled() -> None:
+    evidence = good()
+    add(evidence, events=[killed_at([GOOD, 500])])
+    row_is_doubled(evidence)
+    verdict = judge_kills(evidence)
+    assert not verdict.holds
+    assert (verdict.results, verdict.once, verdict.lost, verdict.doubled) == (2, 0, 1, 1)
+
+
+def test_no_kill_at_all_is_no_success() -> None:
+    assert not judge_kills(good()).holds
