@@ -7,9 +7,12 @@ from msgspec import Struct
 from netsonde.clock import NS_PER_S
 from support.chaos.case import Case
 from support.chaos.evidence import Evidence
+from support.chaos.faults import Fault
 from support.chaos.invariants import INVARIANTS, WAKE_NS
 
 SHOWN = 5  # findings of each invariant
+KINDS_FROM = 200  # faults; of so many, nine tenths of the kinds must be among them
+KINDS_ABSENT_SHARE = 0.1
 LOSSES = ("I1", "I7", "I9")
 
 
@@ -31,6 +34,19 @@ class Verdict(Struct, frozen=True, kw_only=True):
     def holds(self) -> bool:
         """Whether every invariant held."""
         return not self.findings
+
+    def missing(self, leases: int, faults: int) -> list[str]:
+        """Say what a run that was asked for so much did not reach, kinds of faults among it."""
+        struck = sum(self.faults.values())
+        lines = []
+        if self.leases < leases:
+            lines.append(f"{self.leases} of {leases} leases")
+        if struck < faults:
+            lines.append(f"{struck} of {faults} faults")
+        absent = sorted(set(Fault) - self.faults.keys())
+        if faults >= KINDS_FROM and len(absent) > KINDS_ABSENT_SHARE * len(Fault):
+            lines.append(f"kinds of faults that never struck: {', '.join(absent)}")
+        return lines
 
     def report(self) -> list[str]:
         """Say what was broken, a line each, not all of it."""

@@ -116,11 +116,7 @@ def _judged(settings: Settings, directory: Path, bad: Sequence[str]) -> int:
     print("chaos: judging", file=sys.stderr, flush=True)
     verdict = judge(load(directory, directory / DATABASE))
     sessions = [one for one in read_events(directory) if isinstance(one, Session)]
-    missing = []
-    if verdict.leases < settings.leases:
-        missing.append(f"{verdict.leases} of {settings.leases} leases")
-    if sum(verdict.faults.values()) < settings.faults:
-        missing.append(f"{sum(verdict.faults.values())} of {settings.faults} faults")
+    missing = verdict.missing(settings.leases, settings.faults)
     for line in (*verdict.report(), *bad, *missing):
         print(f"chaos: {line}", file=sys.stderr)
     seconds = (now_ns() - sessions[0].at) / 1e9

@@ -19,7 +19,7 @@ ANSWER_NS = 15 * NS_PER_S  # a claim is held for 5 s; nothing else takes 10
 RSS_MAX_BYTES: Mapping[str, int] = {"server": 1 << 30, "agent": 256 << 20}
 FDS_MAX: Mapping[str, int] = {"server": 512, "agent": 512}
 START_NS = 5 * NS_PER_S  # to import, open files and register, on a busy machine
-SPOOLING_NS = 5 * NS_PER_S  # from the target's answer to the disk, which may be full
+SPOOLING_NS = NS_PER_S  # from the target's answer to the disk, which may be full
 
 Finding = Iterator[str]
 

@@ -65,6 +65,7 @@ class Proxy:
         self.passed = 0
         self._server_port = server_port
         self._exchanges = exchanges
+        self._connections: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
     async def serving(self, lane: Lane) -> AsyncIterator[int]:
@@ -83,9 +84,17 @@ class Proxy:
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
+            for task in self._connections:
+                task.cancel()
+            if self._connections:
+                await asyncio.wait(self._connections)
 
     async def _serve(self, lane: Lane, reader: "AgentReader", writer: asyncio.StreamWriter) -> None:
         upstream = Upstream(self._server_port)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
         with suppress(*OVER):
             while True:
                 data = await reader.readuntil(b"\r\n\r\n")

@@ -427,3 +427,17 @@ def test_kills_find_a_result_that_is_lost_or_doubled() -> None:
 
 def test_no_kill_at_all_is_no_success() -> None:
     assert not judge_kills(good()).holds
+
+
+def test_a_run_that_fell_short_says_of_what() -> None:
+    verdict = judge(good())
+    assert verdict.missing(1, 0) == []
+    assert verdict.missing(2, 3) == ["1 of 2 leases", "0 of 3 faults"]
+
+
+def test_faults_of_one_kind_only_are_not_what_was_asked_for() -> None:
+    monotonous = replace(judge(good()), faults={Fault.DELAY: 400})
+    assert monotonous.missing(1, 100) == []
+    assert monotonous.missing(1, 400)[0].startswith("kinds of faults that never struck: 429 storm")
+    varied = replace(monotonous, faults=dict.fromkeys(list(Fault)[2:], 20))
+    assert varied.missing(1, 400) == []

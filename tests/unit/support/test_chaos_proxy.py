@@ -1,0 +1,186 @@
+"""The chaos proxy between a client and a server that are both of this test, on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netsonde.clock import NS_PER_MS
+from support.chaos.evidence import Exchange
+from support.chaos.faults import Fault, Planned
+from support.chaos.framing import Head, parse_head
+from support.chaos.journal import Journal, read
+from support.chaos.lanes import Lane, Trap
+from support.chaos.proxy import Proxy
+
+REPORT = b'{"completed":[{"lease_id":5}],"cancelled":[]}'
+ANSWER = b'{"acknowledged":1,"results":[{"lease_id":5,"status":"accepted"}]}'
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Bench:
+    """A server that answers every report alike, and a client of the proxy before it."""
+
+    def __init__(self, path: Path) -> None:
+        self.lane = Lane(0)
+        self.struck: list[Fault] = []
+        self.lane.on_struck = lambda planned, *_: self.struck.append(planned.fault)
+        self.bodies: list[bytes] = []
+        self.path = path
+        self.port = 0
+        self.serving: set[asyncio.Task[Any]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        try:
+            while True:
+                head = parse_head(await reader.readuntil(b"\r\n\r\n"))
+                self.bodies.append(await reader.readexactly(head.body_bytes))
+                writer.write(Head(b"HTTP/1.1 200 OK", []).encode(len(ANSWER)) + ANSWER)
+        except (EOFError, OSError):
+            writer.transport.abort()
+
+    async def connect(self) -> Streams:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def ask(self, streams: Streams) -> tuple[int, bytes]:
+        reader, writer = streams
+        writer.write(Head(b"POST /v1/agents/report HTTP/1.1", []).encode(len(REPORT)) + REPORT)
+        head = parse_head(await reader.readuntil(b"\r\n\r\n"))
+        return head.status, await reader.readexactly(head.body_bytes)
+
+    def arm(self, fault: Fault) -> None:
+        self.lane.armed.append(Planned(0, fault, 0, 2 * NS_PER_MS, 1))
+
+    def seen(self) -> list[Exchange]:
+        return list(read(self.path, Exchange))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path / "exchanges.jsonl")
+    journal = Journal(made.path)
+    async with (
+        await asyncio.start_server(made.serve, "127.0.0.1", 0) as server,
+        Proxy(server.sockets[0].getsockname()[1], journal).serving(made.lane) as made.port,
+    ):
+        yield made
+    if made.serving:
+        await asyncio.wait(made.serving)
+    journal.close()
+
+
+@asynccontextmanager
+async def connected(bench: Bench) -> AsyncIterator[Streams]:
+    streams = await bench.connect()
+    try:
+        yield streams
+    finally:
+        streams[1].transport.abort()
+
+
+async def test_messages_pass_on_a_connection_that_is_kept(bench: Bench) -> None:
+    async with connected(bench) as streams:
+        for _ in range(50):
+            assert await bench.ask(streams) == (200, ANSWER)
+    assert bench.bodies == [REPORT] * 50
+    assert [one.told for one in bench.seen()] == ["whole"] * 50
+    assert bench.seen()[0].results == [(5, "accepted")]
+    assert bench.lane.answered == {5}
+
+
+@pytest.mark.parametrize("fault", [Fault.REQUEST_SLOW, Fault.ANSWER_SLOW, Fault.REQUEST_REPLAYED])
+async def test_what_only_delays_or_repeats_is_answered_whole(bench: Bench, fault: Fault) -> None:
+    bench.arm(fault)
+    async with connected(bench) as streams:
+        assert await bench.ask(streams) == (200, ANSWER)
+    assert bench.struck == [fault]
+    assert set(bench.bodies) == {REPORT}
+    copies = [one for one in bench.seen() if one.is_copy]
+    assert len(copies) == len(bench.bodies) - 1
+    assert (len(copies) > 0) == (fault is Fault.REQUEST_REPLAYED)
+
+
+@pytest.mark.parametrize("fault", [Fault.ANSWER_GARBAGE, Fault.ANSWER_PAGE, Fault.ANSWER_TRUNCATED])
+async def test_a_damaged_answer_is_another_than_the_servers(bench: Bench, fault: Fault) -> None:
+    bench.arm(fault)
+    async with connected(bench) as streams:
+        status, body = await bench.ask(streams)
+        assert (status, body) != (200, ANSWER)
+        assert await bench.ask(streams) == (200, ANSWER)
+    assert bench.struck == [fault]
+    assert [one.told for one in bench.seen()] == ["damaged", "whole"]
+    assert bench.seen()[0].results == [(5, "accepted")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reaches"),
+    [
+        (Fault.REQUEST_CUT, False),
+        (Fault.RESET_AFTER_REQUEST, True),
+        (Fault.ANSWER_LOST, True),
+        (Fault.ANSWER_CUT, True),
+    ],
+)
+async def test_a_cut_ends_the_connection_before_the_answer_is_whole(
+    bench: Bench, fault: Fault, reaches: bool
+) -> None:
+    bench.arm(fault)
+    async with connected(bench) as streams:
+        with pytest.raises((EOFError, OSError)):
+            await bench.ask(streams)
+    async with connected(bench) as streams:
+        assert await bench.ask(streams) == (200, ANSWER)
+    assert bench.struck == [fault]
+    assert len(bench.bodies) == 1 + reaches
+    assert bench.seen()[0].told in ("nothing", "damaged")
+
+
+async def test_a_storm_answers_for_the_server(bench: Bench) -> None:
+    bench.lane.set_weather(Planned(0, Fault.STORM_429, 0, 0, 1))
+    async with connected(bench) as streams:
+        assert (await bench.ask(streams))[0] == 429
+        bench.lane.clear()
+        assert await bench.ask(streams) == (200, ANSWER)
+    assert len(bench.bodies) == 1
+    assert [one.status for one in bench.seen()] == [None, 200]
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+async def test_a_trap_holds_a_report_until_its_agent_is_gone(bench: Bench, is_after: bool) -> None:
+    bench.lane.trap = trap = Trap(is_after=is_after)
+    async with connected(bench) as streams, asyncio.TaskGroup() as group:
+        asking = group.create_task(bench.ask(streams))
+        assert await trap.caught == [5]
+        assert not asking.done()
+        assert len(bench.bodies) == is_after
+        asking.cancel()
+    bench.lane.trap = None
+    async with connected(bench) as streams:
+        assert await bench.ask(streams) == (200, ANSWER)
+
+
+async def test_a_forged_acknowledgement_never_reaches_the_server(bench: Bench) -> None:
+    bench.lane.forges = True
+    async with connected(bench) as streams:
+        status, body = await bench.ask(streams)
+    assert (status, bench.bodies) == (200, [])
+    assert b'"accepted"' in body
+    assert bench.seen()[0].results == [(5, "accepted")]
+
+
+async def test_a_server_that_is_gone_is_a_broken_connection(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "exchanges.jsonl")
+    journal = Journal(bench.path)
+    async with await asyncio.start_server(bench.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+    async with Proxy(port, journal).serving(bench.lane) as bench.port, connected(bench) as streams:
+        with pytest.raises((EOFError, OSError)):
+            await bench.ask(streams)
+    journal.close()
+    assert [one.told for one in bench.seen()] == ["nothing"]
