@@ -18,8 +18,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop; Ctrl-C cancels it and comes out as KeyboardInterrupt."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main)
+    finally:
+        main.close()  # without descriptors there is no loop, and Python warns of what never began
 
 
 @contextmanager
