@@ -139,10 +139,10 @@ class Case:
         return row.received_ns - self.sessions[0].server_zero_ns
 
     def woken_by(self, agent: int, until_ns: int) -> int:
-        """Return an instant, or a little after the agent woke that was stopped at it."""
+        """Return an instant, or a little after the agent woke that was stopped up to it."""
         for stop in self._stops.get(agent, ()):
-            if stop.begun <= until_ns <= stop.ended:
-                return stop.ended + self._wake_ns
+            if stop.begun <= until_ns <= stop.ended + self._wake_ns:
+                return max(until_ns, stop.ended + self._wake_ns)
         return until_ns
 
     def died_after(self, agent: int, at_ns: int) -> int | None:

@@ -14,7 +14,7 @@ from support.chaos.settings import RECOVERY_NS, SLOTS
 TAKEN = frozenset({"accepted", "late_accepted", "duplicate"})
 # A process that was stopped wakes with its timers overdue: it needs a turn of its loop, on a
 # busy machine, before it can look at a clock. Nothing else is allowed for.
-WAKE_NS = NS_PER_S
+WAKE_NS = NS_PER_S // 2
 ANSWER_NS = 15 * NS_PER_S  # a claim is held for 5 s; nothing else takes 10
 RSS_MAX_BYTES: Mapping[str, int] = {"server": 1 << 30, "agent": 256 << 20}
 FDS_MAX: Mapping[str, int] = {"server": 512, "agent": 512}
