@@ -1,6 +1,6 @@
 """The evidence, put in order for the invariants: who was granted what until when. Pure."""
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import defaultdict
 from functools import cached_property
 
@@ -71,8 +71,18 @@ class Case:
                 case Lived():
                     self.lives.append(event)
                     self._deaths[event.who].append(event.ended)
+        self._end_sessions()
         last = {spool.agent: spool for spool in self.spools}  # of the last session
         self.spools = list(last.values())
+
+    def _end_sessions(self) -> None:
+        """A rig that was killed took all its processes along, when it wrote its last line."""
+        agents = {f"agent-{one.agent}" for one in self.evidence.exchanges}
+        for session in self.sessions[1:]:
+            seen_ns = [one.ended for one in self.evidence.exchanges if one.ended < session.at]
+            seen_ns += [one.ended for one in self.evidence.executions if one.ended < session.at]
+            for who in agents:
+                insort(self._deaths[who], max(seen_ns, default=0))
 
     def _follow_leases(self) -> None:
         """Note each lease's longest term, as far as its agent can have heard of it."""

@@ -19,7 +19,7 @@ from support.chaos.settings import Settings
 from support.chaos.stage import DATABASE, boot_id, commit
 
 RUNS = TESTS.parent / "build" / "chaos"
-QUICK = {"leases": 20_000, "faults": 200, "seed": 20, "agents": 4, "epoch_faults": 100}
+QUICK = {"leases": 30_000, "faults": 300, "seed": 20, "agents": 4, "epoch_faults": 100}
 PLANTS = ("forged-acknowledgement", "row-removed", "row-doubled")
 OK, BROKEN, INTERRUPTED = 0, 1, 130
 

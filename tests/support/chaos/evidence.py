@@ -78,6 +78,15 @@ class Session(Struct, frozen=True, kw_only=True, tag="session"):
     commit: str
 
 
+class Intended(Struct, frozen=True, kw_only=True, tag="intended"):
+    """Tasks are about to be queued, under a key that makes a repetition harmless."""
+
+    at: int
+    first: int
+    count: int
+    key: str
+
+
 class Submitted(Struct, frozen=True, kw_only=True, tag="submitted"):
     """Tasks the server said it queued: the first one's number, and their ids in order."""
 
@@ -149,7 +158,7 @@ class Trapped(Struct, frozen=True, kw_only=True, tag="trapped"):
     lease_ids: list[int]
 
 
-Event = Session | Submitted | Struck | Lived | Sampled | Page | Calm | Spooled | Trapped
+Event = Session | Intended | Submitted | Struck | Lived | Sampled | Page | Calm | Spooled | Trapped
 
 
 class ResultRow(NamedTuple):

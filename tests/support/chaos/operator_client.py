@@ -12,7 +12,7 @@ import aiohttp
 from msgspec import Struct
 from msgspec.json import Decoder
 
-from support.chaos.evidence import Page, Submitted
+from support.chaos.evidence import Intended, Page, Submitted
 from support.chaos.journal import Journal
 from support.chaos.processes import now_ns
 
@@ -74,10 +74,18 @@ class Operator:
             await asyncio.sleep(RETRY_S)
             known = len(json.loads(await self._call("GET", "/v1/agents"))["agents"])
 
-    async def submit(self, first: int, count: int, agent: str | None = None) -> list[int]:
-        """Queue tasks of the numbers from first on; return their ids."""
+    async def submit(
+        self, first: int, count: int, agent: str | None = None, key: str | None = None
+    ) -> list[int]:
+        """Queue tasks of the numbers from first on; return their ids.
+
+        A key is that of an earlier session's attempt, which may have succeeded.
+        """
+        if key is None:
+            key = str(uuid.uuid4())
+            self._events.write(Intended(at=now_ns(), first=first, count=count, key=key))
         body = json.dumps([self._task(number, agent) for number in range(first, first + count)])
-        answer = self._answers.decode(await self._call("POST", "/v1/tasks", body))
+        answer = self._answers.decode(await self._call("POST", "/v1/tasks", body, key))
         ids = [one.task_id for one in answer.tasks]
         self._events.write(Submitted(at=now_ns(), first=first, task_ids=ids))
         return ids
@@ -120,10 +128,10 @@ class Operator:
         }
         return task if agent is None else {**task, "agent": agent}
 
-    async def _call(self, method: str, path: str, body: str | None = None) -> bytes:
+    async def _call(self, method: str, path: str, body: str | None = None, key: str = "") -> bytes:
         """Call until it succeeds; a repeated POST has the same key, so it happens once."""
         assert self._session is not None
-        headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         while True:
             try:
                 async with self._session.request(

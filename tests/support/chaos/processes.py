@@ -88,6 +88,9 @@ class Process:
             how += ", then SIGKILL"
             os.kill(running.pid, SIGKILL)
             status = await running.wait()
+        finally:
+            if running.returncode is None:
+                os.kill(running.pid, SIGKILL)
         self._events.write(
             Lived(
                 who=self.who, pid=running.pid, begun=self._begun_ns, ended=now_ns(), how=how,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
-from support.chaos.evidence import Calm, Page, Struck, Submitted, read_events
+from support.chaos.evidence import Calm, Intended, Page, Struck, Submitted, read_events
 from support.chaos.faults import planned
 from support.chaos.nemesis import Nemesis
 from support.chaos.processes import now_ns
@@ -36,6 +36,7 @@ class Rig:
         self._earlier: Counter[str] = Counter()
         self._finished = 0
         self._cursor = ""
+        self._unanswered: Intended | None = None
         self._recall()
         self._begun_s = monotonic()
         self._is_calm = False
@@ -46,8 +47,11 @@ class Rig:
         """Take up what earlier sessions did."""
         for event in read_events(self._directory):
             match event:
+                case Intended():
+                    self._unanswered = event
+                    self._next_task = event.first + event.count
                 case Submitted():
-                    self._next_task = max(self._next_task, event.first + len(event.task_ids))
+                    self._unanswered = None
                 case Struck():
                     self._earlier[event.fault] += 1
                     self._next_fault = max(self._next_fault, event.number + 1)
@@ -89,7 +93,9 @@ class Rig:
 
     async def _submit(self) -> None:
         """Keep the queue filled, and not more."""
-        operator = self.stage.operator
+        operator, earlier = self.stage.operator, self._unanswered
+        if earlier is not None:
+            await operator.submit(earlier.first, earlier.count, key=earlier.key)
         while not self.is_done:
             if self._next_task - operator.finished < OUTSTANDING:
                 await operator.submit(self._next_task, BULK)

@@ -441,3 +441,13 @@ def test_faults_of_one_kind_only_are_not_what_was_asked_for() -> None:
     assert monotonous.missing(1, 400)[0].startswith("kinds of faults that never struck: 429 storm")
     varied = replace(monotonous, faults=dict.fromkeys(list(Fault)[2:], 20))
     assert varied.missing(1, 400) == []
+
+
+def test_a_rig_that_was_killed_took_its_agents_along() -> None:
+    evidence = good()
+    ended_ns = GRANT_NS + 2 * NS_PER_S
+    add(evidence, executions=[execution(102, ended_ns - 1, ended_ns)])
+    assert broken(evidence) == {"I9"}
+    later = Session(at=ended_ns + NS_PER_S, boot_id="b", server_zero_ns=ZERO_NS, commit="c")
+    add(evidence, events=[later])
+    assert broken(evidence) == set()

@@ -7,7 +7,7 @@ import pytest
 
 from netsonde.clock import NS_PER_MS
 from support.chaos.command import parser
-from support.chaos.evidence import Event, Page, Struck, read_events
+from support.chaos.evidence import Event, Intended, Page, Struck, Submitted, read_events
 from support.chaos.faults import (
     AGENT_FAULTS,
     MESSAGE_FAULTS,
@@ -21,6 +21,7 @@ from support.chaos.faults import (
 )
 from support.chaos.journal import Journal, read
 from support.chaos.lanes import Lane
+from support.chaos.rig import Rig
 from support.chaos.server_program import TERM_MS
 from support.chaos.settings import Settings
 
@@ -162,3 +163,22 @@ async def test_weather_lasts_until_it_is_cleared() -> None:
     lane.clear()
     assert lane.storm() is None
     await lane.passable()
+
+
+def test_a_run_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "events.jsonl")
+    asked = Intended(at=3, first=2, count=2, key="k")
+    for event in (
+        Intended(at=1, first=0, count=2, key="j"),
+        Submitted(at=2, first=0, task_ids=[1, 2]),
+        Struck(number=7, fault=Fault.DELAY, agent=1, begun=4, ended=5),
+        page(1),
+        page(2),
+        asked,
+    ):
+        journal.write(event)
+    journal.close()
+    rig = Rig(Settings.new(leases=5, faults=2, seed=1, agents=2, epoch_faults=10), tmp_path)
+    assert (rig._next_task, rig._next_fault, rig._finished) == (4, 8, 2)
+    assert (rig._cursor, rig._unanswered) == ("c2", asked)
+    assert rig._earlier == {Fault.DELAY: 1}
