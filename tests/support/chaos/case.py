@@ -6,6 +6,7 @@ from functools import cached_property
 
 from netsonde.clock import NS_PER_MS
 from support.chaos.evidence import (
+    Began,
     Calm,
     Evidence,
     Execution,
@@ -37,6 +38,8 @@ class Case:
         self.spools: list[Spooled] = []
         self.struck: list[Struck] = []
         self.sessions: list[Session] = []
+        self.lasted: list[Struck] = []  # faults that nobody ended, beside those that struck
+        self._began: list[Began] = []
         self.lives: list[Lived] = []
         self._deaths: defaultdict[str, list[int]] = defaultdict(list)
         self._sort()
@@ -66,23 +69,38 @@ class Case:
                     self.spools.append(event)
                 case Struck():
                     self.struck.append(event)
+                case Began():
+                    self._began.append(event)
                 case Session():
                     self.sessions.append(event)
                 case Lived():
                     self.lives.append(event)
                     self._deaths[event.who].append(event.ended)
         self._end_sessions()
+        self.lasted += self.struck
         last = {spool.agent: spool for spool in self.spools}  # of the last session
         self.spools = list(last.values())
 
     def _end_sessions(self) -> None:
         """A rig that was killed took all its processes along, when it wrote its last line."""
         agents = {f"agent-{one.agent}" for one in self.evidence.exchanges}
+        ends_ns = []
         for session in self.sessions[1:]:
             seen_ns = [one.ended for one in self.evidence.exchanges if one.ended < session.at]
             seen_ns += [one.ended for one in self.evidence.executions if one.ended < session.at]
+            ends_ns.append(max(seen_ns, default=0))
             for who in agents:
-                insort(self._deaths[who], max(seen_ns, default=0))
+                insort(self._deaths[who], ends_ns[-1])
+        struck = {one.number for one in self.struck}
+        for one in self._began:
+            ended_ns = next((at for at in ends_ns if at >= one.at), None)
+            if one.number not in struck and ended_ns is not None:
+                self.lasted.append(
+                    Struck(
+                        number=one.number, fault=one.fault, agent=one.agent, begun=one.at,
+                        ended=ended_ns,
+                    )
+                )  # fmt: skip
 
     def _follow_leases(self) -> None:
         """Note each lease's longest term, as far as its agent can have heard of it."""
@@ -139,7 +157,7 @@ class Case:
     @cached_property
     def _stops(self) -> dict[int, list[Struck]]:
         found: defaultdict[int, list[Struck]] = defaultdict(list)
-        for one in self.struck:
+        for one in self.lasted:
             if one.fault == Fault.AGENT_STOPPED:
                 found[one.agent].append(one)
         return dict(found)
@@ -170,7 +188,7 @@ class Case:
             and one.fault in AGENT_FAULTS
             and one.begun <= ended_ns + within_ns
             and died_ns <= one.ended + within_ns
-            for one in self.struck
+            for one in self.lasted
         )
 
     def lacked_something(self, who: str, begun_ns: int, ended_ns: int) -> bool:
@@ -181,7 +199,7 @@ class Case:
             and one.fault in SHORTAGES
             and one.begun <= ended_ns
             and begun_ns <= one.ended
-            for one in self.struck
+            for one in self.lasted
         )
 
     def server_was_in_trouble(self, begun_ns: int, ended_ns: int) -> bool:
@@ -190,5 +208,5 @@ class Case:
             one.fault in SERVER_FAULTS
             and one.begun <= ended_ns
             and one.ended + SERVER_AFTER_NS >= begun_ns
-            for one in self.struck
+            for one in self.lasted
         )

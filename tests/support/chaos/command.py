@@ -16,7 +16,7 @@ from support.chaos.kills import Kills, judge_kills
 from support.chaos.processes import TESTS, now_ns
 from support.chaos.rig import Rig
 from support.chaos.settings import Settings
-from support.chaos.stage import DATABASE, boot_id, commit
+from support.chaos.stage import DATABASE, boot_id
 
 RUNS = TESTS.parent / "build" / "chaos"
 QUICK = {"leases": 30_000, "faults": 300, "seed": 20, "agents": 4, "epoch_faults": 100}
@@ -120,7 +120,8 @@ def _judged(settings: Settings, directory: Path, bad: Sequence[str]) -> int:
     for line in (*verdict.report(), *bad, *missing):
         print(f"chaos: {line}", file=sys.stderr)
     seconds = (now_ns() - sessions[0].at) / 1e9
-    print(summary(verdict, seed=settings.seed, seconds=seconds, commit=commit()), flush=True)
+    tested = sessions[-1].commit
+    print(summary(verdict, seed=settings.seed, seconds=seconds, commit=tested), flush=True)
     return OK if verdict.holds and not bad and not missing else BROKEN
 
 
@@ -130,6 +131,6 @@ def _judged_kills(directory: Path, bad: Sequence[str]) -> int:
     killed, verdict = judge_kills(evidence), judge(evidence)
     for line in (*verdict.report(), *bad):
         print(f"chaos kills: {line}", file=sys.stderr)
-    begun_ns = next(one.at for one in evidence.events if isinstance(one, Session))
-    print(killed.summary((now_ns() - begun_ns) / 1e9, commit()), flush=True)
+    begun = next(one for one in evidence.events if isinstance(one, Session))
+    print(killed.summary((now_ns() - begun.at) / 1e9, begun.commit), flush=True)
     return OK if killed.holds and verdict.holds and not bad else BROKEN

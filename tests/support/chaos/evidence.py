@@ -105,6 +105,15 @@ class Struck(Struct, frozen=True, kw_only=True, tag="fault"):
     ended: int
 
 
+class Began(Struct, frozen=True, kw_only=True, tag="began"):
+    """A fault of a process begins; where no `Struck` follows, it lasted to the session's end."""
+
+    number: int
+    fault: str
+    agent: int
+    at: int
+
+
 class Lived(Struct, frozen=True, kw_only=True, tag="lived"):
     """One process, from its start to its end; `how` is what ended it."""
 
@@ -158,7 +167,19 @@ class Trapped(Struct, frozen=True, kw_only=True, tag="trapped"):
     lease_ids: list[int]
 
 
-Event = Session | Intended | Submitted | Struck | Lived | Sampled | Page | Calm | Spooled | Trapped
+Event = (
+    Session
+    | Began
+    | Intended
+    | Submitted
+    | Struck
+    | Lived
+    | Sampled
+    | Page
+    | Calm
+    | Spooled
+    | Trapped
+)
 
 
 class ResultRow(NamedTuple):

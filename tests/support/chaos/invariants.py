@@ -149,7 +149,7 @@ def spools_empty(case: Case) -> Finding:
             yield f"agent {spool.agent}: {len(spool.lease_ids)} results wait in its spool"
     for one in case.evidence.executions:
         if one.is_whole and one.lease_id not in case.answered:
-            died_ns = case.died_after(one.agent, one.ended)
+            died_ns = case.died_after(one.agent, one.begun)
             if died_ns is None or not case.is_unwritten(one.agent, one.ended, died_ns, SPOOLING_NS):
                 yield f"lease {one.lease_id}: measured by agent {one.agent}, never answered for"
 

@@ -6,7 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from support.chaos.evidence import Struck
+from support.chaos.evidence import Began, Struck
 from support.chaos.faults import MESSAGE_FAULTS, SERVER, SERVER_FAULTS, WEATHER, Fault, Planned
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
@@ -70,7 +70,7 @@ class Nemesis:
             key = lane
         elif planned.fault in SERVER_FAULTS:
             key = SERVER
-        if key in self._busy:
+        if key in self._busy or (not isinstance(key, Lane) and self._process(key).has_died):
             return False
         self._busy.add(key)
         group.create_task(self._last(planned, key))
@@ -90,9 +90,16 @@ class Nemesis:
         for lane in self._lanes:
             lane.armed.clear()
 
+    def _process(self, key: int) -> Process:
+        return self._server if key == SERVER else self._agents[key]
+
     async def _last(self, planned: Planned, key: int | Lane) -> None:
         """Let a fault begin, last and end."""
         begun_ns = now_ns()
+        if not isinstance(key, Lane):
+            self._events.write(
+                Began(number=planned.number, fault=planned.fault, agent=key, at=begun_ns)
+            )
         try:
             if isinstance(key, Lane):
                 key.set_weather(planned)
@@ -101,9 +108,10 @@ class Nemesis:
                 finally:
                     key.clear()
             else:
-                process = self._server if key == SERVER else self._agents[key]
-                await _ACTS[planned.fault](process, planned.duration_ns / 1e9)
+                await _ACTS[planned.fault](self._process(key), planned.duration_ns / 1e9)
             self.strike(planned, begun_ns, now_ns())
+        except (ProcessLookupError, FileNotFoundError):
+            pass  # it had ended by itself: nothing was struck
         finally:
             self._busy.discard(key)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
-from support.chaos.evidence import Calm, Intended, Page, Struck, Submitted, read_events
+from support.chaos.evidence import Began, Calm, Intended, Page, Struck, Submitted, read_events
 from support.chaos.faults import planned
 from support.chaos.nemesis import Nemesis
 from support.chaos.processes import now_ns
@@ -54,6 +54,8 @@ class Rig:
                     self._unanswered = None
                 case Struck():
                     self._earlier[event.fault] += 1
+                    self._next_fault = max(self._next_fault, event.number + 1)
+                case Began():
                     self._next_fault = max(self._next_fault, event.number + 1)
                 case Page():
                     self._finished += len(event.lease_ids)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from support.chaos.checker import Verdict, judge, summary
 from support.chaos.evidence import (
+    Began,
     Calm,
     DeadRow,
     Evidence,
@@ -352,14 +353,14 @@ def test_an_extension_counts_from_its_own_request() -> None:
     assert broken(evidence) == {"I6"}
 
 
-@pytest.mark.parametrize("died_ns", [GRANT_NS + 2 * NS_PER_S + SPOOLING_NS])
-def test_a_kill_before_the_result_was_written_down_excuses_it(died_ns: int) -> None:
+@pytest.mark.parametrize("after_ns", [-1, 0, SPOOLING_NS])
+def test_a_kill_before_the_result_was_written_down_excuses_it(after_ns: int) -> None:
     evidence = good()
     ended_ns = GRANT_NS + 2 * NS_PER_S
     add(
         evidence,
-        executions=[execution(102, ended_ns - 1, ended_ns)],
-        events=[lived(0, died_ns)],
+        executions=[execution(102, ended_ns - 2, ended_ns)],
+        events=[lived(0, ended_ns + after_ns)],
     )
     assert broken(evidence) == set()
 
@@ -450,4 +451,15 @@ def test_a_rig_that_was_killed_took_its_agents_along() -> None:
     assert broken(evidence) == {"I9"}
     later = Session(at=ended_ns + NS_PER_S, boot_id="b", server_zero_ns=ZERO_NS, commit="c")
     add(evidence, events=[later])
+    assert broken(evidence) == set()
+
+
+def test_a_stop_that_the_rig_did_not_live_to_end_lasted_until_then() -> None:
+    evidence = good()
+    began = Began(number=9, fault=Fault.AGENT_STOPPED, agent=0, at=GRANT_NS + NS_PER_S)
+    later = Session(at=DEADLINE_NS + 9 * NS_PER_S, boot_id="b", server_zero_ns=ZERO_NS, commit="c")
+    over_ns = DEADLINE_NS + 5 * NS_PER_S
+    add(evidence, executions=[execution(GOOD, GRANT_NS, over_ns, is_whole=False)], events=[later])
+    assert broken(evidence) == {"I6"}
+    add(evidence, events=[began])
     assert broken(evidence) == set()
