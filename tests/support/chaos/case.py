@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 from collections import defaultdict
 from functools import cached_property
+from typing import TypeVar
 
 from netsonde.clock import NS_PER_MS
 from support.chaos.evidence import (
@@ -21,6 +22,7 @@ from support.chaos.evidence import (
 )
 from support.chaos.faults import AGENT_FAULTS, SERVER, SERVER_FAULTS, SHORTAGES, Fault
 
+E = TypeVar("E")
 SERVER_AFTER_NS = 10_000_000_000  # a server that was in trouble works off what waited
 
 
@@ -30,19 +32,21 @@ class Case:
     def __init__(self, evidence: Evidence, wake_ns: int) -> None:
         self.evidence = evidence
         self._wake_ns = wake_ns
-        self.task_ids: set[int] = set()
-        self.batches: list[list[int]] = []
-        self.pages: list[Page] = []
-        self.calms: list[Calm] = []
-        self.samples: list[Sampled] = []
-        self.spools: list[Spooled] = []
-        self.struck: list[Struck] = []
-        self.sessions: list[Session] = []
-        self.lasted: list[Struck] = []  # faults that nobody ended, beside those that struck
-        self._began: list[Began] = []
-        self.lives: list[Lived] = []
+        submitted = self._of(Submitted)
+        self.batches = [one.task_ids for one in submitted]
+        self.task_ids = {task_id for batch in self.batches for task_id in batch}
+        self.pages = self._of(Page)
+        self.calms = self._of(Calm)
+        self.samples = self._of(Sampled)
+        self.spools = list({one.agent: one for one in self._of(Spooled)}.values())  # the last ones
+        self.sessions = self._of(Session)
+        self.lives = self._of(Lived)
+        self.struck = self._of(Struck)
+        self.lasted = list(self.struck)  # and faults that nobody lived to end
         self._deaths: defaultdict[str, list[int]] = defaultdict(list)
-        self._sort()
+        for life in self.lives:
+            self._deaths[life.who].append(life.ended)
+        self._end_sessions()
         self.until_ns: dict[int, int] = {}
         self.holder: dict[int, int] = {}
         self.granted_ns: dict[int, int] = {}
@@ -53,33 +57,8 @@ class Case:
         self._follow_leases()
         self._name_agents()
 
-    def _sort(self) -> None:
-        for event in self.evidence.events:
-            match event:
-                case Submitted():
-                    self.task_ids.update(event.task_ids)
-                    self.batches.append(event.task_ids)
-                case Page():
-                    self.pages.append(event)
-                case Calm():
-                    self.calms.append(event)
-                case Sampled():
-                    self.samples.append(event)
-                case Spooled():
-                    self.spools.append(event)
-                case Struck():
-                    self.struck.append(event)
-                case Began():
-                    self._began.append(event)
-                case Session():
-                    self.sessions.append(event)
-                case Lived():
-                    self.lives.append(event)
-                    self._deaths[event.who].append(event.ended)
-        self._end_sessions()
-        self.lasted += self.struck
-        last = {spool.agent: spool for spool in self.spools}  # of the last session
-        self.spools = list(last.values())
+    def _of(self, kind: type[E]) -> list[E]:
+        return [event for event in self.evidence.events if isinstance(event, kind)]
 
     def _end_sessions(self) -> None:
         """A rig that was killed took all its processes along, when it wrote its last line."""
@@ -92,7 +71,7 @@ class Case:
             for who in agents:
                 insort(self._deaths[who], ends_ns[-1])
         struck = {one.number for one in self.struck}
-        for one in self._began:
+        for one in self._of(Began):
             ended_ns = next((at for at in ends_ns if at >= one.at), None)
             if one.number not in struck and ended_ns is not None:
                 self.lasted.append(
