@@ -154,12 +154,12 @@ class Dispatcher:
             return {}
         covered = {kind for claim in self._out.values() for kind in claim.credits}
         room = self._leases.capacity - len(self._leases)
-        free = self._lanes.free()
-        return {
-            kind: min(slots, room)
-            for kind, slots in free.items()
-            if kind not in covered and room > 0
-        }
+        wanted: dict[TaskKind, int] = {}
+        for kind, slots in self._lanes.free().items():
+            if kind not in covered and room > 0:
+                wanted[kind] = min(slots, room)
+                room -= wanted[kind]  # together no more than the table takes
+        return wanted
 
     def _is_spool_full(self) -> bool:
         is_full = self._spool.is_full

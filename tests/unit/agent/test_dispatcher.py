@@ -320,6 +320,16 @@ async def test_a_full_spool_stops_claims_until_it_has_room(
     assert caplog.text.count("the spool is full: 1 results") == 1
 
 
+async def test_kinds_together_ask_for_no_more_than_the_table_takes(
+    clock: ManualClock, spool: Spool
+) -> None:
+    bench = Bench(clock, LeaseTable(Random(7), capacity=5), spool)
+    bench.lanes.capacity = {PING: 3, DNS: 10}
+    async with bench.running():
+        await bench.clock.settle()
+        assert bench.capacities_asked == [{"ping": 3, "dns": 2}]
+
+
 async def test_a_full_lease_table_stops_claims(clock: ManualClock, spool: Spool) -> None:
     bench = Bench(clock, LeaseTable(Random(7), capacity=3), spool)
     bench.lanes.capacity = {PING: 10}
