@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import sys
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -23,6 +24,17 @@ HEADERS = {"Content-Type": "application/json", "Netsonde-Protocol": "1"}
 _PREFIX = b"%d" % (FIRST_ID // BATCH)
 _ID = re.compile(rb'\{"lease_id":(\d+)')
 _STATUS = b',"status":"accepted"}'
+
+
+@web.middleware
+async def without_streams(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse NDJSON, so that a thousand leases are a request."""
+    told = request.headers.get("Accept", "") + request.headers.get("Content-Type", "")
+    if "ndjson" in told:
+        return web.Response(status=406, headers=HEADERS)
+    return await handler(request)
 
 
 class Plane:
@@ -69,7 +81,7 @@ class Plane:
 async def main() -> None:
     """Serve on a free port until the input ends."""
     plane = Plane()
-    app = web.Application(client_max_size=BODY_MAX)
+    app = web.Application(client_max_size=BODY_MAX, middlewares=[without_streams])
     app.router.add_post("/v1/agents/claim", plane.claim)
     app.router.add_post("/v1/agents/report", plane.report)
     app.router.add_post("/limit", plane.limit_to)
