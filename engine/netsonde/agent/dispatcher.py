@@ -182,7 +182,7 @@ class Dispatcher:
         if claim is None:
             now_ns = self._clock.boottime_ns()
             claim = _Claim(self, group, str(uuid.uuid4()), frozenset(wanted), now_ns)
-        claim.credits = {kind: wanted[kind] for kind in claim.kinds if kind in wanted}
+        claim.credits = {kind: slots for kind, slots in wanted.items() if kind in claim.kinds}
         self._out[claim.claim_id] = claim
         claim.task = group.create_task(self._follow(claim))
 
