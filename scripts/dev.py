@@ -37,6 +37,7 @@ BESIDE = (  # wait for nothing
     "tests/unit",
     "tests/sim/test_lease_life.py",
     "tests/sim/test_original_peers.py",
+    "tests/sim/test_standing_outage.py",
 )
 INSIDE = "NETSONDE_TEST_NAMESPACE"  # set once the tests run inside their user namespace
 
