@@ -134,20 +134,14 @@ async def _kill(process: Process, seconds: float) -> None:
 
 async def _fill_disk(process: Process, seconds: float) -> None:
     """Let no file grow: every write fails as on a full disk, those of the log too."""
-    process.limit(resource.RLIMIT_FSIZE, 1)
-    try:
+    with process.limited(resource.RLIMIT_FSIZE, 1):
         await asyncio.sleep(seconds)
-    finally:
-        process.limit(resource.RLIMIT_FSIZE, None)
 
 
 async def _take_descriptors(process: Process, seconds: float) -> None:
     """Allow no more descriptors than are open."""
-    process.limit(resource.RLIMIT_NOFILE, process.descriptors())
-    try:
+    with process.limited(resource.RLIMIT_NOFILE, process.descriptors()):
         await asyncio.sleep(seconds)
-    finally:
-        process.limit(resource.RLIMIT_NOFILE, None)
 
 
 _ACTS: Mapping[Fault, Callable[[Process, float], Awaitable[None]]] = {

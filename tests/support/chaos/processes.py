@@ -5,6 +5,8 @@ import os
 import resource
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, Signals
 from time import CLOCK_BOOTTIME, clock_gettime_ns
@@ -99,11 +101,22 @@ class Process:
         )  # fmt: skip
         return status
 
-    def limit(self, which: int, soft: int | None) -> None:
-        """Set a soft resource limit of the running process; None takes it away again."""
-        if self.is_running:
-            _, hard = resource.prlimit(self.pid, which)
-            resource.prlimit(self.pid, which, (hard if soft is None else soft, hard))
+    @contextmanager
+    def limited(self, which: int, soft: int) -> Iterator[None]:
+        """Lower a soft resource limit of the running process for the duration of the block.
+
+        Raises:
+            ProcessLookupError: it has ended.
+        """
+        pid = self.pid
+        before, hard = resource.prlimit(pid, which)
+        resource.prlimit(pid, which, (soft, hard))
+        try:
+            yield
+        finally:
+            if self.is_running:  # it may have ended for want of what it was denied
+                with suppress(ProcessLookupError):
+                    resource.prlimit(pid, which, (before, hard))
 
     def descriptors(self) -> int:
         """Return how many descriptors it has open."""
