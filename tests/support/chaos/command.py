@@ -16,9 +16,10 @@ from support.chaos.kills import Kills, judge_kills
 from support.chaos.processes import TESTS, now_ns
 from support.chaos.rig import Rig
 from support.chaos.settings import Settings
-from support.chaos.stage import DATABASE, boot_id
+from support.chaos.stage import DATABASE, StageError, boot_id
 
 RUNS = TESTS.parent / "build" / "chaos"
+FULL = {"leases": 1_000_000, "faults": 10_000, "agents": 6, "epoch_faults": 250}
 QUICK = {"leases": 30_000, "faults": 300, "seed": 20, "agents": 4, "epoch_faults": 100}
 PLANTS = ("forged-acknowledgement", "row-removed", "row-doubled")
 OK, BROKEN, INTERRUPTED = 0, 1, 130
@@ -29,12 +30,15 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="dev.py chaos", description=__doc__)
     made.add_argument("scene", nargs="?", choices=("storm", "kills"), default="storm",
                       help="every fault (storm), or kills of agents that report")  # fmt: skip
-    made.add_argument("--leases", type=_positive, default=1_000_000, metavar="N")
-    made.add_argument("--faults", type=_whole, default=10_000, metavar="M")
-    made.add_argument("--seed", type=int, default=None, metavar="S")
-    made.add_argument("--agents", type=_positive, default=6, metavar="A")
-    made.add_argument("--epoch-faults", type=_positive, default=250, metavar="F",
-                      help="faults between two calms (250)")  # fmt: skip
+    for name, check, letter, what in (
+        ("leases", _positive, "N", "results to reach"),
+        ("faults", _whole, "M", "faults to reach"),
+        ("seed", _whole, "S", "what draws faults and service times; without one, the clock"),
+        ("agents", _positive, "A", "how many agents"),
+        ("epoch-faults", _positive, "F", "faults between two calms"),
+    ):
+        told = f"{what} ({FULL[name.replace('-', '_')]})" if name != "seed" else what
+        made.add_argument(f"--{name}", type=check, metavar=letter, help=told)
     made.add_argument("--quick", action="store_true", help="two minutes with a fixed seed")
     made.add_argument("--resume", type=Path, metavar="DIR", help="take up an interrupted run")
     made.add_argument("--directory", type=Path, metavar="DIR", help="where logs and state go")
@@ -63,39 +67,48 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser().parse_args(arguments)
     directory, settings = _prepared(chosen)
     print(f"chaos: seed {settings.seed}, in {directory}", file=sys.stderr, flush=True)
-    is_kills = chosen.scene == "kills"
-    rig = Kills(settings, directory, chosen.times) if is_kills else Rig(settings, directory)
+    is_kills = settings.times > 0
+    rig = Kills(settings, directory) if is_kills else Rig(settings, directory)
     try:
         bad = uvloop.run(rig.run())
+        _doctor(directory / DATABASE, settings.plant)
+        return _judged_kills(directory, bad) if is_kills else _judged(settings, directory, bad)
     except KeyboardInterrupt:
-        print(f"chaos: interrupted; --resume {directory} goes on", file=sys.stderr)
+        way_on = "" if is_kills else f"; --resume {directory} goes on"
+        print(f"chaos: interrupted{way_on}", file=sys.stderr)
         return INTERRUPTED
-    _doctor(directory / DATABASE, settings.plant)
-    return _judged_kills(directory, bad) if is_kills else _judged(settings, directory, bad)
+    except StageError as error:
+        print(f"chaos: {error}", file=sys.stderr)
+        return BROKEN
 
 
 def _prepared(chosen: argparse.Namespace) -> tuple[Path, Settings]:
     """Find the run to take up, or begin one."""
-    directory = chosen.resume or chosen.directory or RUNS / f"{datetime.now():%Y%m%d-%H%M%S}"
+    named = chosen.resume or chosen.directory or RUNS / f"{datetime.now():%Y%m%d-%H%M%S}"
+    directory: Path = named.resolve()
     known = Settings.load(directory)
     if known is not None:
-        sessions = [one for one in read_events(directory) if isinstance(one, Session)]
-        if any(one.boot_id != boot_id() for one in sessions):
-            parser().error(f"{directory} is of an earlier boot of this machine: instants differ")
+        _check_resumable(directory, known, chosen)
         return directory, known
     if chosen.resume is not None:
         parser().error(f"{directory} holds no run to resume")
     directory.mkdir(parents=True, exist_ok=True)
-    asked = {
-        "leases": chosen.leases,
-        "faults": chosen.faults,
-        "seed": now_ns() % 1_000_000 if chosen.seed is None else chosen.seed,
-        "agents": chosen.agents,
-        "epoch_faults": chosen.epoch_faults,
-    }
-    settings = Settings.new(**(QUICK if chosen.quick else asked), plant=chosen.plant)
+    asked = {"seed": now_ns() % 1_000_000, **(QUICK if chosen.quick else FULL)}
+    given = {name: getattr(chosen, name) for name in asked}
+    asked |= {name: value for name, value in given.items() if value is not None}
+    times = chosen.times if chosen.scene == "kills" else 0
+    settings = Settings.new(**asked, times=times, plant=chosen.plant)
     settings.save(directory)
     return directory, settings
+
+
+def _check_resumable(directory: Path, known: Settings, chosen: argparse.Namespace) -> None:
+    """End with status 2 where a run cannot be taken up."""
+    if known.times or chosen.scene == "kills":
+        parser().error(f"{directory} holds a run already, and kills begin from nothing")
+    sessions = [one for one in read_events(directory) if isinstance(one, Session)]
+    if any(one.boot_id != boot_id() for one in sessions):
+        parser().error(f"{directory} is of an earlier boot of this machine: instants differ")
 
 
 def _doctor(database: Path, plant: str | None) -> None:

@@ -28,10 +28,10 @@ STEP_TIMEOUT_S = 120.0  # until a report comes, until it comes again
 class Kills:
     """Kills so many times, on all lanes side by side."""
 
-    def __init__(self, settings: Settings, directory: Path, times: int) -> None:
+    def __init__(self, settings: Settings, directory: Path) -> None:
         self._settings = settings
         self._directory = directory
-        self._times = times
+        self._times = settings.times
         self._begun = 0
         self._done = 0
         self._next_task = 0

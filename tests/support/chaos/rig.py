@@ -19,6 +19,8 @@ BULK = 500
 TICK_S = 0.02
 PAGE_WAIT_S = 0.25
 POLL_S = 0.25
+# Faults at once beyond one per agent. More befall agents that wait for their next attempt already.
+PENDING_SPARE = 2
 PROGRESS_S = 5.0
 SAMPLE_S = 5.0
 QUIET_TIMEOUT_S = 30.0
@@ -144,7 +146,8 @@ class Rig:
             while self.faults < ends_at:
                 share = self.stage.operator.finished / max(settings.leases, 1)
                 allowed = min(ends_at, int(settings.faults * share) + 1)
-                if self.faults + nemesis.pending < allowed:
+                is_room = nemesis.pending < settings.agents + PENDING_SPARE
+                if is_room and self.faults + nemesis.pending < allowed:
                     nemesis.set(planned(settings.seed, self._next_fault, settings.agents), group)
                     self._next_fault += 1
                 await asyncio.sleep(TICK_S)

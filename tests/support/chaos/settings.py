@@ -25,6 +25,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     target_port: int
     server_port: int
     operator_port: int
+    times: int = 0  # kills, in a run of those
     plant: str | None = None
 
     @classmethod

@@ -37,6 +37,10 @@ trace = 0
 DATABASE = "server.db"
 
 
+class StageError(Exception):
+    """A part of the run could not be started."""
+
+
 class Stage:
     """What a run works with. Made by `staged`."""
 
@@ -138,7 +142,7 @@ async def _target(settings: Settings, directory: Path) -> AsyncIterator[None]:
     assert process.stdout is not None
     try:
         if not await process.stdout.readline():
-            raise RuntimeError(f"the target did not start on port {settings.target_port}")
+            raise StageError(f"the target did not start on port {settings.target_port}")
         yield
     finally:
         process.stdin.close()  # also when the rig is killed: the target ends with its input

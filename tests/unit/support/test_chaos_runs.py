@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from netsonde.clock import NS_PER_MS
-from support.chaos.command import parser
-from support.chaos.evidence import Event, Intended, Page, Struck, Submitted, read_events
+from support.chaos.command import QUICK, _prepared, parser
+from support.chaos.evidence import Event, Intended, Page, Session, Struck, Submitted, read_events
 from support.chaos.faults import (
     AGENT_FAULTS,
     MESSAGE_FAULTS,
@@ -141,6 +141,46 @@ def test_wrong_arguments_end_with_status_2(
         parser().parse_args(arguments)
     assert ended.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def prepared(*arguments: str) -> tuple[Path, Settings]:
+    return _prepared(parser().parse_args(arguments))
+
+
+def test_a_new_run_keeps_what_was_asked_for(tmp_path: Path) -> None:
+    directory, settings = prepared("--directory", str(tmp_path / "new"), "--leases", "7")
+    assert (settings.leases, settings.faults, settings.times) == (7, 10_000, 0)
+    assert prepared("--resume", str(directory)) == (directory, settings)
+
+
+def test_the_quick_run_has_a_seed_and_may_be_asked_for_less(tmp_path: Path) -> None:
+    where = ("--directory", str(tmp_path / "new"))
+    _, settings = prepared("--quick", "--faults", "3", *where)
+    assert (settings.seed, settings.faults) == (QUICK["seed"], 3)
+
+
+def test_kills_are_a_run_of_their_own(tmp_path: Path) -> None:
+    directory, settings = prepared("kills", "--times", "9", "--directory", str(tmp_path))
+    assert settings.times == 9
+    with pytest.raises(SystemExit) as ended:
+        prepared("--resume", str(directory))
+    assert ended.value.code == 2
+
+
+def test_nothing_is_resumed_where_no_run_is(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        prepared("--resume", str(tmp_path))
+    assert ended.value.code == 2
+
+
+def test_a_run_of_an_earlier_boot_is_not_taken_up(tmp_path: Path) -> None:
+    directory, _ = prepared("--directory", str(tmp_path / "new"))
+    journal = Journal(directory / "events.jsonl")
+    journal.write(Session(at=1, boot_id="another", server_zero_ns=0, commit="c"))
+    journal.close()
+    with pytest.raises(SystemExit) as ended:
+        prepared("--resume", str(directory))
+    assert ended.value.code == 2
 
 
 async def test_a_lane_strikes_once_and_spares_every_second_registration() -> None:
