@@ -16,8 +16,8 @@ TAKEN = frozenset({"accepted", "late_accepted", "duplicate"})
 # busy machine, before it can look at a clock. Nothing else is allowed for.
 WAKE_NS = NS_PER_S // 2
 ANSWER_NS = 15 * NS_PER_S  # a claim is held for 5 s; nothing else takes 10
-RSS_MAX_BYTES: Mapping[str, int] = {"server": 1 << 30, "agent": 256 << 20}
-FDS_MAX: Mapping[str, int] = {"server": 512, "agent": 512}
+RSS_MAX_BYTES: Mapping[str, int] = {"server": 384 << 20, "agent": 160 << 20}
+FDS_MAX: Mapping[str, int] = {"server": 256, "agent": 256}
 START_NS = 5 * NS_PER_S  # to import, open files and register, on a busy machine
 SPOOLING_NS = NS_PER_S  # from the target's answer to the disk, which may be full
 

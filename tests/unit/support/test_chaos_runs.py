@@ -1,11 +1,13 @@
 """The plan of a chaos run, its logs, its settings and its arguments."""
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from netsonde.clock import NS_PER_MS
+from netsonde.spool import Spool
 from support.chaos.command import QUICK, _prepared, parser
 from support.chaos.evidence import Event, Intended, Page, Session, Struck, Submitted, read_events
 from support.chaos.faults import (
@@ -24,6 +26,7 @@ from support.chaos.lanes import Lane
 from support.chaos.rig import Rig
 from support.chaos.server_program import TERM_MS
 from support.chaos.settings import Settings
+from support.chaos.stage import spooled
 
 MANY = 5_000
 
@@ -222,3 +225,16 @@ def test_a_run_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
     assert (rig._next_task, rig._next_fault, rig._finished) == (4, 8, 2)
     assert (rig._cursor, rig._unanswered) == ("c2", asked)
     assert rig._earlier == {Fault.DELAY: 1}
+
+
+async def test_what_a_spool_still_holds_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    spool = await Spool.open(path)
+    async with asyncio.TaskGroup() as group:
+        for lease_id in (2**52, 5, 6):
+            group.create_task(spool.append(lease_id, b"{}", cancelled=lease_id == 6))
+    records = await spool.pending(10, 1 << 20)
+    await spool.acknowledge(record.seq for record in records if record.lease_id == 5)
+    await spool.close()
+    assert spooled(path) == [2**52, 6]
+    assert spooled(tmp_path / "none") == []
