@@ -22,6 +22,13 @@ def forged(status: int, kind: str, body: bytes, **fields: int) -> tuple[Head, by
     return Head(b"HTTP/1.1 %d Whatever" % status, listed), body
 
 
+def unstreamed() -> tuple[Head, bytes]:
+    """Return what a report is answered that comes as a stream where none is taken."""
+    head, body = forged(415, "text/html", b"<h1>Unsupported Media Type</h1>")
+    head.fields.append((b"Connection", b"close"))
+    return head, body
+
+
 def storm(fault: Fault, rng: Random) -> tuple[Head, bytes]:
     """Return what everybody is answered during a storm."""
     if fault is Fault.STORM_5XX:

@@ -4,6 +4,7 @@ from msgspec import Struct
 
 HEAD_MAX_BYTES = 32_768
 BODY_MAX_BYTES = 32 << 20
+FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class FramingError(ValueError):
@@ -22,6 +23,11 @@ class Head(Struct, frozen=True):
             if key.lower() == name:
                 return value
         return None
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body comes in chunks, so that its length is not known before its end."""
+        return (self.get(b"transfer-encoding") or b"").lower() == b"chunked"
 
     @property
     def body_bytes(self) -> int:
@@ -58,9 +64,14 @@ class Head(Struct, frozen=True):
         """Whether the sender closes the connection behind this message."""
         return (self.get(b"connection") or b"").lower() == b"close"
 
+    def replaced(self, name: bytes, value: bytes) -> "Head":
+        """Return this head with another value for a field; one that lacks the field gets none."""
+        fields = [(key, value if key.lower() == name else old) for key, old in self.fields]
+        return Head(self.start, fields)
+
     def encode(self, body_bytes: int) -> bytes:
         """Return the head's bytes, for a body of this length."""
-        kept = [(key, value) for key, value in self.fields if key.lower() != b"content-length"]
+        kept = [(key, value) for key, value in self.fields if key.lower() not in FRAMING]
         lines = [self.start, *(key + b": " + value for key, value in kept)]
         lines.append(b"Content-Length: %d" % body_bytes)
         return b"\r\n".join(lines) + b"\r\n\r\n"

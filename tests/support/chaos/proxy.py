@@ -4,7 +4,7 @@ Every agent has a port of its own, so that who asked is known without believing 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from support.chaos.bodies import read_answer, read_request
-from support.chaos.damage import damaged, forged
+from support.chaos.connections import OVER, AgentReader, read_away, until_left
+from support.chaos.damage import damaged, forged, unstreamed
 from support.chaos.evidence import Exchange, Told
 from support.chaos.faults import Fault, Planned
 from support.chaos.framing import HEAD_MAX_BYTES, FramingError, Head, parse_head
@@ -25,37 +26,6 @@ COPY_TIMEOUT_S = 2.0  # a replayed claim may be held; nobody waits for it longer
 LINE_MAX_BYTES = 4 << 20
 # What is still framed as if it were right.
 FRAMED = frozenset({Fault.ANSWER_TRUNCATED, Fault.ANSWER_GARBAGE, Fault.ANSWER_PAGE})
-
-
-class LeftError(Exception):
-    """The agent closed its connection before it had an answer."""
-
-
-# How a connection may end: by either side, by bytes that are no message, with the rig.
-OVER = (
-    OSError,
-    EOFError,
-    FramingError,
-    LeftError,
-    asyncio.LimitOverrunError,
-    asyncio.CancelledError,
-)
-
-
-class AgentReader(asyncio.StreamReader):
-    """A stream that tells when its other end has closed it, without reading what is in it."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
-        self.left = asyncio.Event()
-
-    def feed_eof(self) -> None:
-        super().feed_eof()
-        self.left.set()
-
-    def set_exception(self, exc: Exception) -> None:
-        super().set_exception(exc)
-        self.left.set()
 
 
 class Proxy:
@@ -89,7 +59,7 @@ class Proxy:
             if self._connections:
                 await asyncio.wait(self._connections)
 
-    async def _serve(self, lane: Lane, reader: "AgentReader", writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, lane: Lane, reader: AgentReader, writer: asyncio.StreamWriter) -> None:
         upstream = Upstream(self._server_port)
         task = asyncio.current_task()
         assert task is not None
@@ -101,13 +71,31 @@ class Proxy:
                 begun_ns = now_ns()
                 if len(data) > HEAD_MAX_BYTES:
                     raise FramingError("a head without an end")
-                head = parse_head(data)
+                head = parse_head(data).replaced(b"accept", b"application/json")
+                if head.is_chunked:
+                    await self._refuse(lane, head, begun_ns, writer)
+                    await read_away(reader)
+                    break
                 body = await reader.readexactly(head.body_bytes)
                 one = _Exchange(self, lane, upstream, writer, (head, body), begun_ns)
                 if not await one.run(reader) or head.is_last:
                     break
         upstream.close()
         writer.transport.abort()
+
+    async def _refuse(
+        self, lane: Lane, head: Head, begun_ns: int, writer: asyncio.StreamWriter
+    ) -> None:
+        """Take no stream, as proxies do that keep what they pass until it is complete."""
+        self.note(
+            Exchange(
+                agent=lane.agent, verb=head.verb, begun=begun_ns, ended=now_ns(), told="damaged",
+                told_status=415,
+            )
+        )  # fmt: skip
+        answer, body = unstreamed()
+        writer.write(answer.encode(len(body)) + body)
+        await writer.drain()
 
     def note(self, exchange: Exchange) -> None:
         """Write down what passed."""
@@ -166,7 +154,7 @@ class _Exchange:
         self._status: int | None = None
         self._is_noted = False
 
-    async def run(self, reader: "AgentReader") -> bool:
+    async def run(self, reader: AgentReader) -> bool:
         """Pass the request on and the answer back; return whether the connection goes on."""
         try:
             if self._fault is not None and self._fault.fault is Fault.RESET_AFTER_REQUEST:
@@ -308,32 +296,3 @@ class _Exchange:
                 results=seen.results,
             )
         )  # fmt: skip
-
-
-async def until_left(reader: AgentReader, work: Coroutine[Any, Any, bool]) -> bool:
-    """Do work unless the agent closes its connection first, which ends it.
-
-    Raises:
-        LeftError: it did.
-        OSError: work did, as the way to the server broke.
-    """
-    failures: list[Exception] = []
-
-    async def guarded() -> bool:
-        try:
-            return await work
-        except (OSError, EOFError, FramingError) as error:
-            failures.append(error)
-            return False
-
-    async with asyncio.TaskGroup() as group:
-        working = group.create_task(guarded())
-        leaving = group.create_task(reader.left.wait())
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
-        working.cancel()
-    if failures:
-        raise failures[0]
-    if working.cancelled():
-        raise LeftError
-    return working.result()

@@ -61,5 +61,7 @@ async def dribbled(writer: asyncio.StreamWriter, head: bytes, body: bytes, secon
     size = max(1, len(body) // PIECES)
     for at in range(0, len(body), size):
         await asyncio.sleep(seconds / PIECES)
+        if writer.is_closing():
+            raise ConnectionResetError("it was closed while something dribbled")
         writer.write(body[at : at + size])
         await writer.drain()

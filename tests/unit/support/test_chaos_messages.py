@@ -51,6 +51,19 @@ def test_an_answer_head_is_read_and_written_for_another_length() -> None:
     assert again.get(b"netsonde-protocol") == b"1"
 
 
+def test_a_head_is_written_for_a_length_whatever_it_was_framed_by() -> None:
+    chunked = Head(b"HTTP/1.1 200 OK", [(b"Transfer-Encoding", b"Chunked"), (b"X", b"1")])
+    assert chunked.is_chunked
+    again = parse_head(chunked.encode(7))
+    assert (again.is_chunked, again.body_bytes, again.get(b"x")) == (False, 7, b"1")
+
+
+def test_a_field_that_is_there_is_replaced() -> None:
+    head = Head(b"POST /x HTTP/1.1", [(b"Accept", b"application/x-ndjson")])
+    assert head.replaced(b"accept", b"application/json").get(b"accept") == b"application/json"
+    assert head.replaced(b"range", b"0") == head
+
+
 def test_no_length_is_no_body() -> None:
     assert parse_head(b"GET / HTTP/1.1\r\n\r\n").body_bytes == 0
 

@@ -29,6 +29,7 @@ class Bench:
         self.struck: list[Fault] = []
         self.lane.on_struck = lambda planned, *_: self.struck.append(planned.fault)
         self.bodies: list[bytes] = []
+        self.heads: list[Head] = []
         self.path = path
         self.port = 0
         self.serving: set[asyncio.Task[Any]] = set()
@@ -40,6 +41,7 @@ class Bench:
         try:
             while True:
                 head = parse_head(await reader.readuntil(b"\r\n\r\n"))
+                self.heads.append(head)
                 self.bodies.append(await reader.readexactly(head.body_bytes))
                 writer.write(Head(b"HTTP/1.1 200 OK", []).encode(len(ANSWER)) + ANSWER)
         except (EOFError, OSError):
@@ -139,6 +141,29 @@ async def test_a_cut_ends_the_connection_before_the_answer_is_whole(
     assert bench.struck == [fault]
     assert len(bench.bodies) == 1 + reaches
     assert bench.seen()[0].told in ("nothing", "damaged")
+
+
+async def test_a_way_without_streams_asks_for_documents(bench: Bench) -> None:
+    head = Head(b"POST /v1/agents/heartbeat HTTP/1.1", [(b"Accept", b"application/x-ndjson")])
+    async with connected(bench) as (reader, writer):
+        writer.write(head.encode(2) + b"{}")
+        assert parse_head(await reader.readuntil(b"\r\n\r\n")).status == 200
+    assert bench.heads[0].get(b"accept") == b"application/json"
+
+
+async def test_a_way_without_streams_refuses_a_report_that_is_one(bench: Bench) -> None:
+    async with connected(bench) as (reader, writer):
+        head = b"POST /v1/agents/report HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"5\r\n{}{}\n\r\n")
+        answer = parse_head(await reader.readuntil(b"\r\n\r\n"))
+        assert (answer.status, answer.is_last) == (415, True)
+        assert len(await reader.readexactly(answer.body_bytes)) == answer.body_bytes
+        writer.write_eof()
+        assert await reader.read() == b""
+    assert bench.bodies == []
+    assert [(one.told, one.told_status, one.results) for one in bench.seen()] == [
+        ("damaged", 415, [])
+    ]
 
 
 async def test_a_storm_answers_for_the_server(bench: Bench) -> None:
