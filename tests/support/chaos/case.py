@@ -50,6 +50,7 @@ class Case:
         self.until_ns: dict[int, int] = {}
         self.holder: dict[int, int] = {}
         self.granted_ns: dict[int, int] = {}
+        self.reported_ns: dict[int, int] = {}  # when the report left that was the first accepted
         self.last_grant: dict[int, int] = {}
         self.first_granted_ns: dict[int, int] = {}
         self.answered: set[int] = set()
@@ -85,6 +86,9 @@ class Case:
         """Note each lease's longest term, as far as its agent can have heard of it."""
         for one in self.evidence.exchanges:
             self.answered.update(lease_id for lease_id, status in one.results if status != "retry")
+            for lease_id, status in one.results:
+                if status in ("accepted", "late_accepted"):
+                    self.reported_ns.setdefault(lease_id, one.sent or one.begun)
             for grant in one.grants:
                 until_ns = one.begun + (grant.after_ms + grant.until_ms) * NS_PER_MS
                 self._allow(grant.lease_id, until_ns if one.told == "whole" else 0)
@@ -140,10 +144,6 @@ class Case:
             if one.fault == Fault.AGENT_STOPPED:
                 found[one.agent].append(one)
         return dict(found)
-
-    def received_ns(self, row: ResultRow) -> int:
-        """Return when a result came, on this host's clock."""
-        return row.received_ns - self.sessions[0].server_zero_ns
 
     def woken_by(self, agent: int, until_ns: int) -> int:
         """Return an instant, or a little after the agent woke that was stopped up to it."""

@@ -74,7 +74,6 @@ class Session(Struct, frozen=True, kw_only=True, tag="session"):
 
     at: int
     boot_id: str
-    server_zero_ns: int  # the wall clock less CLOCK_BOOTTIME
     commit: str
 
 

@@ -61,15 +61,19 @@ def accepted_was_measured(case: Case) -> Finding:
 
 
 def accepted_do_not_overlap(case: Case) -> Finding:
-    """I4: of a task's stored results no two are of leases that overlap."""
+    """I4: of a task's stored results no two are of leases that overlap.
+
+    By this host's CLOCK_BOOTTIME: no lease was heard of as granted before the report left that was
+    accepted under an earlier one.
+    """
     for task_id, rows in case.rows_of_task.items():
         spans = sorted(
-            (case.granted_ns[row.lease_id], case.received_ns(row))
+            (case.granted_ns[row.lease_id], case.reported_ns[row.lease_id])
             for row in rows
-            if row.lease_id in case.granted_ns
+            if row.lease_id in case.granted_ns and row.lease_id in case.reported_ns
         )
-        for (_, ended), (begun, _) in pairwise(spans):
-            if begun < ended:
+        for (_, reported), (granted, _) in pairwise(spans):
+            if granted < reported:
                 yield f"task {task_id}: results of two leases at once"
 
 

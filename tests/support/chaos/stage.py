@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from time import CLOCK_BOOTTIME, CLOCK_REALTIME, clock_gettime_ns
 
 from support.chaos import evidence
 from support.chaos.evidence import Session, Spooled
@@ -114,10 +113,7 @@ async def staged(settings: Settings, directory: Path) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_target(settings, directory))
         stack.push_async_callback(stage.kill)
-        offset_ns = clock_gettime_ns(CLOCK_REALTIME) - clock_gettime_ns(CLOCK_BOOTTIME)
-        stage.events.write(
-            Session(at=now_ns(), boot_id=boot_id(), server_zero_ns=offset_ns, commit=commit())
-        )
+        stage.events.write(Session(at=now_ns(), boot_id=boot_id(), commit=commit()))
         await stage.server.start()
         await stack.enter_async_context(stage.operator)
         await stage.operator.wait_ready()

@@ -31,7 +31,6 @@ from support.chaos.invariants import ANSWER_NS, INVARIANTS, SPOOLING_NS, WAKE_NS
 from support.chaos.kills import judge_kills
 from support.chaos.settings import RECOVERY_NS, SLOTS
 
-ZERO_NS = 1_000 * NS_PER_S  # the server's clock less this host's
 TERM_MS = 3_000
 GRANT_NS = 10 * NS_PER_S
 GOOD = 101  # a lease
@@ -64,7 +63,7 @@ def execution(lease_id: int, begun_ns: int, ended_ns: int, **changes: Any) -> Ex
 
 
 def row(lease_id: int, task_id: int, at_ns: int, **changes: Any) -> ResultRow:
-    made = ResultRow(lease_id, task_id, AGENT_ID, "ok", 1, 1, at_ns + ZERO_NS)
+    made = ResultRow(lease_id, task_id, AGENT_ID, "ok", 1, 1, at_ns)
     return made._replace(**changes)
 
 
@@ -79,7 +78,7 @@ def good() -> Evidence:
         ],
         executions=[execution(GOOD, GRANT_NS + 2 * NS_PER_MS, second - NS_PER_MS)],
         events=[
-            Session(at=0, boot_id="b", server_zero_ns=ZERO_NS, commit="c"),
+            Session(at=0, boot_id="b", commit="c"),
             Submitted(at=1, first=0, task_ids=[1, 2]),
             Page(at=second, cursor="x", lease_ids=[GOOD]),
             Calm(faults_ended=second, held=1, recovered=second + NS_PER_S, left=[]),
@@ -135,8 +134,9 @@ def overlapping(evidence: Evidence) -> None:
     add(
         evidence,
         exchanges=[claim(grant(90, 1), at_ns=GRANT_NS - NS_PER_S)],
-        results=[row(90, 1, GRANT_NS + NS_PER_S // 2, outcome="agent_error", is_final=0)],
+        results=[row(90, 1, GRANT_NS, outcome="agent_error", is_final=0)],
     )
+    add(evidence, exchanges=[report(90, "late_accepted", GRANT_NS + NS_PER_S // 2)])
 
 
 def granted_too_many(evidence: Evidence) -> None:
@@ -449,7 +449,7 @@ def test_a_rig_that_was_killed_took_its_agents_along() -> None:
     ended_ns = GRANT_NS + 2 * NS_PER_S
     add(evidence, executions=[execution(102, ended_ns - 1, ended_ns)])
     assert broken(evidence) == {"I9"}
-    later = Session(at=ended_ns + NS_PER_S, boot_id="b", server_zero_ns=ZERO_NS, commit="c")
+    later = Session(at=ended_ns + NS_PER_S, boot_id="b", commit="c")
     add(evidence, events=[later])
     assert broken(evidence) == set()
 
@@ -457,7 +457,7 @@ def test_a_rig_that_was_killed_took_its_agents_along() -> None:
 def test_a_stop_that_the_rig_did_not_live_to_end_lasted_until_then() -> None:
     evidence = good()
     began = Began(number=9, fault=Fault.AGENT_STOPPED, agent=0, at=GRANT_NS + NS_PER_S)
-    later = Session(at=DEADLINE_NS + 9 * NS_PER_S, boot_id="b", server_zero_ns=ZERO_NS, commit="c")
+    later = Session(at=DEADLINE_NS + 9 * NS_PER_S, boot_id="b", commit="c")
     over_ns = DEADLINE_NS + 5 * NS_PER_S
     add(evidence, executions=[execution(GOOD, GRANT_NS, over_ns, is_whole=False)], events=[later])
     assert broken(evidence) == {"I6"}

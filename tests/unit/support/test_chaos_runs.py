@@ -179,7 +179,7 @@ def test_nothing_is_resumed_where_no_run_is(tmp_path: Path) -> None:
 def test_a_run_of_an_earlier_boot_is_not_taken_up(tmp_path: Path) -> None:
     directory, _ = prepared("--directory", str(tmp_path / "new"))
     journal = Journal(directory / "events.jsonl")
-    journal.write(Session(at=1, boot_id="another", server_zero_ns=0, commit="c"))
+    journal.write(Session(at=1, boot_id="another", commit="c"))
     journal.close()
     with pytest.raises(SystemExit) as ended:
         prepared("--resume", str(directory))
