@@ -190,7 +190,6 @@ class ResultRow(NamedTuple):
     outcome: str
     attempt: int
     is_final: int
-    received_ns: int
 
 
 class DeadRow(NamedTuple):
@@ -223,7 +222,7 @@ def load(directory: Path, database: Path) -> Evidence:
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         evidence.results = _rows(
             connection,
-            "SELECT lease_id, task_id, agent_id, outcome, attempt, is_final, received_ns"
+            "SELECT lease_id, task_id, agent_id, outcome, attempt, is_final"
             " FROM result ORDER BY result_id",
             ResultRow,
         )

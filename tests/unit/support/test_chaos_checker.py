@@ -62,8 +62,8 @@ def execution(lease_id: int, begun_ns: int, ended_ns: int, **changes: Any) -> Ex
     return Execution(lease_id=lease_id, begun=begun_ns, ended=ended_ns, **(fields | changes))
 
 
-def row(lease_id: int, task_id: int, at_ns: int, **changes: Any) -> ResultRow:
-    made = ResultRow(lease_id, task_id, AGENT_ID, "ok", 1, 1, at_ns)
+def row(lease_id: int, task_id: int, **changes: Any) -> ResultRow:
+    made = ResultRow(lease_id, task_id, AGENT_ID, "ok", 1, 1)
     return made._replace(**changes)
 
 
@@ -85,7 +85,7 @@ def good() -> Evidence:
             Sampled(at=second, who="agent-0", rss_bytes=50 << 20, fds=30),
             Spooled(agent=0, lease_ids=[]),
         ],
-        results=[row(GOOD, 1, second)],
+        results=[row(GOOD, 1)],
         dead=[DeadRow(2, 102, 50, "the lease ended")],
     )
 
@@ -111,7 +111,7 @@ def row_is_gone(evidence: Evidence) -> None:
 
 
 def row_is_doubled(evidence: Evidence) -> None:
-    add(evidence, results=[row(99, 1, GRANT_NS, outcome="target_error")])
+    add(evidence, results=[row(99, 1, outcome="target_error")])
 
 
 def older_lease_won(evidence: Evidence) -> None:
@@ -120,8 +120,8 @@ def older_lease_won(evidence: Evidence) -> None:
 
 def other_agent_won(evidence: Evidence) -> None:
     evidence.exchanges += [claim(grant(106, 1), agent=1)]
-    evidence.results[:] = [row(106, 1, GRANT_NS), row(GOOD, 1, GRANT_NS, is_final=0)]
-    evidence.results += [row(107, 3, GRANT_NS, agent_id=9)]
+    evidence.results[:] = [row(106, 1), row(GOOD, 1, is_final=0)]
+    evidence.results += [row(107, 3, agent_id=9)]
     evidence.exchanges.insert(0, claim(grant(107, 3), agent=1))
     evidence.results.reverse()
 
@@ -134,7 +134,7 @@ def overlapping(evidence: Evidence) -> None:
     add(
         evidence,
         exchanges=[claim(grant(90, 1), at_ns=GRANT_NS - NS_PER_S)],
-        results=[row(90, 1, GRANT_NS, outcome="agent_error", is_final=0)],
+        results=[row(90, 1, outcome="agent_error", is_final=0)],
     )
     add(evidence, exchanges=[report(90, "late_accepted", GRANT_NS + NS_PER_S // 2)])
 
