@@ -23,6 +23,7 @@ from support.chaos.evidence import (
 from support.chaos.faults import AGENT_FAULTS, SERVER, SERVER_FAULTS, SHORTAGES, Fault
 
 E = TypeVar("E")
+WON = frozenset({"accepted", "late_accepted"})
 SERVER_AFTER_NS = 10_000_000_000  # a server that was in trouble works off what waited
 
 
@@ -50,10 +51,10 @@ class Case:
         self.until_ns: dict[int, int] = {}
         self.holder: dict[int, int] = {}
         self.granted_ns: dict[int, int] = {}
-        self.reported_ns: dict[int, int] = {}  # when the report left that was the first accepted
         self.last_grant: dict[int, int] = {}
         self.first_granted_ns: dict[int, int] = {}
         self.answered: set[int] = set()
+        self.taken_ns: dict[int, int] = {}  # by lease: when the report was begun that won it
         self.agent_ids: dict[int, int] = {}
         self._follow_leases()
         self._name_agents()
@@ -87,8 +88,8 @@ class Case:
         for one in self.evidence.exchanges:
             self.answered.update(lease_id for lease_id, status in one.results if status != "retry")
             for lease_id, status in one.results:
-                if status in ("accepted", "late_accepted"):
-                    self.reported_ns.setdefault(lease_id, one.sent or one.begun)
+                if status in WON:
+                    self.taken_ns[lease_id] = one.begun
             for grant in one.grants:
                 until_ns = one.begun + (grant.after_ms + grant.until_ms) * NS_PER_MS
                 self._allow(grant.lease_id, until_ns if one.told == "whole" else 0)
@@ -170,9 +171,18 @@ class Case:
             for one in self.lasted
         )
 
+    def started_by(self, who: str, begun_ns: int, within_ns: int) -> int:
+        """Return when a process must have started: it may have been stopped meanwhile."""
+        agent, until_ns = _number(who), begun_ns + within_ns
+        for one in sorted(self.lasted, key=lambda one: one.begun):
+            is_stop = one.fault in (Fault.AGENT_STOPPED, Fault.SERVER_STOPPED)
+            if is_stop and one.agent == agent and begun_ns <= one.begun <= until_ns:
+                until_ns += one.ended - one.begun
+        return until_ns
+
     def lacked_something(self, who: str, begun_ns: int, ended_ns: int) -> bool:
         """Whether a process had no disk or no descriptors at some time between two instants."""
-        agent = SERVER if who == "server" else int(who.removeprefix("agent-"))
+        agent = _number(who)
         return any(
             one.agent == agent
             and one.fault in SHORTAGES
@@ -189,3 +199,8 @@ class Case:
             and one.ended + SERVER_AFTER_NS >= begun_ns
             for one in self.lasted
         )
+
+
+def _number(who: str) -> int:
+    """Return what faults call a process."""
+    return SERVER if who == "server" else int(who.removeprefix("agent-"))

@@ -1,6 +1,7 @@
 """What was seen of a run: the records of its logs, and the rows of its database. No verdicts.
 
-Instants are ns of CLOCK_BOOTTIME, unless they are the server's own.
+Instants are ns of CLOCK_BOOTTIME. The server's own follow the wall clock, which a machine may set
+while a run lasts: none of them is looked at.
 """
 
 import sqlite3

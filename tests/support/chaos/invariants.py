@@ -61,20 +61,12 @@ def accepted_was_measured(case: Case) -> Finding:
 
 
 def accepted_do_not_overlap(case: Case) -> Finding:
-    """I4: of a task's stored results no two are of leases that overlap.
-
-    By this host's CLOCK_BOOTTIME: no lease was heard of as granted before the report left that was
-    accepted under an earlier one.
-    """
+    """I4: no result is taken under a lease when the task's next one has been granted."""
     for task_id, rows in case.rows_of_task.items():
-        spans = sorted(
-            (case.granted_ns[row.lease_id], case.reported_ns[row.lease_id])
-            for row in rows
-            if row.lease_id in case.granted_ns and row.lease_id in case.reported_ns
-        )
-        for (_, reported), (granted, _) in pairwise(spans):
-            if granted < reported:
-                yield f"task {task_id}: results of two leases at once"
+        for earlier, later in pairwise(sorted(row.lease_id for row in rows)):
+            taken_ns, granted_ns = case.taken_ns.get(earlier), case.granted_ns.get(later)
+            if taken_ns is not None and granted_ns is not None and granted_ns < taken_ns:
+                yield f"task {task_id}: a result of lease {earlier} when lease {later} was granted"
 
 
 def capacity_is_kept(case: Case) -> Finding:
@@ -222,8 +214,10 @@ def nobody_gives_up(case: Case) -> Finding:
     The rig starts it again, as a service manager would.
     """
     for life in case.lives:
-        started_ns = life.begun + START_NS
-        if life.how == "by itself" and not case.lacked_something(life.who, life.begun, started_ns):
+        if life.how != "by itself":
+            continue
+        started_ns = case.started_by(life.who, life.begun, START_NS)
+        if not case.lacked_something(life.who, life.begun, started_ns):
             begun_ago = (life.ended - life.begun) / NS_PER_S
             yield f"{life.who} ended by itself with status {life.status} after {begun_ago:.0f} s"
 

@@ -20,7 +20,7 @@ from support.chaos.framing import HEAD_MAX_BYTES, FramingError, Head, parse_head
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
 from support.chaos.processes import now_ns
-from support.chaos.upstream import Upstream, dribbled
+from support.chaos.upstream import Upstream, dribbled, written
 
 COPY_TIMEOUT_S = 2.0  # a replayed claim may be held; nobody waits for it longer
 LINE_MAX_BYTES = 4 << 20
@@ -251,8 +251,7 @@ class _Exchange:
             return True
         if fault is Fault.ANSWER_CUT:
             self._note("damaged", answer.status)
-            self._writer.write(answer.encode(len(body)) + body[: len(body) // 2])
-            await self._writer.drain()
+            await written(self._writer, answer.encode(len(body)) + body[: len(body) // 2])
         return self._broken(planned)
 
     def _broken(self, planned: Planned) -> bool:
@@ -274,8 +273,7 @@ class _Exchange:
     async def _tell(self, answer: Head, body: bytes, *, told: Told) -> bool:
         """Write an answer to the agent; whether its connection goes on."""
         self._note(told, answer.status)
-        self._writer.write(answer.encode(len(body)) + body)
-        await self._writer.drain()
+        await written(self._writer, answer.encode(len(body)) + body)
         return not answer.is_last
 
     def _note(self, told: Told, told_status: int | None) -> None:

@@ -29,8 +29,7 @@ class Upstream:
         if seconds:
             await dribbled(writer, head.encode(len(body)), body, seconds)
         else:
-            writer.write(head.encode(len(body)) + (body if part is None else body[:part]))
-            await writer.drain()
+            await written(writer, head.encode(len(body)) + (body if part is None else body[:part]))
 
     async def receive(self) -> tuple[Head, bytes]:
         """Read one answer.
@@ -55,13 +54,22 @@ class Upstream:
             self._streams = None
 
 
+async def written(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Write data and wait while too much is on its way.
+
+    Raises:
+        OSError: the connection is broken or closed.
+    """
+    if writer.transport.is_closing():
+        raise ConnectionResetError("the connection was closed")
+    writer.write(data)
+    await writer.drain()
+
+
 async def dribbled(writer: asyncio.StreamWriter, head: bytes, body: bytes, seconds: float) -> None:
     """Write a head at once and its body in pieces over seconds."""
-    writer.write(head)
+    await written(writer, head)
     size = max(1, len(body) // PIECES)
     for at in range(0, len(body), size):
         await asyncio.sleep(seconds / PIECES)
-        if writer.is_closing():
-            raise ConnectionResetError("it was closed while something dribbled")
-        writer.write(body[at : at + size])
-        await writer.drain()
+        await written(writer, body[at : at + size])

@@ -133,10 +133,12 @@ def invented(evidence: Evidence) -> None:
 def overlapping(evidence: Evidence) -> None:
     add(
         evidence,
-        exchanges=[claim(grant(90, 1), at_ns=GRANT_NS - NS_PER_S)],
+        exchanges=[
+            claim(grant(90, 1), at_ns=GRANT_NS - NS_PER_S),
+            report(90, "accepted", GRANT_NS + NS_PER_S // 2),
+        ],
         results=[row(90, 1, outcome="agent_error", is_final=0)],
     )
-    add(evidence, exchanges=[report(90, "late_accepted", GRANT_NS + NS_PER_S // 2)])
 
 
 def granted_too_many(evidence: Evidence) -> None:
@@ -462,4 +464,16 @@ def test_a_stop_that_the_rig_did_not_live_to_end_lasted_until_then() -> None:
     add(evidence, executions=[execution(GOOD, GRANT_NS, over_ns, is_whole=False)], events=[later])
     assert broken(evidence) == {"I6"}
     add(evidence, events=[began])
+    assert broken(evidence) == set()
+
+
+def test_a_start_that_was_stopped_takes_as_much_longer() -> None:
+    evidence = good()
+    late_ns = 7 * NS_PER_S
+    shortage = Struck(
+        number=1, fault=Fault.AGENT_NO_FILES, agent=0, begun=late_ns, ended=late_ns + NS_PER_S
+    )
+    add(evidence, events=[shortage, lived(5, late_ns + 5, "by itself")])
+    assert broken(evidence) == {"P6"}
+    add(evidence, events=[stopped(NS_PER_S, 6 * NS_PER_S)])
     assert broken(evidence) == set()
