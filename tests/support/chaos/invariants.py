@@ -70,10 +70,16 @@ def accepted_do_not_overlap(case: Case) -> Finding:
 
 
 def capacity_is_kept(case: Case) -> Finding:
-    """I5: no claim is granted more than it asked for, no agent measures more than its slots."""
+    """I5: no claim is granted more than it asked for, no agent measures more than its slots.
+
+    What an earlier answer granted, which may not have arrived, comes again whatever is asked for.
+    """
+    granted: set[int] = set()
     for exchange in case.evidence.exchanges:
-        if len(exchange.grants) > exchange.asked > 0:
-            yield f"agent {exchange.agent}: {len(exchange.grants)} leases for {exchange.asked}"
+        fresh = {grant.lease_id for grant in exchange.grants} - granted
+        granted |= fresh
+        if len(fresh) > exchange.asked > 0:
+            yield f"agent {exchange.agent}: {len(fresh)} leases for {exchange.asked}"
     for agent, spans in case.executions_of_agent.items():
         edges = sorted([(one.begun, 1) for one in spans] + [(one.ended, -1) for one in spans])
         running = 0

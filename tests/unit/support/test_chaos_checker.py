@@ -344,6 +344,13 @@ def test_being_stopped_before_the_deadline_is_no_excuse() -> None:
     assert broken(evidence) == {"I6"}
 
 
+def test_what_is_granted_again_is_not_granted_too_much() -> None:
+    evidence = good()
+    again = [grant(lease_id, lease_id) for lease_id in (300, 301)]
+    add(evidence, exchanges=[claim(*again, told="nothing"), claim(*again, asked=1)])
+    assert "I5" not in broken(evidence)
+
+
 def test_an_extension_counts_from_its_own_request() -> None:
     evidence = good()
     asked_ns = GRANT_NS + 2 * NS_PER_S
