@@ -5,8 +5,6 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from support.chaos.framing import FramingError
-
 READ_BYTES = 65_536
 AWAY_S = 2.0  # what an agent sends still, after it was answered, is read for so long
 
@@ -15,11 +13,13 @@ class LeftError(Exception):
     """The agent closed its connection before it had an answer."""
 
 
-# How a connection may end: by either side, by bytes that are no message, with the rig.
+# How a connection may end: by either side, by bytes that are no message or make no sense, with the
+# rig.
 OVER = (
     OSError,
     EOFError,
-    FramingError,
+    ValueError,
+    LookupError,
     LeftError,
     asyncio.LimitOverrunError,
     asyncio.CancelledError,
@@ -65,7 +65,7 @@ async def until_left(reader: AgentReader, work: Coroutine[Any, Any, bool]) -> bo
     async def guarded() -> bool:
         try:
             return await work
-        except (OSError, EOFError, FramingError) as error:
+        except (OSError, EOFError, ValueError, LookupError) as error:
             failures.append(error)
             return False
 

@@ -87,6 +87,7 @@ class Proxy:
         self, lane: Lane, head: Head, begun_ns: int, writer: asyncio.StreamWriter
     ) -> None:
         """Take no stream, as proxies do that keep what they pass until it is complete."""
+        await lane.passable()
         self.note(
             Exchange(
                 agent=lane.agent, verb=head.verb, begun=begun_ns, ended=now_ns(), told="damaged",

@@ -151,6 +151,14 @@ async def test_a_way_without_streams_asks_for_documents(bench: Bench) -> None:
     assert bench.heads[0].get(b"accept") == b"application/json"
 
 
+async def test_an_answer_that_makes_no_sense_ends_the_connection(bench: Bench) -> None:
+    head = Head(b"POST /v1/agents/claim HTTP/1.1", [])
+    async with connected(bench) as (reader, writer):
+        writer.write(head.encode(2) + b"{}")
+        with pytest.raises((EOFError, ConnectionError)):  # this server's answer is no claim's
+            await reader.readuntil(b"\r\n\r\n")
+
+
 async def test_a_way_without_streams_refuses_a_report_that_is_one(bench: Bench) -> None:
     async with connected(bench) as (reader, writer):
         head = b"POST /v1/agents/report HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
