@@ -18,11 +18,14 @@ EVICTION_LOOKS = 8  # how many of the least recently used keys are looked at for
 class TokenBucket:
     """Holds up to `burst` tokens and gains `rate` a second; starts full.
 
+    All it knows is when it will be full again (the generic cell rate algorithm, ITU-T I.371): an
+    instant in `units` of ns times its gain, so that it is an integer at any rate.
+
     Raises:
         ValueError: the rate is not positive or the burst below 1.
     """
 
-    __slots__ = ("_burst", "_gain", "_level", "_token", "_updated_ns", "_whole")
+    __slots__ = ("_burst", "_gain", "_token", "_whole", "full_at")
 
     def __init__(self, rate: float | Fraction, burst: int) -> None:
         if not 0 < rate < float("inf") or burst < 1:
@@ -34,15 +37,13 @@ class TokenBucket:
         self._gain = exact.numerator  # units per nanosecond
         self._token = exact.denominator * NS_PER_S  # units per token
         self._whole = burst * self._token
-        self._level = self._whole
-        self._updated_ns: int | None = None
+        self.full_at = 0
 
     def like(self) -> "TokenBucket":
         """Return a new bucket of this shape."""
         bucket = TokenBucket.__new__(TokenBucket)
         bucket._burst, bucket._gain, bucket._token = self._burst, self._gain, self._token
-        bucket._level = bucket._whole = self._whole
-        bucket._updated_ns = None
+        bucket._whole, bucket.full_at = self._whole, 0
         return bucket
 
     def take(self, count: int, now_ns: int) -> int:
@@ -53,16 +54,8 @@ class TokenBucket:
         """
         wait_ns = self.peek(count, now_ns)
         if wait_ns == 0:
-            self._level -= count * self._token
+            self._spend(count, now_ns)
         return wait_ns
-
-    def take_one(self, now_ns: int) -> bool:
-        """Take a token if there is one; return whether."""
-        self._refill(now_ns)
-        if self._level < self._token:
-            return False
-        self._level -= self._token
-        return True
 
     def peek(self, count: int, now_ns: int) -> int:
         """Return what `take` would, taking nothing.
@@ -72,9 +65,8 @@ class TokenBucket:
         """
         if not 1 <= count <= self._burst:
             raise ValueError(f"{count} tokens at once from a bucket of {self._burst}")
-        self._refill(now_ns)
-        missing = count * self._token - self._level
-        return -(-missing // self._gain) if missing > 0 else 0
+        late = self.full_at + count * self._token - self._whole - now_ns * self._gain
+        return -(-late // self._gain) if late > 0 else 0
 
     def reserve(self, count: int, now_ns: int) -> int:
         """Take count tokens, be they there or not, and return the ns until they are the caller's.
@@ -85,23 +77,20 @@ class TokenBucket:
             ValueError: as `take`.
         """
         wait_ns = self.peek(count, now_ns)
-        self._level -= count * self._token
+        self._spend(count, now_ns)
         return wait_ns
 
     def is_full(self, now_ns: int) -> bool:
         """Whether a new bucket would be no different."""
-        self._refill(now_ns)
-        return self._level == self._whole
+        return self.full_at <= now_ns * self._gain
 
-    def _refill(self, now_ns: int) -> None:
-        """Gain what the time since the last look brings; a time that went back brings nothing."""
-        updated_ns = self._updated_ns
-        if updated_ns is not None and now_ns <= updated_ns:
-            return
-        self._updated_ns = now_ns
-        if updated_ns is not None and self._level < self._whole:
-            level = self._level + (now_ns - updated_ns) * self._gain
-            self._level = level if level < self._whole else self._whole
+    def bounds(self, now_ns: int) -> tuple[int, int, int]:
+        """Return now, up to when a bucket that has a token is full again, and what a token adds."""
+        now = now_ns * self._gain
+        return now, now + self._whole - self._token, self._token
+
+    def _spend(self, count: int, now_ns: int) -> None:
+        self.full_at = max(self.full_at, now_ns * self._gain) + count * self._token
 
 
 def take_all(buckets: Sequence[TokenBucket], count: int, now_ns: int) -> int:
@@ -146,6 +135,7 @@ class KeyedBuckets:
 
     def take_each(self, keys: Iterable[object], now_ns: int) -> list[bool]:
         """Take a token of every key's bucket that has one; return whether, key by key."""
+        now, latest, token = self._shared.bounds(now_ns)
         known, recent = self._buckets.get, self._buckets.move_to_end
         taken = []
         for key in keys:
@@ -154,7 +144,10 @@ class KeyedBuckets:
                 bucket = self.of(key, now_ns)
             else:
                 recent(key)
-            taken.append(bucket.take_one(now_ns))
+            has_one = bucket.full_at <= latest
+            if has_one:
+                bucket.full_at = (bucket.full_at if bucket.full_at > now else now) + token
+            taken.append(has_one)
         return taken
 
     def _evict(self, now_ns: int) -> bool:
