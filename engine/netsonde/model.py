@@ -28,6 +28,13 @@ class TaskKind(StrEnum):
     TRACE = "trace"
 
 
+class Leaf(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A value that comes by the thousand and refers to none that could refer back to it.
+
+    So the collector need not know of it: half a million live leases cost its passes nothing.
+    """
+
+
 # ── specs: what to measure ───────────────────────────────────────────────────────────────────────
 
 HOST_MAX = 253  # characters, RFC 1035 2.3.4
@@ -39,7 +46,7 @@ Family = Literal[4, 6, "any"]
 PositiveMs = Annotated[float, Meta(gt=0, le=60_000)]
 
 
-class DnsSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="dns"):
+class DnsSpec(Leaf, frozen=True, kw_only=True, tag_field="kind", tag="dns"):
     """Ask one DNS server one question.
 
     `server` is an address with an optional port, absent: the system's resolver. `qtype` is a type
@@ -54,7 +61,7 @@ class DnsSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
 
 
-class HttpSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="http"):
+class HttpSpec(Leaf, frozen=True, kw_only=True, tag_field="kind", tag="http"):
     """Make one HTTP request over a fresh connection and time its phases.
 
     `method` is of capital letters. Whoever writes a spec or makes the request insists on that: in
@@ -71,7 +78,7 @@ class HttpSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     max_body: Annotated[int, Meta(ge=0, le=64 * 1024 * 1024)] = 1024 * 1024
 
 
-class TcpSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="tcp"):
+class TcpSpec(Leaf, frozen=True, kw_only=True, tag_field="kind", tag="tcp"):
     """Open one TCP connection, racing the host's addresses (RFC 8305)."""
 
     host: HostName
@@ -80,7 +87,7 @@ class TcpSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     family: Family = "any"
 
 
-class PingExpect(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PingExpect(Leaf, frozen=True, kw_only=True):
     """What a ping must stay below to be `ok`."""
 
     loss_pct_max: Annotated[float, Meta(ge=0, le=100)] | None = None
@@ -89,7 +96,7 @@ class PingExpect(Struct, frozen=True, kw_only=True, omit_defaults=True):
     jitter_ms_max: PositiveMs | None = None
 
 
-class PingSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="ping"):
+class PingSpec(Leaf, frozen=True, kw_only=True, tag_field="kind", tag="ping"):
     """Send echo requests to one host, or what `method` names.
 
     `interval_ms` absent: 1000 / rate_limit_per_sec. `size` is the ICMP payload in bytes. `df`
@@ -116,9 +123,7 @@ class PingSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     expect: PingExpect | None = None
 
 
-class TraceSpec(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="trace"
-):
+class TraceSpec(Leaf, frozen=True, kw_only=True, tag_field="kind", tag="trace"):
     """Find the routers on the way to one host by stepping the TTL; all TTLs are in flight at once.
 
     A hop is asked again, up to `probes_per_hop` times, while it owes an answer; with `all_probes`
@@ -309,7 +314,7 @@ class HeartbeatResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 PeriodMs = Annotated[int, Meta(ge=1, le=2**40)]  # 35 years
 
 
-class Repeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Repeat(Leaf, frozen=True, kw_only=True):
     """How a standing lease's task repeats; `netsonde.ticks` says when.
 
     `ticks` absent: without an end. A tick that could not begin within `stale_after_ms`, or before
@@ -322,7 +327,7 @@ class Repeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stale_after_ms: PeriodMs | None = None
 
 
-class Lease(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Lease(Leaf, frozen=True, kw_only=True):
     """An exclusive, time-bounded grant of one task to one agent.
 
     `lease_until_ms` is relative: it counts from the grant, `granted_after_ms` after the server
@@ -456,7 +461,7 @@ class ReportStatus(StrEnum):
     RETRY = "retry"
 
 
-class ReportResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReportResult(Leaf, frozen=True, kw_only=True):
     """The status of one item of a report."""
 
     lease_id: int
