@@ -59,8 +59,9 @@ class OurTable:
     def take(self, body: bytes, sent_ns: int) -> int:
         """Take the leases of a claim's answer; return how many were good."""
         answer = Answer(TransportResponse(200, HEADERS, body), sent_ns, sent_ns)
-        granted = read_claim(answer, TERM_MS).leases
-        return self._table.grant_many(granted, sent_ns).count(Grant.GRANTED)
+        granted = read_claim(answer, TERM_MS)
+        answers = self._table.grant_many(granted.leases, granted.deadlines_ns, sent_ns)
+        return answers.count(Grant.GRANTED)
 
 
 def claims(make: Callable[[], Table], batches: int) -> Mapping[str, float]:

@@ -44,12 +44,12 @@ class Work:
     def __init__(self, live: int, coming: int, lasting: int) -> None:
         self.taken = self.done = 0
         self._lasting = lasting
-        self._running: deque[Sequence[tuple[Lease, int]]] = deque()
+        self._running: deque[Sequence[Lease]] = deque()
         self._table = LeaseTable(Random(1), capacity=live + 100_000)
         for first_id in range(1, live, BATCH):
             now_ns = time.monotonic_ns()
             leases = wire.decode_claim(claim_body(first_id, BATCH)).leases
-            self._table.grant_many([(one, now_ns + STANDING_NS) for one in leases], now_ns)
+            self._table.grant_many(leases, [now_ns + STANDING_NS] * len(leases), now_ns)
         self._bodies = [claim_body(live + first_id, BATCH) for first_id in range(1, coming, BATCH)]
 
     @property
@@ -61,26 +61,27 @@ class Work:
         """Take one claim's leases through their lives, a slice in each turn of the loop."""
         sent_ns = time.monotonic_ns()
         answer = Answer(TransportResponse(200, {}, self._bodies.pop()), sent_ns, sent_ns)
-        granted = read_claim(answer, TERM_MS).leases
-        for start in range(0, len(granted), TASKS_PER_TURN):
-            part = granted[start : start + TASKS_PER_TURN]
+        granted = read_claim(answer, TERM_MS)
+        for start in range(0, len(granted.leases), TASKS_PER_TURN):
+            part = granted.part(start, start + TASKS_PER_TURN)
             now_ns = time.monotonic_ns()
-            if self._table.grant_many(part, now_ns).count(Grant.GRANTED) != len(part):
+            answers = self._table.grant_many(part.leases, part.deadlines_ns, now_ns)
+            if answers.count(Grant.GRANTED) != len(part.leases):
                 raise AssertionError("the table refused a lease")
-            for lease, _ in part:
+            for lease in part.leases:
                 self._table.start(lease.lease_id, now_ns)
-            self._running.append(part)
-            self.taken += len(part)
+            self._running.append(part.leases)
+            self.taken += len(part.leases)
             if self.taken - self.done > self._lasting:
                 self._end(self._running.popleft())
             await asyncio.sleep(0)
 
-    def _end(self, part: Sequence[tuple[Lease, int]]) -> None:
+    def _end(self, part: Sequence[Lease]) -> None:
         """Report leases, and have them acknowledged."""
-        for lease, _ in part:
+        for lease in part:
             self._report(lease)
             self._table.finish(lease.lease_id)
-        self.done += self._table.release_many(lease.lease_id for lease, _ in part)
+        self.done += self._table.release_many(lease.lease_id for lease in part)
 
     @staticmethod
     def _report(lease: Lease) -> bytes:

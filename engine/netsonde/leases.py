@@ -30,38 +30,12 @@ FRACTION_MIN, FRACTION_MAX = 0.35, 0.45
 
 
 class LeaseState(StrEnum):
-    """Where a lease is in this agent."""
+    """Where a lease is in this agent. They follow in this order; any may be the last but one."""
 
     QUEUED = "queued"
     RUNNING = "running"
     FINISHED = "finished"  # measured; its result waits for the control plane's acknowledgement
     ENDED = "ended"  # no longer held
-
-
-class LeaseEvent(StrEnum):
-    """What happens to a lease."""
-
-    START = "start"
-    FINISH = "finish"
-    RELEASE = "release"  # acknowledged, or handed back
-    REVOKE = "revoke"  # their word
-    EXPIRE = "expire"  # our clock
-
-
-# Every transition there is; an event that is not here does nothing.
-TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
-    (LeaseState.QUEUED, LeaseEvent.START): LeaseState.RUNNING,
-    (LeaseState.QUEUED, LeaseEvent.RELEASE): LeaseState.ENDED,
-    (LeaseState.QUEUED, LeaseEvent.REVOKE): LeaseState.ENDED,
-    (LeaseState.QUEUED, LeaseEvent.EXPIRE): LeaseState.ENDED,
-    (LeaseState.RUNNING, LeaseEvent.FINISH): LeaseState.FINISHED,
-    (LeaseState.RUNNING, LeaseEvent.RELEASE): LeaseState.ENDED,
-    (LeaseState.RUNNING, LeaseEvent.REVOKE): LeaseState.ENDED,
-    (LeaseState.RUNNING, LeaseEvent.EXPIRE): LeaseState.ENDED,
-    (LeaseState.FINISHED, LeaseEvent.RELEASE): LeaseState.ENDED,
-    (LeaseState.FINISHED, LeaseEvent.REVOKE): LeaseState.ENDED,
-    (LeaseState.FINISHED, LeaseEvent.EXPIRE): LeaseState.ENDED,
-}
 
 
 class Grant(StrEnum):
@@ -73,9 +47,6 @@ class Grant(StrEnum):
     FULL = "full"  # the table holds `capacity` leases
 
 
-# Members by plain names: looking them up in the class is most of what a transition costs.
-_QUEUED, _ENDED = LeaseState.QUEUED, LeaseState.ENDED
-_START, _FINISH = LeaseEvent.START, LeaseEvent.FINISH
 _ANSWERS = {DONE: Grant.GRANTED, KNOWN: Grant.DUPLICATE, FULL: Grant.FULL}
 
 
@@ -103,10 +74,10 @@ class LeaseCounters:
 class LeaseTable:
     """Leases by id, with their deadlines and the instants at which to ask for more time.
 
-    Every lease has its deadline in one native heap; those queued or running have in another the
-    instant of their next extension. `rng` draws under which seed these spread within the contract's
-    bounds. What is not so yet costs a lease nothing: one without a state is queued, one without a
-    limit was not extended.
+    Every lease has its deadline in one native heap; those queued or running, and no others, have in
+    another the instant of their next extension. `rng` draws under which seed these spread within
+    the contract's bounds. What is not so yet costs a lease nothing: one that neither runs nor has
+    finished is queued, one without a limit was not extended.
 
     A standing lease's deadline is later than its term's end by what it may be worked on without the
     control plane; when to ask for more goes by the term, and is asked past its end too.
@@ -116,7 +87,7 @@ class LeaseTable:
         self.counters = LeaseCounters()
         self._seed = rng.getrandbits(64)
         self._held: dict[int, Lease] = {}
-        self._states: dict[int, LeaseState] = {}
+        self._running: set[int] = set()
         self._limits_ns: dict[int, int] = {}
         self._deadlines = DeadlineHeap(capacity)
         self._asks = DeadlineHeap(capacity)
@@ -151,7 +122,11 @@ class LeaseTable:
 
     def state(self, lease_id: int) -> LeaseState:
         """Return where a lease is; one that is not held has ended."""
-        return self._states.get(lease_id, _QUEUED) if lease_id in self._held else _ENDED
+        if lease_id in self._running:
+            return LeaseState.RUNNING
+        if lease_id not in self._held:
+            return LeaseState.ENDED
+        return LeaseState.QUEUED if lease_id in self._asks else LeaseState.FINISHED
 
     def deadline_ns(self, lease_id: int) -> int | None:
         """Return when a held lease ends."""
@@ -160,21 +135,25 @@ class LeaseTable:
     def count(self, kind: TaskKind | None = None, state: LeaseState | None = None) -> int:
         """Count the leases held of this kind and in this state, one by one; None: of any."""
         return sum(
-            kind in (None, lease.kind) and state in (None, self._states.get(lease_id, _QUEUED))
+            kind in (None, lease.kind) and state in (None, self.state(lease_id))
             for lease_id, lease in self._held.items()
         )
 
     def grant(self, lease: Lease, deadline_ns: int, now_ns: int) -> Grant:
         """Take a lease into the table, queued."""
-        return self.grant_many([(lease, deadline_ns)], now_ns)[0]
+        return self.grant_many((lease,), (deadline_ns,), now_ns)[0]
 
-    def grant_many(self, grants: Sequence[tuple[Lease, int]], now_ns: int) -> list[Grant]:
-        """Take leases and their deadlines into the table, queued; one answer each, in order."""
-        if not grants:
+    def grant_many(
+        self, leases: Sequence[Lease], deadlines_ns: Sequence[int], now_ns: int
+    ) -> list[Grant]:
+        """Take leases with their deadlines into the table, queued; one answer each, in order."""
+        if not leases:
             return []
-        leases, deadlines_ns = zip(*grants, strict=True)
         if min(deadlines_ns) <= now_ns:
-            return [self._grant_one(*one, now_ns) for one in grants]
+            return [
+                self._grant_one(lease, deadline_ns, now_ns)
+                for lease, deadline_ns in zip(leases, deadlines_ns, strict=True)
+            ]
         ids = [lease.lease_id for lease in leases]
         codes = self._file(ids, leases, array("q", deadlines_ns), now_ns)
         taken = codes.count(DONE)
@@ -200,31 +179,28 @@ class LeaseTable:
             deadline_ns = self._deadlines.deadline_of(lease_id)
             if deadline_ns is None or deadline_ns <= now_ns:
                 return False
-        return self._change(lease_id, _START)
-
-    def start_many(self, lease_ids: Sequence[int], now_ns: int) -> list[int]:
-        """Mark queued leases running; return those that may start, as `start` says."""
-        earliest_ns = self._deadlines.next_ns
-        if earliest_ns is not None and earliest_ns > now_ns:
-            alone = dict.fromkeys(lease_ids, LeaseState.RUNNING)
-            is_new = self._states.keys().isdisjoint(alone)
-            if is_new and len(alone) == len(lease_ids) and alone.keys() <= self._held.keys():
-                self._states.update(alone)
-                return [*lease_ids]
-        return [lease_id for lease_id in lease_ids if self.start(lease_id, now_ns)]
-
-    def finish_many(self, lease_ids: Sequence[int]) -> None:
-        """Mark running leases measured; those that have ended stay so."""
-        running = [key for key in lease_ids if self._states.get(key) is LeaseState.RUNNING]
-        self._states.update(dict.fromkeys(running, LeaseState.FINISHED))
-        self._asks.drop(array("Q", running))
+        if self.state(lease_id) is not LeaseState.QUEUED:
+            return False
+        self._running.add(lease_id)
+        return True
 
     def finish(self, lease_id: int) -> bool:
         """Mark a running lease measured: it is not extended any more; False: it has ended."""
-        if not self._change(lease_id, _FINISH):
+        if lease_id not in self._running:
             return False
+        self._running.discard(lease_id)
         self._asks.drop_one(lease_id)
         return True
+
+    def pass_many(self, lease_ids: Sequence[int], now_ns: int) -> list[int]:
+        """Mark queued leases measured that take no time; return those that might, as `start`."""
+        earliest_ns = self._deadlines.next_ns
+        if earliest_ns is None or earliest_ns <= now_ns or not self._running.isdisjoint(lease_ids):
+            return [one for one in lease_ids if self.start(one, now_ns) and self.finish(one)]
+        codes = self._asks.drop(array("Q", lease_ids))
+        if codes.count(DONE) == len(codes):
+            return [*lease_ids]
+        return [one for one, code in zip(lease_ids, codes, strict=True) if code == DONE]
 
     def release(self, lease_id: int) -> bool:
         """Let a lease go that was acknowledged or handed back; False: it had ended."""
@@ -232,17 +208,19 @@ class LeaseTable:
 
     def release_many(self, lease_ids: Iterable[int]) -> int:
         """Let leases go that were acknowledged or handed back; return how many were held."""
-        held, states = self._held, self._states
-        ids = [key for key in lease_ids if held.pop(key, None) is not None]
-        asking = [key for key in ids if states.pop(key, None) is not LeaseState.FINISHED]
-        for kept in (self._limits_ns, self._offline_ns):
-            if kept:
-                for lease_id in ids:
-                    kept.pop(lease_id, None)
-        self._deadlines.drop(array("Q", ids))
-        self._asks.drop(array("Q", asking))
+        ids = [*lease_ids]
+        leases = [self._held.pop(lease_id, None) for lease_id in ids]
+        if not all(leases):
+            ids = [*compress(ids, leases)]
+        self._forget(ids)
         self.counters.released += len(ids)
         return len(ids)
+
+    def acknowledge_many(self, lease_ids: Iterable[int]) -> None:
+        """Let leases go of which a result was acknowledged; one that stands stays."""
+        if self._offline_ns:
+            lease_ids = [lease_id for lease_id in lease_ids if lease_id not in self._offline_ns]
+        self.release_many(lease_ids)
 
     def revoke(self, lease_ids: Iterable[int]) -> list[Ended]:
         """Let leases go that the control plane took back; unknown ids are counted."""
@@ -376,25 +354,24 @@ class LeaseTable:
         granted_ns = self._deadlines.deadline_of(lease.lease_id) or 0
         return granted_ns + max(lease.max_lease_ms - lease.lease_until_ms, 0) * NS_PER_MS
 
-    def _change(self, lease_id: int, event: LeaseEvent) -> bool:
-        """Apply an event that does not end a lease; False: it changes nothing."""
-        state = TRANSITIONS.get((self.state(lease_id), event))
-        if state is None:
-            return False
-        self._states[lease_id] = state
-        return True
-
     def _end(self, lease_ids: Iterable[int]) -> list[Ended]:
         """Let leases go, whatever their state; return those that were held."""
-        ended, ids = [], array("Q")
+        ended: dict[int, Ended] = {}
         for lease_id in lease_ids:
-            lease = self._held.pop(lease_id, None)
-            if lease is not None:
-                ended.append(Ended(lease, self._states.pop(lease_id, _QUEUED)))
-                self._limits_ns.pop(lease_id, None)
-                if self._offline_ns:
-                    self._offline_ns.pop(lease_id, None)
-                ids.append(lease_id)
-        self._deadlines.drop(ids)
-        self._asks.drop(ids)
-        return ended
+            state = self.state(lease_id)
+            if state is not LeaseState.ENDED:
+                ended[lease_id] = Ended(self._held.pop(lease_id), state)
+        self._forget([*ended])
+        return [*ended.values()]
+
+    def _forget(self, lease_ids: Sequence[int]) -> None:
+        """Forget what is known of leases that are held no more."""
+        if self._running:
+            self._running.difference_update(lease_ids)
+        for kept in (self._limits_ns, self._offline_ns):
+            if kept:
+                for lease_id in lease_ids:
+                    kept.pop(lease_id, None)
+        words = array("Q", lease_ids)
+        self._deadlines.drop(words)
+        self._asks.drop(words)

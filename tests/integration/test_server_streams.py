@@ -60,7 +60,7 @@ class Sink:
         self._moved = asyncio.Event()
 
     async def take(self, grant: ClaimGrant) -> None:
-        self.lease_ids += [lease.lease_id for lease, _ in grant.leases]
+        self.lease_ids += [lease.lease_id for lease in grant.leases]
         self._moved.set()
 
     def revoke(self, lease_ids: Sequence[int]) -> None:
@@ -85,20 +85,18 @@ class Source:
     def begin(self) -> None:
         self._sent = 0
 
-    async def more(self, items: int, size_bytes: int) -> Sequence[tuple[int, bytes]]:
+    async def more(self, items: int, size_bytes: int) -> tuple[Sequence[int], Sequence[bytes]]:
         part = self._lease_ids[self._sent : self._sent + min(items, 100)]
         first, self._sent = self._sent, self._sent + len(part)
         observations = [{"name": "pad", "value": self._pad}]
-        return [
-            (
-                seq,
-                wire.encode({"lease_id": one, "outcome": "ok", "observations": observations}),
-            )
-            for seq, one in enumerate(part, first)
+        bodies = [
+            wire.encode({"lease_id": one, "outcome": "ok", "observations": observations})
+            for one in part
         ]
+        return range(first, self._sent), bodies
 
-    async def settle(self, answers: Sequence[tuple[int, str]]) -> None:
-        self.statuses |= dict(answers)
+    async def settle(self, seqs: Sequence[int], statuses: Sequence[str]) -> None:
+        self.statuses |= zip(seqs, statuses, strict=True)
 
 
 async def test_leases_come_over_one_connection_as_work_does(

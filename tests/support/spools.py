@@ -34,7 +34,7 @@ class InlineExecutor(Executor):
 
 def inline_spools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every spool opened from now on work on the caller's thread."""
-    monkeypatch.setattr("netsonde.spool.ThreadPoolExecutor", InlineExecutor)
+    monkeypatch.setattr("netsonde.spool.queue.ThreadPoolExecutor", InlineExecutor)
 
 
 class SpoolFaults:

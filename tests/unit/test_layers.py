@@ -48,7 +48,7 @@ ADAPTERS = {
     "httptools": {"probe/http/"},
     "orjson": {"wire/"},
     "pyroute2": {"netinfo/"},
-    "sqlite3": {"spool.py", "server/store/"},
+    "sqlite3": {"spool/file.py", "server/store/"},
     "time": {"clock.py"},
     "ctypes": {"clock.py"},
     "click": {"cli/"},

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import SpoolFull, StorageError
-from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord
+from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord, SpoolRecords
 
 EVERYTHING = 1 << 30
 
@@ -28,7 +28,7 @@ async def fill(spool: Spool, count: int, first: int = 1) -> None:
 
 
 async def everything(spool: Spool) -> list[SpoolRecord]:
-    return await spool.pending(1_000_000, EVERYTHING)
+    return [*await spool.pending(1_000_000, EVERYTHING)]
 
 
 async def test_results_come_back_in_order_with_all_they_came_with(tmp_path: Path) -> None:
@@ -55,8 +55,10 @@ async def test_what_waits_survives_a_restart_and_what_was_acknowledged_does_not(
     spool = await Spool.open(tmp_path / "spool.db", clock=clock)
     await fill(spool, 50)
     first = await everything(spool)
-    await spool.acknowledge(one.seq for one in first[:20])
-    await spool.acknowledge([first[30].seq])
+    spool.acknowledge(one.seq for one in first[:20])
+    await spool.flush()
+    spool.acknowledge([first[30].seq])
+    await spool.flush()
     oldest_ns, size = spool.oldest_ns, spool.size_bytes
     await spool.close()
     await clock.advance(NS_PER_S)
@@ -141,22 +143,23 @@ async def test_more_than_a_group_is_kept_in_parts(tmp_path: Path) -> None:
 async def test_what_was_written_lately_is_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_hand: int, from_file: int
 ) -> None:
-    monkeypatch.setattr("netsonde.spool.RECENT_BYTES_MAX", at_hand)
+    monkeypatch.setattr("netsonde.spool.queue.RECENT_BYTES_MAX", at_hand)
     spool = await Spool.open(tmp_path / "spool.db")
     selected: list[int] = []
-    select = spool._file._select
+    read = spool._file.read
 
-    def noted(number: int) -> tuple[SpoolRecord, ...]:
+    def noted(number: int) -> SpoolRecords:
         selected.append(number)
-        return select(number)
+        return read(number)
 
-    monkeypatch.setattr(spool._file, "_select", noted)
+    monkeypatch.setattr(spool._file, "read", noted)
     await spool.append_many([7, 5], [b"1", b"2"], [False, True])
     await spool.append_many([6], [b"3"], [False])
 
     records = await everything(spool)
-    await spool.acknowledge([one.seq for one in records])
-    left = dict(spool._file._recent), spool._file._recent_bytes
+    spool.acknowledge([one.seq for one in records])
+    await spool.flush()
+    left = dict(spool._recent), spool._recent_bytes, dict(spool._read)
     await spool.close()
 
     assert [(one.lease_id, one.cancelled, one.body) for one in records] == [
@@ -165,7 +168,7 @@ async def test_what_was_written_lately_is_not_read_again(
         (6, False, b"3"),
     ]
     assert len(selected) == from_file
-    assert left == ({}, 0)
+    assert left == ({}, 0, {})
 
 
 @pytest.mark.parametrize("gone", [[0, 1, 2, 3], [0, 3], [1, 2], [2, 2, 0], [3, 0, 9]])
@@ -174,7 +177,8 @@ async def test_results_are_acknowledged_in_any_order(tmp_path: Path, gone: list[
     await spool.append_many([0, 1, 2, 3], [b"x"] * 4, [False] * 4)
     first = (await everything(spool))[0].seq
 
-    await spool.acknowledge([first + index for index in gone])
+    spool.acknowledge([first + index for index in gone])
+    await spool.flush()
 
     assert [one.lease_id for one in await everything(spool)] == sorted({0, 1, 2, 3} - {*gone})
     assert spool.rows == len({0, 1, 2, 3} - {*gone})
@@ -213,8 +217,10 @@ async def test_an_emptied_spool_has_nothing_left(tmp_path: Path) -> None:
     spool = await Spool.open(tmp_path / "spool.db")
     await fill(spool, 300)
     records = await everything(spool)
-    await spool.acknowledge([one.seq for one in records] * 2)
-    await spool.acknowledge([12345678, 0, -1])
+    spool.acknowledge([one.seq for one in records] * 2)
+    await spool.flush()
+    spool.acknowledge([12345678, 0, -1])
+    await spool.flush()
 
     assert (spool.rows, spool.size_bytes, spool.oldest_ns) == (0, 0, None)
     await spool.close()
@@ -249,7 +255,8 @@ async def test_it_agrees_with_a_list(
         elif step == "acknowledge" and isinstance(argument, set):
             records = await everything(spool)
             chosen = [records[index] for index in argument if index < len(records)]
-            await spool.acknowledge(one.seq for one in chosen)
+            spool.acknowledge(one.seq for one in chosen)
+            await spool.flush()
             gone = {one.lease_id for one in chosen}
             model = [each for each in model if each not in gone]
         else:
@@ -270,7 +277,8 @@ async def main():
     for number in range(1, 6):
         await spool.append(number, b"kept %d" % number, cancelled=False)
     first = await spool.pending(2, 1 << 20)
-    await spool.acknowledge([first[0].seq])
+    spool.acknowledge([first[0].seq])
+    await spool.flush()
     print("durable", flush=True)
     await asyncio.get_running_loop().create_future()
 
@@ -318,7 +326,8 @@ async def test_a_full_spool_says_so_and_loses_nothing(tmp_path: Path, limits: Sp
     assert [one.lease_id for one in await everything(spool)] == [1, 2, 3]
 
     first = (await spool.pending(1, EVERYTHING))[0]
-    await spool.acknowledge([first.seq])
+    spool.acknowledge([first.seq])
+    await spool.flush()
     await spool.append(4, b"12345678", cancelled=False)
     assert [one.lease_id for one in await everything(spool)] == [2, 3, 4]
     assert spool.is_full is (limits.rows == 3)
@@ -430,6 +439,7 @@ async def test_a_file_that_is_damaged_while_in_use_is_replaced(
     await spool.append(2, b"small", cancelled=False)
 
     def damage() -> None:
+        spool._recent.clear()
         database = spool._file._opened()
         database.execute("PRAGMA cache_size = 0")
         database.execute("PRAGMA shrink_memory")
@@ -449,25 +459,30 @@ async def test_a_file_that_is_damaged_while_in_use_is_replaced(
     await spool.close()
 
 
-async def test_an_acknowledgement_survives_the_file_it_was_for(tmp_path: Path) -> None:
+async def test_an_acknowledgement_survives_the_file_it_was_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netsonde.spool.queue.RECENT_BYTES_MAX", 0)
     path = tmp_path / "spool.db"
     spool = await Spool.open(path)
     await spool.append(1, b"z" * 100_000, cancelled=False)
     await spool.append(2, b"small", cancelled=False)
     (_, second) = await everything(spool)
+    spool._read.clear()
     read = spool._file.read
 
-    def damaged(number: int) -> tuple[SpoolRecord, ...]:
+    def damaged(number: int) -> SpoolRecords:
         if number == 1:
             raise spool._file._failure_handled(_damage())
         return read(number)
 
     spool._file.read = damaged  # type: ignore[method-assign]
 
+    spool.acknowledge([second.seq])
     async with asyncio.timeout(5):
         answers = await asyncio.gather(
             spool.pending(10, 1 << 20),
-            spool.acknowledge([second.seq]),
+            spool.flush(),
             spool.append(3, b"after", cancelled=False),
             return_exceptions=True,
         )

@@ -11,7 +11,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from typing import Protocol
 
 from netsonde.clock import NS_PER_S, Clock
@@ -21,6 +20,7 @@ from netsonde.model import Lease, TaskKind
 from netsonde.spool import Spool
 from netsonde.wire import RejectedLease
 
+GRANTED = Grant.GRANTED  # looked up once: leases come by the thousand
 REPEAT_NS = 600 * NS_PER_S  # for as long a control plane finds what a claim was granted
 FULL_RETRY_NS = NS_PER_S  # how often a full spool is looked at
 
@@ -218,8 +218,8 @@ class Dispatcher:
         rejected = [*grant.rejected]
         claim.is_taking = True
         per_turn = self._lanes.per_turn
-        for start in range(0, len(grant.leases), per_turn):
-            rejected += self._take(claim.new_of(grant.leases[start : start + per_turn]))
+        for begin in range(0, len(grant.leases), per_turn):
+            rejected += self._take(claim.new_of(grant.part(begin, begin + per_turn)))
             await self._clock.sleep(0)
         if rejected:
             claim.group.create_task(self._hand_back(rejected))
@@ -228,33 +228,35 @@ class Dispatcher:
             claim.task.cancel()
         self._changed.set()
 
-    def _take(self, granted: Sequence[tuple[Lease, int]]) -> list[RejectedLease]:
+    def _take(self, granted: ClaimGrant) -> list[RejectedLease]:
         """Take leases into the table and the lanes; return those this agent cannot work on."""
         if self._is_stopped:
-            return [_refused(lease, "this agent is draining") for lease, _ in granted]
+            return [_refused(lease, "this agent is draining") for lease in granted.leases]
         measured = {kind for kind in TaskKind if self._lanes.measures(kind)}
-        usable = [one for one in granted if one[0].kind in measured]
+        usable = granted.where([lease.kind in measured for lease in granted.leases])
         rejected = [
             _refused(lease, f"this agent does not measure {lease.kind.value}")
-            for lease, _ in granted
-            if lease.kind not in measured
+            for lease in granted.leases
+            if len(usable.leases) < len(granted.leases) and lease.kind not in measured
         ]
-        answers = self._leases.grant_many(usable, self._clock.boottime_ns())
-        for answer in {*answers}:
-            self.counters[f"lease_{answer.value}"] += answers.count(answer)
-        granted_now = [answer is Grant.GRANTED for answer in answers]
-        taken = [lease for lease, _ in compress(usable, granted_now)]
-        if Grant.FULL in answers:
+        now_ns = self._clock.boottime_ns()
+        answers = self._leases.grant_many(usable.leases, usable.deadlines_ns, now_ns)
+        counts = Counter(answers)
+        for answer, count in counts.items():
+            self.counters[f"lease_{answer.value}"] += count
+        taken = usable.where([answer is GRANTED for answer in answers]).leases
+        if counts[Grant.FULL]:
             rejected += [
                 _refused(lease, "this agent holds as many leases as it can")
-                for (lease, _), answer in zip(usable, answers, strict=True)
+                for lease, answer in zip(usable.leases, answers, strict=True)
                 if answer is Grant.FULL
             ]
-        for lease in taken:
-            if lease.repeat is not None:
-                self.on_standing(lease)
-        self._lanes.submit_many([lease for lease in taken if lease.repeat is None])
-        if usable:
+        standing = [lease for lease in taken if lease.repeat is not None]
+        for lease in standing:
+            self.on_standing(lease)
+        once = [lease for lease in taken if lease.repeat is None] if standing else taken
+        self._lanes.submit_many(once)
+        if usable.leases:
             self.on_granted()
         return rejected
 
@@ -295,26 +297,28 @@ class _Claim:
         """End leases that the control plane takes back."""
         self.dispatcher.on_revoked(lease_ids)
 
-    def new_of(self, granted: Sequence[tuple[Lease, int]]) -> Sequence[tuple[Lease, int]]:
+    def new_of(self, granted: ClaimGrant) -> ClaimGrant:
         """Take note of leases; return those that have not come before.
 
         One that comes again, by an answer that repeats a broken one, is worked on, or has ended
         here and its result is on its way: nothing is measured twice under one lease. A kind whose
         credit is used up may be claimed again.
         """
-        for kind, count in Counter([lease.kind for lease, _ in granted]).items():
+        for kind, count in Counter([lease.kind for lease in granted.leases]).items():
             left = self.credits.pop(kind, 0) - count
             if left > 0:
                 self.credits[kind] = left
-        before = len(self.taken)
-        known = {lease.lease_id for lease, _ in granted if lease.lease_id in self.taken}
-        self.taken.update(dict.fromkeys([lease.lease_id for lease, _ in granted]))
-        repeated = before + len(granted) - len(self.taken)
-        if not repeated:
+        lease_ids = [lease.lease_id for lease in granted.leases]
+        alone = dict.fromkeys(lease_ids)
+        if len(alone) == len(lease_ids) and self.taken.keys().isdisjoint(alone):
+            self.taken |= alone
             return granted
-        self.dispatcher.counters["lease_repeated"] += repeated
-        fresh = {lease.lease_id: (lease, end) for lease, end in reversed(granted)}
-        return [one for lease_id, one in reversed(fresh.items()) if lease_id not in known]
+        is_new = []
+        for lease_id in lease_ids:
+            is_new.append(lease_id not in self.taken)
+            self.taken[lease_id] = None
+        self.dispatcher.counters["lease_repeated"] += is_new.count(False)
+        return granted.where(is_new)
 
 
 def _refused(lease: Lease, why: str) -> RejectedLease:

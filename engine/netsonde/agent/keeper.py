@@ -16,6 +16,7 @@ from netsonde.model import Failure, FailureSource, Measurement, Outcome, Reason
 from netsonde.spool import GROUP_ROWS_MAX, Spool
 from netsonde.wire import Result, ResultColumns
 
+CANCELLED = Outcome.CANCELLED  # looked up once: results come by the thousand
 HOLD_RETRY_NS = 500 * NS_PER_MS  # how often a result that the spool refused is offered again
 
 _log = logging.getLogger("netsonde.agent")
@@ -79,7 +80,7 @@ class Keeper:
         """Give the spool what waits; it may take some, or none for now."""
         lease_ids, items = self._lease_ids[:GROUP_ROWS_MAX], self._items[:GROUP_ROWS_MAX]
         outcomes = self._outcomes[:GROUP_ROWS_MAX]
-        cancelled = [outcome is Outcome.CANCELLED for outcome in outcomes]
+        cancelled = [outcome is CANCELLED for outcome in outcomes]
         try:
             count = await self._spool.append_many(lease_ids, items, cancelled)
         except StorageError as error:
@@ -88,8 +89,8 @@ class Keeper:
             return
         self._is_holding = False
         del self._lease_ids[:count], self._items[:count], self._outcomes[:count]
-        for outcome in {*outcomes}:
-            self._counters[f"outcome_{outcome}"] += outcomes[:count].count(outcome)
+        for outcome, kept in Counter(outcomes[:count]).items():
+            self._counters[f"outcome_{outcome}"] += kept
         self._on_kept(lease_ids[:count])
 
     def _hold(self, error: StorageError) -> None:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 from netsonde.congestion import CongestionControl, Signal
@@ -19,6 +20,7 @@ class Waiting(Protocol):
 
 
 J = TypeVar("J", bound=Waiting)
+_TARGETS = {kind: attrgetter(f"spec.{name}") for kind, name in TARGET_FIELDS.items()}
 
 
 @dataclass(slots=True)
@@ -129,5 +131,5 @@ class Lanes(Generic[J]):
 
 def target_of(lease: Lease) -> str:
     """Return what a lease measures, as it is named there."""
-    target: str = getattr(lease.spec, TARGET_FIELDS[lease.kind])
+    target: str = _TARGETS[lease.kind](lease)
     return target

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Protocol
 
 from netsonde import wire
@@ -17,12 +18,13 @@ from netsonde.control_plane import (
 from netsonde.errors import StorageError
 from netsonde.leases import LeaseTable
 from netsonde.model import ReportStatus
-from netsonde.spool import Spool, SpoolRecord
+from netsonde.spool import Spool, SpoolRecords
 
 BATCH_BYTES_MAX = wire.REPORT_MAX_BYTES - 64 * 1024  # less the envelope and the commas
 RETRY_MIN_NS = 5 * NS_PER_S  # until an item that was answered `retry` is sent again
 RETRY_MAX_NS = 300 * NS_PER_S
 STORAGE_RETRY_NS = NS_PER_S
+SETTLE_NS = NS_PER_S  # how long acknowledgements wait for results to reach the disk with
 
 # What ends an item's life in the spool. A status nobody knows yet keeps it: nothing says that the
 # result is safe.
@@ -108,8 +110,29 @@ class Reporter:
             await self._empty()
             self.caught_up.set()
             self._note_flushed()
-            await self._clock.wait(self._changed, self._until_again_ns())
+            if await self._is_quiet() and await self._is_settled():
+                await self._clock.wait(self._changed, self._until_again_ns())
             await self._clock.wait(self._hurry, self._interval_ns)
+
+    async def _is_quiet(self) -> bool:
+        """Wait a moment for results; return whether none came."""
+        again_ns = self._until_again_ns()
+        quiet_ns = SETTLE_NS if again_ns is None else min(SETTLE_NS, again_ns)
+        return not await self._clock.wait(self._changed, quiet_ns)
+
+    async def _is_settled(self) -> bool:
+        """Let the disk know of what was acknowledged; return whether it does.
+
+        New results take that along. Until it is known its bytes count, and a disk that was full is
+        thought to be.
+        """
+        try:
+            await self._spool.flush()
+        except StorageError as error:
+            self._storage_failed(error)
+            return False
+        self._is_failing = False
+        return True
 
     async def _empty(self) -> None:
         """Report batch after batch until nothing new waits."""
@@ -118,10 +141,7 @@ class Reporter:
                 if not await self._next_batch():
                     return
             except StorageError as error:
-                self.counters["storage_failed"] += 1
-                if not self._is_failing:
-                    _log.error("%s", error, extra={"action": "spool_failed"})
-                self._is_failing = True
+                self._storage_failed(error)
                 await self._clock.sleep(STORAGE_RETRY_NS)
             except (ControlPlaneError, TransportError):
                 # The session tells the operator, the client keeps the attempts apart.
@@ -137,17 +157,19 @@ class Reporter:
             self._cursor, self._again_ns = 0, None
         records = await self._pending(wire.REPORT_ITEMS_MAX, BATCH_BYTES_MAX)
         if not records:
-            # An acknowledgement that the disk refused is written yet: until then its bytes count,
-            # and a disk that was full is thought to be.
-            await self._spool.acknowledge(())
-            self._is_failing = False
             return False
         self._next_report_ns = now_ns + self.gap_ns()
         if not await self._stream():
             await self._batch(records)
         return True
 
-    async def _pending(self, items: int, size_bytes: int) -> list[SpoolRecord]:
+    def _storage_failed(self, error: StorageError) -> None:
+        self.counters["storage_failed"] += 1
+        if not self._is_failing:
+            _log.error("%s", error, extra={"action": "spool_failed"})
+        self._is_failing = True
+
+    async def _pending(self, items: int, size_bytes: int) -> SpoolRecords:
         return await self._spool.pending(items, size_bytes, after_seq=self._cursor)
 
     # ── as a stream ──
@@ -172,48 +194,53 @@ class Reporter:
             self._cursor = next(iter(self._sent)) - 1
             self._sent.clear()
 
-    async def more(self, items: int, size_bytes: int) -> Sequence[tuple[int, bytes]]:
-        """Return the next items; none when nothing waits any more."""
+    async def more(self, items: int, size_bytes: int) -> tuple[Sequence[int], Sequence[bytes]]:
+        """Return the numbers and bodies of the next items; none when nothing waits any more."""
         records = await self._pending(items, size_bytes)
         if records:
-            self._cursor = records[-1].seq
-        self._sent |= {record.seq: record.lease_id for record in records}
-        return [(record.seq, record.body) for record in records]
+            self._cursor = records.seqs[-1]
+        self._sent.update(zip(records.seqs, records.lease_ids, strict=True))
+        return records.seqs, records.bodies
 
-    async def settle(self, answers: Sequence[tuple[int, str]]) -> None:
+    async def settle(self, seqs: Sequence[int], statuses: Sequence[str]) -> None:
         """Forget what was answered for; the rest is sent again later."""
-        known = [(seq, self._sent.pop(seq), status) for seq, status in answers if seq in self._sent]
-        await self._settle(known)
+        found = [self._sent.pop(seq, None) for seq in seqs]
+        lease_ids = [lease_id for lease_id in found if lease_id is not None]
+        if len(lease_ids) < len(found):  # some are not under way any more
+            known = [lease_id is not None for lease_id in found]
+            seqs, statuses = [*compress(seqs, known)], [*compress(statuses, known)]
+        self._settle(seqs, lease_ids, statuses)
 
     # ── in batches ──
 
-    async def _batch(self, records: Sequence[SpoolRecord]) -> None:
-        completed = [record for record in records if not record.cancelled]
-        cancelled = [record for record in records if record.cancelled]
-        response = await self._client.report(
-            [record.body for record in completed], [record.body for record in cancelled]
-        )
+    async def _batch(self, records: SpoolRecords) -> None:
+        last_seq = records.seqs[-1]
+        completed = len(records) - sum(records.cancelled)
+        if completed < len(records):  # the completed ones go first, as they are reported
+            records = records.at(sorted(range(len(records)), key=records.cancelled.__getitem__))
+        response = await self._client.report(records.bodies[:completed], records.bodies[completed:])
         statuses = [result.status for result in response.results]
         statuses += [ReportStatus.RETRY.value] * (len(records) - len(statuses))
-        answered = zip((*completed, *cancelled), statuses, strict=False)
-        await self._settle([(record.seq, record.lease_id, status) for record, status in answered])
-        self._cursor = records[-1].seq
+        self._settle(records.seqs, records.lease_ids, statuses)
+        self._cursor = last_seq
 
-    async def _settle(self, answered: Sequence[tuple[int, int, str]]) -> None:
-        """Forget items, as `(seq, lease_id, status)`, that were answered for."""
-        for status, count in Counter([status for _, _, status in answered]).items():
+    def _settle(
+        self, seqs: Sequence[int], lease_ids: Sequence[int], statuses: Sequence[str]
+    ) -> None:
+        """Forget items that were answered for."""
+        counts = Counter(statuses)
+        for status, count in counts.items():
             self.counters[f"status_{status}"] += count
-        done = [(seq, lease_id) for seq, lease_id, status in answered if status in FINAL]
-        leases = self._leases
-        leases.release_many([lease_id for _, lease_id in done if not leases.stands(lease_id)])
-        if len(done) < len(answered):
+        if counts.keys() <= FINAL:
+            if self._again_ns is None:
+                self._again_delay_ns = RETRY_MIN_NS
+        else:
+            final = [status in FINAL for status in statuses]
+            seqs, lease_ids = [*compress(seqs, final)], [*compress(lease_ids, final)]
             self._again_later()
-        elif self._again_ns is None:
-            self._again_delay_ns = RETRY_MIN_NS
-        try:
-            await self._spool.acknowledge([seq for seq, _ in done])
-        finally:
-            self.on_room()
+        self._leases.acknowledge_many(lease_ids)
+        self._spool.acknowledge(seqs)
+        self.on_room()
 
     def _again_later(self) -> None:
         if self._again_ns is None:

@@ -11,7 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import compress
+from itertools import chain, compress
+from operator import not_
 from typing import Any
 
 from netsonde import wire
@@ -169,16 +170,9 @@ class Worker:
 
     def submit_many(self, leases: Sequence[Lease]) -> None:
         """Take leases that were granted together."""
-        by_kind: defaultdict[TaskKind, list[Lease]] = defaultdict(list)
-        for lease in leases:
-            by_kind[lease.kind].append(lease)
-        began = Moment.now(self._clock) if self._instant else None
-        for kind, batch in by_kind.items():
-            others: Sequence[Lease] = batch
-            if began is not None and kind in self._instant:
-                others = self._measure_at_once(kind, batch, began)
-            for lease in others:
-                self.submit(lease)
+        others = self._measure_at_once(leases) if self._instant else leases
+        for lease in others:
+            self.submit(lease)
 
     def cancel(self, lease_id: int, reason: Reason) -> None:
         """End a lease's measurement; unknown and measured leases are left alone."""
@@ -254,36 +248,67 @@ class Worker:
 
     # ── without a task ──
 
-    def _measure_at_once(
-        self, kind: TaskKind, leases: Sequence[Lease], began: Moment
-    ) -> Sequence[Lease]:
-        """Measure what has a slot and need not wait; return the others."""
-        lease_ids = [lease.lease_id for lease in leases]
-        is_room = self._lanes.room(kind) >= len(leases)
-        if not is_room or self._group is None or self._is_any_known(lease_ids):
-            return leases
-        now_ns = self._clock.boottime_ns()
-        turns = self._pacer.take_each([target_of(lease) for lease in leases], now_ns)
-        begun = self._leases.start_many([*compress(lease_ids, turns)], now_ns)
-        ready = (
-            leases
-            if len(begun) == len(leases)
-            else [lease for lease in leases if lease.lease_id in {*begun}]
-        )
+    def _measure_at_once(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """Measure what has a slot, is new and need not wait; return the others."""
+        began, now_ns = Moment.now(self._clock), self._clock.boottime_ns()
+        ready, others = _parted(leases, self._may_begin_at_once(leases))
+        turns = self._pacer.take_each([*map(target_of, ready)], now_ns)
+        ready, waiting = _parted(ready, turns)
+        lease_ids = [lease.lease_id for lease in ready]
+        begun = self._leases.pass_many(lease_ids, now_ns)
+        if len(begun) < len(lease_ids):
+            self.counters["unstarted"] += len(lease_ids) - len(begun)
+            known = {*begun}
+            ready = [lease for lease in ready if lease.lease_id in known]
         if ready:
-            self._keep_columns(kind, begun, ready, self._columns_of(kind, ready, began))
-        self.counters["unstarted"] += sum(turns) - len(begun)
-        return [lease for lease, is_mine in zip(leases, turns, strict=True) if not is_mine]
+            self._keep_columns(ready, began)
+        return [*others, *waiting]
 
-    def _is_any_known(self, lease_ids: Sequence[int]) -> bool:
-        """Whether something of an earlier grant of one of these is not over."""
-        return not (
-            self._jobs.keys().isdisjoint(lease_ids) and self._keeping.keys().isdisjoint(lease_ids)
+    def _may_begin_at_once(self, leases: Sequence[Lease]) -> Sequence[bool]:
+        """Whether each is of a kind that answers at once and has room, and nothing of it is left.
+
+        What is left of an earlier grant, a measurement or a result, has to end first.
+        """
+        counts = Counter([lease.kind for lease in leases])
+        kinds = {
+            kind
+            for kind, count in counts.items()
+            if kind in self._instant and self._group is not None and self._lanes.room(kind) >= count
+        }
+        lease_ids = [lease.lease_id for lease in leases]
+        jobs, keeping = self._jobs, self._keeping
+        is_new = jobs.keys().isdisjoint(lease_ids) and keeping.keys().isdisjoint(lease_ids)
+        if is_new and kinds == counts.keys():
+            return [True] * len(leases)
+        return [
+            lease.kind in kinds and lease.lease_id not in jobs and lease.lease_id not in keeping
+            for lease in leases
+        ]
+
+    def _keep_columns(self, leases: Sequence[Lease], began: Moment) -> None:
+        """Measure leases and have their results kept."""
+        by_kind: defaultdict[TaskKind, list[Lease]] = defaultdict(list)
+        for lease in leases:
+            by_kind[lease.kind].append(lease)
+        env = env_of(began, self.env)
+        parts = []
+        for kind, batch in by_kind.items():
+            parts.append(self._columns_of(kind, batch, began, env))
+            self._lanes.take(kind, len(batch))
+            self._keeping.update(dict.fromkeys([lease.lease_id for lease in batch], kind))
+        self.idle.clear()
+        ordered = [*chain.from_iterable(by_kind.values())]
+        scheduled_at = [lease.scheduled_at for lease in ordered]
+        self._keeper.add_columns(
+            [lease.lease_id for lease in ordered],
+            ResultColumns.joined(parts),
+            scheduled_at if any(scheduled_at) else (),
         )
 
-    def _columns_of(self, kind: TaskKind, leases: Sequence[Lease], began: Moment) -> ResultColumns:
+    def _columns_of(
+        self, kind: TaskKind, leases: Sequence[Lease], began: Moment, env: dict[str, Any]
+    ) -> ResultColumns:
         """Measure; a prober's bug must still give every lease a result."""
-        env = env_of(began, self.env)
         try:
             return self._instant[kind].measure_many([lease.spec for lease in leases], began, env)
         except Exception as error:
@@ -297,16 +322,6 @@ class Worker:
                 env=env,
                 errors=[failure.as_value()] * count,
             )
-
-    def _keep_columns(
-        self, kind: TaskKind, lease_ids: list[int], leases: Sequence[Lease], columns: ResultColumns
-    ) -> None:
-        self._leases.finish_many(lease_ids)
-        self.idle.clear()
-        self._lanes.take(kind, len(lease_ids))
-        self._keeping.update(dict.fromkeys(lease_ids, kind))
-        scheduled_at = [lease.scheduled_at for lease in leases]
-        self._keeper.add_columns(lease_ids, columns, scheduled_at if any(scheduled_at) else ())
 
     def _note_ran(self, job: _Job) -> None:
         if job.tick is not None:
@@ -356,3 +371,12 @@ class Worker:
     def _note_idle(self) -> None:
         if not self._jobs and not self._keeping and self._lanes.is_idle:
             self.idle.set()
+
+
+def _parted(
+    leases: Sequence[Lease], chosen: Sequence[bool]
+) -> tuple[Sequence[Lease], Sequence[Lease]]:
+    """Return the leases that were chosen, and the others."""
+    if all(chosen):
+        return leases, ()
+    return [*compress(leases, chosen)], [*compress(leases, map(not_, chosen))]

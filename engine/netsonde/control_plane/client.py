@@ -23,7 +23,7 @@ from netsonde.control_plane.calls import (
 )
 from netsonde.control_plane.exchange import Call, Exchange, Identity
 from netsonde.control_plane.grants import ClaimGrant, Extension
-from netsonde.control_plane.reporting import Batch, in_batches, report_all
+from netsonde.control_plane.reporting import Batch, report_all
 from netsonde.control_plane.server_clock import ServerClock
 from netsonde.control_plane.streaming import (
     ClaimSink,
@@ -316,12 +316,12 @@ class ControlPlaneClient:
         `invalid`. Items that got no answer because a later request failed are `retry`. An original
         control plane answers with a count only, which is final: its items are `accepted`.
         """
-        items = [(body, False) for body in completed] + [(body, True) for body in cancelled]
+        batch = Batch([*completed, *cancelled], len(completed))
 
         async def send(batch: Batch) -> ReportResponse:
             return await self._exchange.call(report_call(batch), attempts)
 
-        return await report_all(in_batches(items), send, self.counters)
+        return await report_all(batch.within_limits(), send, self.counters)
 
     async def report_from(self, source: ReportSource) -> bool:
         """Hand in what source has, as a stream; False: no streams are to be had, use `report`.

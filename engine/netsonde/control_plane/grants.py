@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Protocol
 
 import msgspec
@@ -17,14 +18,25 @@ NOT_HELD_STATUSES = frozenset({"fenced", "unknown", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class ClaimGrant:
-    """What a claim brought: leases with the instants, on CLOCK_BOOTTIME, at which they end here.
+    """What a claim brought: leases and the instants, on CLOCK_BOOTTIME, at which they end here.
 
     `rejected` are granted leases nobody can work on; give them to `hand_back`.
     """
 
-    leases: tuple[tuple[Lease, int], ...] = ()
+    leases: Sequence[Lease] = ()
+    deadlines_ns: Sequence[int] = ()
     rejected: tuple[RejectedLease, ...] = ()
     response: Claimed = field(default_factory=Claimed)
+
+    def part(self, begin: int, end: int) -> "ClaimGrant":
+        """Return the leases from begin up to end."""
+        return ClaimGrant(self.leases[begin:end], self.deadlines_ns[begin:end])
+
+    def where(self, chosen: Sequence[bool]) -> "ClaimGrant":
+        """Return the leases that were chosen."""
+        if all(chosen):
+            return self
+        return ClaimGrant([*compress(self.leases, chosen)], [*compress(self.deadlines_ns, chosen)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +82,16 @@ def read_claim(answer: Answer, term_ms: int) -> ClaimGrant:
 
 def granted(claimed: Claimed, answer: Answer, term_ms: int) -> ClaimGrant:
     """Find the instants at which claimed leases end here."""
-    leases = []
-    until_ms = deadline_ns = 0
-    told_ms, after_ms = 0, None  # by the lease before: most are alike, and none says 0
-    for lease in claimed.leases:
-        if lease.lease_until_ms != told_ms or lease.granted_after_ms != after_ms:
-            told_ms, after_ms = lease.lease_until_ms, lease.granted_after_ms
-            until_ms, deadline_ns = _term(told_ms, after_ms, answer, term_ms)
-        if until_ms != told_ms:
-            lease = msgspec.structs.replace(lease, lease_until_ms=until_ms)  # noqa: PLW2901
-        leases.append((lease, deadline_ns))
-    return ClaimGrant(tuple(leases), claimed.rejected, claimed)
+    told = [(lease.lease_until_ms, lease.granted_after_ms) for lease in claimed.leases]
+    terms = {each: _term(*each, answer, term_ms) for each in {*told}}  # most are alike
+    leases: Sequence[Lease] = claimed.leases
+    if any(until_ms != each[0] for each, (until_ms, _) in terms.items()):
+        leases = [
+            msgspec.structs.replace(lease, lease_until_ms=terms[each][0])
+            for lease, each in zip(leases, told, strict=True)
+        ]
+    deadlines_ns = [terms[each][1] for each in told]
+    return ClaimGrant(leases, deadlines_ns, claimed.rejected, claimed)
 
 
 def read_extend(answer: Answer, ids: Sequence[int], term_ms: int) -> Extension:

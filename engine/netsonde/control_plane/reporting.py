@@ -14,30 +14,50 @@ BODY_SLACK_BYTES = 1024  # the field names, the agent's id and the commas' first
 # Finding one bad item among 500 takes 19 requests; a batch with more to find goes on next time.
 REQUESTS_MAX = 64
 
-Item = tuple[bytes, bool]
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Encoded items of one request, each with whether its lease was cancelled."""
+    """Encoded items of one request; the first `completed` of them are of completed leases."""
 
     # What is wrong with the body, and not with us: too large, malformed, not valid.
     SPLIT_STATUSES: ClassVar[frozenset[int]] = frozenset({400, 413, 422})
 
-    items: Sequence[Item]
+    items: Sequence[bytes]
+    completed: int
 
     def encode(self, agent_id: int) -> bytes:
         """Assemble the request's body."""
         return wire.encode_report(
-            agent_id,
-            [body for body, cancelled in self.items if not cancelled],
-            [body for body, cancelled in self.items if cancelled],
+            agent_id, self.items[: self.completed], self.items[self.completed :]
         )
+
+    def part(self, begin: int, end: int) -> "Batch":
+        """Return the items from begin up to end."""
+        completed = min(max(self.completed - begin, 0), end - begin)
+        return Batch(self.items[begin:end], completed)
 
     def halves(self) -> tuple["Batch", "Batch"]:
         """Cut in two; needs two items."""
         middle = len(self.items) // 2
-        return Batch(self.items[:middle]), Batch(self.items[middle:])
+        return self.part(0, middle), self.part(middle, len(self.items))
+
+    def within_limits(self) -> list["Batch"]:
+        """Cut into batches that keep the contract's limits, in order."""
+        whole = sum(map(len, self.items)) + len(self.items) + BODY_SLACK_BYTES
+        if 0 < len(self.items) <= wire.REPORT_ITEMS_MAX and whole <= wire.REPORT_MAX_BYTES:
+            return [self]
+        batches: list[Batch] = []
+        begin, size = 0, BODY_SLACK_BYTES
+        for at, item in enumerate(self.items):
+            item_bytes = len(item) + 1
+            is_full = at - begin == wire.REPORT_ITEMS_MAX
+            if at > begin and (is_full or size + item_bytes > wire.REPORT_MAX_BYTES):
+                batches.append(self.part(begin, at))
+                begin, size = at, BODY_SLACK_BYTES
+            size += item_bytes
+        if self.items:
+            batches.append(self.part(begin, len(self.items)))
+        return batches
 
     def results(self, status: ReportStatus, error: str | None = None) -> list[ReportResult]:
         """Give every item the same status."""
@@ -48,28 +68,7 @@ class Batch:
 
     def lease_ids(self) -> list[int]:
         """Return the lease that each item reports on, 0 where it does not say."""
-        return wire.item_lease_ids([body for body, _ in self.items])
-
-
-def in_batches(items: Sequence[Item]) -> list[Batch]:
-    """Cut items into batches that keep the contract's limits, in order."""
-    sizes = sum([len(body) for body, _ in items]) + len(items) + BODY_SLACK_BYTES
-    if items and len(items) <= wire.REPORT_ITEMS_MAX and sizes <= wire.REPORT_MAX_BYTES:
-        return [Batch(items)]
-    batches: list[Batch] = []
-    part: list[Item] = []
-    size = BODY_SLACK_BYTES
-    for item in items:
-        item_bytes = len(item[0]) + 1
-        is_full = len(part) == wire.REPORT_ITEMS_MAX or size + item_bytes > wire.REPORT_MAX_BYTES
-        if part and is_full:
-            batches.append(Batch(part))
-            part, size = [], BODY_SLACK_BYTES
-        part.append(item)
-        size += item_bytes
-    if part:
-        batches.append(Batch(part))
-    return batches
+        return wire.item_lease_ids([*self.items])
 
 
 def read_report(answer: Answer, batch: Batch) -> ReportResponse:

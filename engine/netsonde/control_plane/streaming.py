@@ -49,16 +49,16 @@ class ReportSource(Protocol):
         """Go back to the first item that is not settled."""
         ...
 
-    async def more(self, items: int, size_bytes: int) -> Sequence[tuple[int, bytes]]:
-        """Return the next encoded items and their numbers, which grow; none: nothing waits.
+    async def more(self, items: int, size_bytes: int) -> tuple[Sequence[int], Sequence[bytes]]:
+        """Return the numbers, which grow, of the next items, and the items; none: nothing waits.
 
         Raises:
             StorageError: they cannot be read now.
         """
         ...
 
-    async def settle(self, answers: Sequence[tuple[int, str]]) -> None:
-        """Take note of items' statuses.
+    async def settle(self, seqs: Sequence[int], statuses: Sequence[str]) -> None:
+        """Take note of the statuses of items with these numbers.
 
         Raises:
             StorageError: this could not be noted down.
@@ -183,16 +183,16 @@ class ReportStream:
                 self.is_held_up = True
                 return
             try:
-                items = await self._source.more(
+                seqs, bodies = await self._source.more(
                     min(PART_ITEMS, wire.LINES_MAX - self._sent), PART_BYTES
                 )
             except NetsondeError as error:  # in a task of the transport's: `follow` raises it
                 self._failure = error
                 return
-            if not items:
+            if not bodies:
                 return
-            self._sent += len(items)
-            lines = b"".join([wire.report_line(seq, body) for seq, body in items])
+            self._sent += len(bodies)
+            lines = b"".join(map(wire.report_line, seqs, bodies))
             yield lines
             left_bytes -= len(lines)
             if left_bytes < 0:
@@ -213,7 +213,8 @@ class ReportStream:
             answers = wire.read_report_answers(lines.feed(chunk))
             if answers.acknowledgements:
                 await self._source.settle(
-                    [(one.seq, one.status) for one in answers.acknowledgements]
+                    [one.seq for one in answers.acknowledgements],
+                    [one.status for one in answers.acknowledgements],
                 )
                 self._answered += len(answers.acknowledgements)
                 self._moved.set()

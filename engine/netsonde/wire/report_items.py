@@ -35,6 +35,23 @@ class ResultColumns(NamedTuple):
     env: dict[str, Any]
     errors: list[Failure | None] | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence["ResultColumns"]) -> "ResultColumns":
+        """Return the results of all parts, which share one env."""
+        if len(parts) == 1:
+            return parts[0]
+        errors: list[Failure | None] | None = None
+        if any(part.errors for part in parts):
+            errors = [one for part in parts for one in part.errors or [None] * len(part.outcomes)]
+        return cls(
+            outcomes=[one for part in parts for one in part.outcomes],
+            started_at_ns=[one for part in parts for one in part.started_at_ns],
+            durations_ns=[one for part in parts for one in part.durations_ns],
+            observations=[one for part in parts for one in part.observations],
+            env=parts[0].env,
+            errors=errors,
+        )
+
     def measurement(self, at: int) -> Measurement:
         """Return one of them as a value."""
         return Measurement(

@@ -8,7 +8,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from netsonde import spool as spool_module
 from netsonde.agent import Agent, AgentConfig
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.control_plane import TransportRequest, TransportResponse, TransportStream
@@ -16,6 +15,7 @@ from netsonde.control_plane.transport import Headers
 from netsonde.errors import SpoolFull, StorageError, TransportError
 from netsonde.model import TaskKind
 from netsonde.probe.base import Recorder
+from netsonde.spool.file import SpoolFile
 from support.lease_world.faults import Fault
 from support.lease_world.oracle import Host, Oracle
 from support.lease_world.server import DownError, Draw, ServerHost
@@ -148,7 +148,7 @@ class AgentHost:
         wal = self.disk / WAL
         before = wal.stat().st_size if wal.exists() else 0
         write(file, group)
-        if group.appends and self.draw(Fault.AGENT_CRASH_AFTER_SPOOLING):
+        if group.records and self.draw(Fault.AGENT_CRASH_AFTER_SPOOLING):
             self.kill()
             raise StorageError("killed after the commit")
         size = wal.stat().st_size
@@ -364,7 +364,7 @@ def _page(status: int) -> TransportStream:
 
 def hook_spools(hosts: list[AgentHost]) -> Callable[[], None]:
     """Let every spool of these hosts write by way of them; return what undoes it."""
-    plain = spool_module._File.write
+    plain = SpoolFile.write
 
     def write(file: Any, group: Any) -> None:
         for host in hosts:
@@ -373,9 +373,9 @@ def hook_spools(hosts: list[AgentHost]) -> Callable[[], None]:
                 return
         plain(file, group)
 
-    spool_module._File.write = write  # type: ignore[method-assign, assignment]
+    SpoolFile.write = write  # type: ignore[method-assign, assignment]
 
     def undo() -> None:
-        spool_module._File.write = plain  # type: ignore[method-assign]
+        SpoolFile.write = plain  # type: ignore[method-assign]
 
     return undo

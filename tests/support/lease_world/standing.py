@@ -276,7 +276,7 @@ def world(
     try:
         with (
             tempfile.TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as folder,
-            mock.patch("netsonde.spool.ThreadPoolExecutor", InlineExecutor),
+            mock.patch("netsonde.spool.queue.ThreadPoolExecutor", InlineExecutor),
             mock.patch("netsonde.agent.agent.quiet_collector", nullcontext),  # nobody is timed
             mock.patch("netsonde.agent.telemetry.TICK_NS", 60 * NS_PER_S),
             mock.patch("netsonde.agent.telemetry.COLLECT_NS", 600 * NS_PER_S),

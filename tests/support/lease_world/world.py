@@ -86,7 +86,7 @@ def simulate(seed: int) -> Summary:
     try:
         with (
             tempfile.TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as folder,
-            mock.patch("netsonde.spool.ThreadPoolExecutor", InlineExecutor),
+            mock.patch("netsonde.spool.queue.ThreadPoolExecutor", InlineExecutor),
             mock.patch("netsonde.agent.agent.quiet_collector", nullcontext),  # nobody is timed
         ):
             asyncio.set_event_loop(loop)

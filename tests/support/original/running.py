@@ -50,7 +50,7 @@ def run_world(make: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
     loop = VirtualLoop()
     try:
         with (
-            mock.patch("netsonde.spool.ThreadPoolExecutor", InlineExecutor),
+            mock.patch("netsonde.spool.queue.ThreadPoolExecutor", InlineExecutor),
             mock.patch("netsonde.agent.agent.quiet_collector", nullcontext),  # nobody is timed
             mock.patch.object(telemetry, "EVERYTHING", telemetry.YOUNG),
         ):

@@ -303,7 +303,7 @@ def test_the_manual_explains_every_line_an_agent_logs() -> None:
         re.findall(r"`([a-z_]+)`", " ".join(f"`{one}`" for one in rows("What the logs say")))
     )
     sources = [*(PACKAGE / "agent").glob("*.py"), *(PACKAGE / "control_plane").glob("*.py")]
-    sources.append(PACKAGE / "spool.py")
+    sources.append(PACKAGE / "spool/file.py")
     logged = {
         action
         for source in sources

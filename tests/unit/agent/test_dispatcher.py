@@ -99,7 +99,7 @@ class FakeClaims:
                 sink.revoke(revoked)
             if granted := self._match(room):
                 ends_ns = self._clock.boottime_ns() + self.term_ns
-                await sink.take(ClaimGrant(tuple((lease, ends_ns) for lease in granted)))
+                await sink.take(ClaimGrant(granted, [ends_ns] * len(granted)))
                 continue
             await self._news.wait()
 
@@ -110,7 +110,7 @@ class FakeClaims:
             if granted := self._match(capacities):
                 ends_ns = self._clock.boottime_ns() + self.term_ns
                 rejected, self.rejected = self.rejected, ()
-                return ClaimGrant(tuple((lease, ends_ns) for lease in granted), rejected)
+                return ClaimGrant(granted, [ends_ns] * len(granted), rejected)
             left_ns = until_ns - self._clock.boottime_ns()
             if left_ns <= 0:
                 return ClaimGrant()
@@ -314,7 +314,8 @@ async def test_a_full_spool_stops_claims_until_it_has_room(
         await bench.clock.advance(60 * NS_PER_S)
         assert bench.client.asked == []
         (record,) = await bench.spool.pending(10, 100)
-        await bench.spool.acknowledge([record.seq])
+        bench.spool.acknowledge([record.seq])
+        await bench.spool.flush()
         await bench.clock.advance(FULL_RETRY_NS)
         assert len(bench.client.asked) == 1
     assert caplog.text.count("the spool is full: 1 results") == 1

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import pytest
 
@@ -42,14 +42,16 @@ class Reports:
         if not self.is_streaming:
             return False
         source.begin()
-        while items := await source.more(2, 1 << 20):
-            self.streamed.append([wire.item_lease_id(body) for _, body in items])
+        while True:
+            seqs, bodies = await source.more(2, 1 << 20)
+            if not bodies:
+                return True
+            self.streamed.append([wire.item_lease_id(body) for body in bodies])
             if (failure := self.failure) is not None:
                 await self._clock.sleep(NS_PER_S)
                 raise failure
-            answers = [(seq, self.status(wire.item_lease_id(body))) for seq, body in items]
-            await source.settle([(seq, status) for seq, status in answers if status])
-        return True
+            statuses = [self.status(wire.item_lease_id(body)) for body in bodies]
+            await source.settle([*compress(seqs, statuses)], [*filter(None, statuses)])
 
     async def report(
         self, completed: Sequence[bytes], cancelled: Sequence[bytes]

@@ -1,7 +1,7 @@
 """Leases whose prober answers at once: no task, the same life, one commit for many."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import SpoolFull, TargetDeniedError
 from netsonde.leases import LeaseState, LeaseTable
 from netsonde.model import Lease, Outcome, Reason, TaskKind
-from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits
+from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord
 from support.leases import make_lease
 from support.probers import GatedProber, InstantProber
 from support.spools import SpoolFaults
@@ -45,7 +45,7 @@ class Bench:
 
     def grant(self, *granted: Lease) -> None:
         now_ns = self.clock.boottime_ns()
-        self.leases.grant_many([(lease, now_ns + FAR_NS) for lease in granted], now_ns)
+        self.leases.grant_many(granted, [now_ns + FAR_NS] * len(granted), now_ns)
         self.worker.submit_many(granted)
 
     async def results(self) -> list[dict[str, Any]]:
@@ -141,7 +141,7 @@ async def test_a_lease_that_ended_or_ends_now_is_not_measured(bench: Callable[..
     async with made.running():
         now_ns = made.clock.boottime_ns()
         leases = [make_lease(number) for number in range(1, 5)]
-        made.leases.grant_many([(lease, now_ns + FAR_NS) for lease in leases[:3]], now_ns)
+        made.leases.grant_many(leases[:3], [now_ns + FAR_NS] * 3, now_ns)
         made.leases.grant(leases[3], now_ns + NS_PER_S, now_ns)
         made.leases.revoke([2])
         await made.clock.advance(NS_PER_S)
@@ -237,7 +237,8 @@ async def test_a_spool_with_little_room_takes_what_fits(
         assert made.worker.held == 2
 
         records = await made.spool.pending(10, 1 << 20)
-        await made.spool.acknowledge([record.seq for record in records])
+        made.spool.acknowledge([record.seq for record in records])
+        await made.spool.flush()
         await made.clock.advance(HOLD_RETRY_NS)
         assert await made.lease_ids() == [4, 5]
 
@@ -281,6 +282,6 @@ async def test_more_leases_begin_at_once_where_none_has_a_task(
     assert alone.per_turn == INSTANTS_PER_TURN
 
 
-def _groups(records: list[Any]) -> list[list[Any]]:
+def _groups(records: Sequence[SpoolRecord]) -> list[list[SpoolRecord]]:
     numbers = sorted({record.seq >> 16 for record in records})
     return [[one for one in records if one.seq >> 16 == number] for number in numbers]

@@ -101,7 +101,7 @@ async def test_every_verb_works_with_every_control_plane(kind: type[ScriptedCont
     results = await it.report([item(1)])
     released = await finish(it.clock, it.client.release([2]))
 
-    assert [found.lease_id for found, _ in grant.leases] == [1]
+    assert [found.lease_id for found in grant.leases] == [1]
     assert beat.agent_id == 7
     assert set(extension.deadlines_ns) == {1}
     assert [(result.lease_id, result.status) for result in results] == [(1, "accepted")]
@@ -433,7 +433,7 @@ async def test_a_deadline_counts_from_this_attempts_sending() -> None:
     )
     it.server.leases = [lease(1, granted_after_ms=200)]
 
-    ((_, deadline_ns),) = (await it.claim()).leases
+    (deadline_ns,) = (await it.claim()).deadlines_ns
 
     sent_ns = it.clock.boottime_ns() - 800 * NS_PER_MS
     assert sent_ns > NS_PER_S  # the first attempt was earlier
@@ -445,7 +445,7 @@ async def test_a_grant_cannot_be_later_than_its_answer(granted_after_ms: int) ->
     it = await rig().registered()
     it.server.leases = [lease(1, granted_after_ms=granted_after_ms)]
 
-    ((_, deadline_ns),) = (await it.claim()).leases
+    (deadline_ns,) = (await it.claim()).deadlines_ns
 
     assert deadline_ns == it.clock.boottime_ns() + 45_000 * NS_PER_MS - MARGIN_NS
 
@@ -491,7 +491,8 @@ async def test_epoch_deadlines_are_read_by_the_servers_own_clock() -> None:
     it.server.leases = [lease(1, lease_until_ms=45_000), lease(2, lease_until_ms=900_000)]
     it.transport.inject(Delayed(request_ns=2 * NS_PER_S), path_end="/claim")
 
-    (first, first_ns), (second, second_ns) = (await it.claim()).leases
+    grant = await it.claim()
+    (first, second), (first_ns, second_ns) = grant.leases, grant.deadlines_ns
 
     sent_ns = it.clock.boottime_ns() - 2 * NS_PER_S
     assert first.lease_until_ms == 44_000  # a second for the cut Date header
@@ -507,7 +508,7 @@ async def test_our_wall_clock_has_no_say_in_epoch_deadlines() -> None:
     assert isinstance(server, GoControlPlane)
 
     server.clock = ManualClock(realtime_ns=it.clock.realtime_ns() + 10**9 * NS_PER_S)
-    ((found, _),) = (await it.claim()).leases
+    (found,) = (await it.claim()).leases
 
     assert found.lease_until_ms == 44_000
 
@@ -520,7 +521,7 @@ async def test_an_epoch_deadline_without_a_date_is_at_most_the_term(date: str) -
     body = json.dumps({"leases": [lease(1, lease_until_ms=server.epoch_ms(45_000))]}).encode()
     it.transport.inject(Answered(200, body, {"Date": date}), path_end="/claim")
 
-    ((found, _),) = (await it.claim()).leases
+    (found,) = (await it.claim()).leases
 
     assert found.lease_until_ms == 90_000
 
@@ -529,7 +530,7 @@ async def test_the_rust_servers_nulls_are_absent_options() -> None:
     it = await rig(RustControlPlane).registered()
     it.server.leases = [lease(1)]
 
-    ((found, _),) = (await it.claim()).leases
+    (found,) = (await it.claim()).leases
 
     assert found.spec == PingSpec(host="192.0.2.1")
 
@@ -541,7 +542,7 @@ async def test_a_bad_lease_costs_itself_and_is_released() -> None:
     grant = await it.claim()
     handed_back = await finish(it.clock, it.client.hand_back(grant.rejected))
 
-    assert [found.lease_id for found, _ in grant.leases] == [1, 3]
+    assert [found.lease_id for found in grant.leases] == [1, 3]
     assert len(grant.rejected) == 2
     assert handed_back == 1
     assert it.server.bodies["release"] == [{"agent_id": 7, "lease_ids": [2]}]
@@ -556,7 +557,7 @@ async def test_a_lease_nested_too_deep_costs_itself(depth: int) -> None:
 
     grant = await it.claim()
 
-    assert [found.lease_id for found, _ in grant.leases] == [1]
+    assert [found.lease_id for found in grant.leases] == [1]
     assert len(grant.rejected) == 1
 
 

@@ -55,7 +55,11 @@ class Sink:
 
     @property
     def deadlines_ns(self) -> dict[int, int]:
-        return {one.lease_id: end_ns for grant in self.grants for one, end_ns in grant.leases}
+        return {
+            one.lease_id: end_ns
+            for grant in self.grants
+            for one, end_ns in zip(grant.leases, grant.deadlines_ns, strict=True)
+        }
 
 
 class Source:
@@ -71,20 +75,21 @@ class Source:
     def begin(self) -> None:
         self.begun += 1
 
-    async def more(self, items: int, size_bytes: int) -> Sequence[tuple[int, bytes]]:
+    async def more(self, items: int, size_bytes: int) -> tuple[Sequence[int], Sequence[bytes]]:
         if self.failure is not None:
             raise self.failure
         if not self._batches:
-            return ()
+            return (), ()
         count = min(self._batches[0], items)
         self._batches[0] -= count
         if not self._batches[0]:
             self._batches.popleft()
         first, self._next = self._next, self._next + count
-        return [(seq, b'{"lease_id":%d,"outcome":"ok"}' % seq) for seq in range(first, self._next)]
+        seqs = range(first, self._next)
+        return seqs, [b'{"lease_id":%d,"outcome":"ok"}' % seq for seq in seqs]
 
-    async def settle(self, answers: Sequence[tuple[int, str]]) -> None:
-        self.statuses |= dict(answers)
+    async def settle(self, seqs: Sequence[int], statuses: Sequence[str]) -> None:
+        self.statuses |= zip(seqs, statuses, strict=True)
 
 
 class Rig:
