@@ -4,7 +4,8 @@ usage: python -m benches.pipeline_agents AGENT URL --claims N --folder PATH
 
 AGENT is `netsonde`: the agent's own parts, joined as the agent joins them but without the gaps that
 quotas ask for, its spool in the folder; `naive`: a task for each lease, dicts and orjson, and
-nothing kept; or `wire`: the same bytes both ways and no work. Prints one JSON object.
+nothing kept; `parts`: leases validated, results encoded and kept, and no scheduling; or `wire`: the
+same bytes both ways and no work. Prints one JSON object.
 """
 
 import argparse
@@ -31,9 +32,16 @@ from netsonde.agent.worker import Worker, target_pacer
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
 from netsonde.control_plane import ControlPlaneClient, HttpControlPlaneTransport
 from netsonde.leases import Ended, LeaseState, LeaseTable
-from netsonde.model import Observation, Outcome, Reason, RegisterResponse, TaskKind
+from netsonde.model import (
+    Observation,
+    Outcome,
+    Reason,
+    RegisterResponse,
+    ReportResponse,
+    TaskKind,
+)
 from netsonde.probe.base import Moment, Recorder
-from netsonde.spool import Spool
+from netsonde.spool import GROUP_ROWS_MAX, Spool
 
 BATCH = 1000
 SLOTS = 4000  # of each kind: enough that a claim is never for fewer than it may bring
@@ -147,6 +155,43 @@ async def naive(url: str, claims: int, _: Path) -> None:
             group.create_task(report(await asyncio.gather(*tasks)))
 
 
+async def parts_only(url: str, claims: int, folder: Path) -> None:
+    """Do what cannot be left out, once per claim: validate, encode, keep durably, report.
+
+    Nothing is known of a lease afterwards: no deadlines, no extensions, no targets' turns, no limits.
+    """
+    spool = await Spool.open(folder / "spool.db")
+    async with aiohttp.ClientSession(url) as session, asyncio.TaskGroup() as group:
+
+        async def report(body: bytes, seqs: Sequence[int]) -> None:
+            async with session.post("/v1/agents/report", data=body) as response:
+                answer = wire.decode_answer(ReportResponse, await response.read())
+            if any(result.status != "accepted" for result in answer.results):
+                raise AssertionError("a result was not taken")
+            spool.acknowledge(seqs)
+
+        for _claim in range(claims):
+            async with session.post("/v1/agents/claim", data=CLAIM) as response:
+                leases = wire.decode_claim(await response.read()).leases
+            seen = [wire.encode_observations([Observation("tcp_connected", SEEN)])] * len(leases)
+            columns = wire.ResultColumns(
+                outcomes=[Outcome.OK] * len(leases),
+                started_at_ns=[time.time_ns()] * len(leases),
+                durations_ns=[time.monotonic_ns() % NS_PER_MS] * len(leases),
+                observations=seen,
+                env=ENV,
+            )
+            lease_ids = [lease.lease_id for lease in leases]
+            items = wire.encode_columns(lease_ids, columns)
+            for begin in range(0, len(items), GROUP_ROWS_MAX):
+                end = begin + GROUP_ROWS_MAX
+                part = items[begin:end]
+                await spool.append_many(lease_ids[begin:end], part, [False] * len(part))
+                kept = await spool.pending(len(part), 1 << 30)
+                group.create_task(report(wire.encode_report(1, kept.bodies, ()), kept.seqs))
+    await spool.close()
+
+
 async def wire_only(url: str, claims: int, _: Path) -> None:
     """Carry the bytes of claims and reports and look at none of them."""
     columns = wire.ResultColumns(
@@ -172,6 +217,7 @@ async def wire_only(url: str, claims: int, _: Path) -> None:
 AGENTS: Mapping[str, Callable[[str, int, Path], Awaitable[None]]] = {
     "netsonde": netsonde,
     "naive": naive,
+    "parts": parts_only,
     "wire": wire_only,
 }
 
