@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import SpoolFull, StorageError
 from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord, SpoolRecords
+from netsonde.spool.queue import TOUCHED_MAX
 
 EVERYTHING = 1 << 30
 
@@ -211,6 +212,59 @@ async def test_pending_goes_on_after_a_record(tmp_path: Path) -> None:
     await spool.close()
 
     assert seen == list(range(1, 61))
+
+
+async def test_acknowledgements_reach_the_disk_with_the_next_results(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    spool = await Spool.open(path)
+    await fill(spool, 1)
+    spool.acknowledge([one.seq for one in await everything(spool)])
+    assert (spool.rows, spool.size_bytes) == (0, len(b"body 1"))  # it is still in the file
+
+    await fill(spool, 1, first=2)
+    assert (spool.rows, spool.size_bytes) == (1, len(b"body 2"))
+    await spool.close()
+
+
+async def test_acknowledgements_of_many_groups_do_not_wait(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    for number in range(TOUCHED_MAX):
+        await spool.append(number, b"x", cancelled=False)
+    seqs = [one.seq for one in await everything(spool)]
+
+    spool.acknowledge(seqs[:-1])
+    assert spool._writing is None
+    spool.acknowledge(seqs[-1:])
+    assert spool._writing is not None
+    await spool.close()
+    assert spool.size_bytes == 0
+
+
+async def test_closing_writes_what_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    spool = await Spool.open(path)
+    await fill(spool, 3)
+    spool.acknowledge([(await everything(spool))[1].seq])
+    await spool.close()
+
+    again = await Spool.open(path)
+    assert [one.lease_id for one in await everything(again)] == [1, 3]
+    await again.close()
+
+
+async def test_records_are_columns_and_a_sequence(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await spool.append_many([7, 5, 6], [b"a", b"b", b"c"], [False, True, False])
+    records = await spool.pending(10, EVERYTHING)
+    await spool.close()
+
+    first, second, third = records
+    assert [*records.lease_ids] == [7, 5, 6]
+    assert (records[1], records[-1]) == (second, third)
+    assert [*records[1:]] == [second, third]
+    assert [*records.at([2, 0])] == [third, first]
+    assert [*SpoolRecords.joined([records[:1], records[1:]])] == [*records]
+    assert not SpoolRecords()
 
 
 async def test_an_emptied_spool_has_nothing_left(tmp_path: Path) -> None:

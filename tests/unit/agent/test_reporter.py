@@ -8,7 +8,7 @@ from itertools import compress, pairwise
 import pytest
 
 from netsonde import wire
-from netsonde.agent.reporter import RETRY_MIN_NS, Reporter
+from netsonde.agent.reporter import RETRY_MIN_NS, SETTLE_NS, Reporter
 from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
 from netsonde.control_plane import (
     ControlPlaneError,
@@ -285,6 +285,28 @@ async def test_what_is_streamed_leaves_as_it_is_acknowledged(bench: Bench) -> No
         assert len(bench.leases) == 0
         assert bench.room > 0
     assert bench.client.batches == []
+
+
+async def test_an_item_that_is_answered_for_twice_counts_once(bench: Bench) -> None:
+    await bench.put(1, 2)
+    bench.reporter.begin()
+    seqs, _ = await bench.reporter.more(10, 1 << 20)
+    first, second = seqs
+
+    await bench.reporter.settle([first, first, 99], ["accepted", "duplicate", "accepted"])
+    await bench.reporter.settle([second], ["accepted"])
+
+    assert bench.reporter.counters == {"status_accepted": 2}
+    assert bench.spool.rows == 0
+
+
+async def test_what_was_acknowledged_is_on_the_disk_a_second_later(bench: Bench) -> None:
+    await bench.put(1)
+    async with bench.running():
+        assert bench.client.sent == [1]
+        assert bench.spool.size_bytes > 0
+        await bench.clock.advance(SETTLE_NS)
+        assert bench.spool.size_bytes == 0
 
 
 async def test_a_stream_takes_along_what_comes_meanwhile(bench: Bench) -> None:

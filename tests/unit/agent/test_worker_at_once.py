@@ -260,6 +260,29 @@ async def test_a_prober_that_raises_still_gives_every_lease_a_result(
     assert made.worker.idle.is_set()
 
 
+async def test_kinds_that_answer_at_once_are_kept_together_even_if_one_fails(
+    clock: ManualClock, leases: LeaseTable, spool: Spool
+) -> None:
+    made = Bench(clock, leases, spool, 20, 1_000_000)
+    tcp = InstantProber(TaskKind.TCP)
+    probers = {PING: made.ping, TaskKind.TCP: tcp}
+    made.worker = Worker(
+        clock, leases, spool, probers, dict.fromkeys(probers, 20), target_pacer(1_000_000)
+    )
+    tcp.columns_raise = RuntimeError("boom")
+    async with made.running():
+        made.grant(*(make_lease(n, TaskKind.TCP if n % 2 else PING) for n in range(1, 7)))
+        await made.clock.settle()
+        results = {result["lease_id"]: result for result in await made.results()}
+        records = await spool.pending(10, 1 << 20)
+
+    assert {n: result["outcome"] for n, result in results.items()} == {
+        n: "agent_error" if n % 2 else "ok" for n in range(1, 7)
+    }
+    assert {n for n, result in results.items() if "error" in result} == {1, 3, 5}
+    assert len(_groups(records)) == 1
+
+
 async def test_thousands_leave_nothing_behind(bench: Callable[..., Bench]) -> None:
     made = bench(capacity=2000)
     async with made.running():
