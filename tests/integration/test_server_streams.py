@@ -128,6 +128,13 @@ async def test_thousands_of_results_go_by_one_request(
     assert list(again.statuses.values()) == ["duplicate"] * 10
 
 
+async def waiting(server: Server, claims: int) -> None:
+    """Wait until so many claims wait for work."""
+    async with asyncio.timeout(PATIENCE_S):
+        while len(server.plane.waiters._waiting) != claims:
+            await asyncio.sleep(0)
+
+
 async def test_who_leaves_a_stream_is_granted_nothing_more(
     server: Server, client: ControlPlaneClient
 ) -> None:
@@ -137,7 +144,7 @@ async def test_who_leaves_a_stream_is_granted_nothing_more(
         await queue(server)
         await gone.reach(1)
         held.cancel()
-    await asyncio.sleep(0.1)  # until the server hears of it
+    await waiting(server, 0)  # the server has heard of it
     await queue(server)
     async with asyncio.TaskGroup() as group:
         held = group.create_task(client.claim_into(here, {"tcp": 5}, claim_id="c2"))
@@ -162,7 +169,7 @@ async def test_a_broken_claim_brings_the_same_leases_again(
 async def test_a_shutdown_ends_streams_at_once(server: Server, client: ControlPlaneClient) -> None:
     async with asyncio.TaskGroup() as group:
         held = group.create_task(client.claim_into(Sink(), {"tcp": 5}, claim_id="c1"))
-        await asyncio.sleep(0.1)
+        await waiting(server, 1)
         server.plane.close()
         async with asyncio.timeout(PATIENCE_S):
             await held
