@@ -24,6 +24,8 @@ NS_PER_S = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 STA_UNSYNC = 0x40  # linux/timex.h
 TIMEX_BYTES = 256  # struct timex has 208 on 64-bit Linux
+# How long what the kernel said of its clock is believed: the error it names grows by 500 ppm.
+QUALITY_NS = 100 * 1_000_000
 TIMEX_ERRORS = struct.Struct("@Illlli")  # modes, offset, freq, maxerror, esterror, status
 
 _adjtimex = ctypes.CDLL(None).adjtimex
@@ -85,6 +87,10 @@ class Clock(Protocol):
 class SystemClock:
     """The kernel's clocks and the running event loop's timers."""
 
+    def __init__(self) -> None:
+        self._quality = ClockQuality(synchronised=None)
+        self._quality_until_ns = 0
+
     def boottime_ns(self) -> int:
         """Return CLOCK_BOOTTIME."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -98,10 +104,14 @@ class SystemClock:
         return time.time_ns()
 
     def quality(self) -> ClockQuality:
-        """Ask the kernel, a microsecond's work (adjtimex(2), read-only)."""
-        timex = ctypes.create_string_buffer(TIMEX_BYTES)  # modes 0: nothing is set
-        state: int = _adjtimex(timex)
-        return clock_quality(state, timex.raw)
+        """Return what the kernel said a moment ago (adjtimex(2), read-only)."""
+        now_ns = time.monotonic_ns()
+        if now_ns >= self._quality_until_ns:
+            timex = ctypes.create_string_buffer(TIMEX_BYTES)  # modes 0: nothing is set
+            state: int = _adjtimex(timex)
+            self._quality = clock_quality(state, timex.raw)
+            self._quality_until_ns = now_ns + QUALITY_NS
+        return self._quality
 
     async def sleep(self, delay_ns: int) -> None:
         """Wait delay_ns on the event loop."""

@@ -112,6 +112,7 @@ class CongestionControl:
         self._all = Window(sum(self._capacities.values()))
         self._samples = {kind: _Sample() for kind in self._capacities}
         self._running = dict.fromkeys(self._capacities, 0)
+        self._running_all = 0
         self._targets: OrderedDict[tuple[TaskKind, str], _Target] = OrderedDict()
         self.shrunk: dict[str, int] = dict.fromkeys(("all", "target", *self._capacities), 0)
 
@@ -133,6 +134,7 @@ class CongestionControl:
     def started(self, kind: TaskKind, target: str) -> None:
         """Note that a measurement has a slot."""
         self._running[kind] += 1
+        self._running_all += 1
         key = kind, target
         known = self._targets.get(key)
         if known is None:
@@ -143,8 +145,9 @@ class CongestionControl:
 
     def ended(self, kind: TaskKind, target: str, signal: Signal, now_ns: int) -> None:
         """Note that a measurement gave its slot back, and what it said."""
-        running, everything = self._running[kind], sum(self._running.values())
+        running, everything = self._running[kind], self._running_all
         self._running[kind] -= 1
+        self._running_all -= 1
         known = self._targets.get((kind, target))
         if known is None:  # it cannot be forgotten while it runs
             raise KeyError(f"{kind} {target} was not started")

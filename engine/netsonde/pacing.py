@@ -170,6 +170,7 @@ class Pacer:
     ) -> None:
         self._fixed = tuple(fixed)
         self._keyed = tuple(keyed)
+        self._is_alone = not self._fixed and len(self._keyed) == 1
 
     def take(self, keys: Sequence[object], now_ns: int) -> int:
         """Take one token of every level and return 0, or take none and return the ns to wait.
@@ -187,8 +188,7 @@ class Pacer:
         Raises:
             ValueError: as `take`.
         """
-        levels = self._levels(keys, now_ns)
-        return max((bucket.reserve(1, now_ns) for bucket in levels), default=0)
+        return max([bucket.reserve(1, now_ns) for bucket in self._levels(keys, now_ns)], default=0)
 
     def take_each(self, keys: Sequence[object], now_ns: int) -> list[bool]:
         """Take a token of every level for each key of the one keyed level; return whether.
@@ -196,11 +196,13 @@ class Pacer:
         Raises:
             ValueError: there is not exactly one keyed level.
         """
-        if len(self._keyed) == 1 and not self._fixed:
+        if self._is_alone:
             return self._keyed[0].take_each(keys, now_ns)
         return [self.take((key,), now_ns) == 0 for key in keys]
 
     def _levels(self, keys: Sequence[object], now_ns: int) -> tuple[TokenBucket, ...]:
+        if self._is_alone and len(keys) == 1 and keys[0] is not None:
+            return (self._keyed[0].of(keys[0], now_ns),)
         levels = zip(self._keyed, keys, strict=True)
         buckets = [level.of(key, now_ns) for level, key in levels if key is not None]
         return (*self._fixed, *buckets)

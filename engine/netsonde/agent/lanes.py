@@ -1,7 +1,7 @@
 """Slots by kind: what waits for one, what has one, and how many there may be under congestion."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
@@ -41,6 +41,7 @@ class Lanes(Generic[J]):
         self._lanes: dict[TaskKind, _Lane[J]] = {
             kind: _Lane(slots) for kind, slots in capacities.items()
         }
+        self._taken = 0  # of all kinds
 
     @property
     def is_idle(self) -> bool:
@@ -58,8 +59,8 @@ class Lanes(Generic[J]):
     def free(self) -> dict[TaskKind, int]:
         """Return what a claim may ask for: slots that nothing has, waits for, or must not use."""
         # What waits beyond the slots of its kind is no burden on the others.
-        left = self.congestion.limit_of_all - self._sum(
-            lambda lane: min(lane.taken + len(lane.queued), lane.capacity)
+        left = self.congestion.limit_of_all - sum(
+            min(lane.taken + len(lane.queued), lane.capacity) for lane in self._lanes.values()
         )
         free: dict[TaskKind, int] = {}
         for kind in self._lanes:
@@ -90,13 +91,15 @@ class Lanes(Generic[J]):
     def begin(self, kind: TaskKind) -> J | None:
         """Give the next job of a kind that may begin its slot; None: nothing may."""
         lane = self._lanes[kind]
-        if not lane.queued or lane.taken >= self._slots(kind) or not self._is_room():
+        if not lane.queued or lane.taken >= self._slots(kind):
+            return None
+        if self._taken >= self.congestion.limit_of_all:
             return None
         for _ in range(len(lane.queued)):
             job = lane.queued.popleft()
             target = target_of(job.lease)
             if self.congestion.may_start(kind, target):
-                lane.taken += 1
+                self.take(kind, 1)
                 self.congestion.started(kind, target)
                 return job
             lane.queued.append(job)
@@ -114,19 +117,15 @@ class Lanes(Generic[J]):
     def take(self, kind: TaskKind, count: int) -> None:
         """Take slots for what is measured already and not kept yet."""
         self._lanes[kind].taken += count
+        self._taken += count
 
     def give_back(self, kind: TaskKind, count: int = 1) -> None:
         """Give slots back."""
         self._lanes[kind].taken -= count
+        self._taken -= count
 
     def _slots(self, kind: TaskKind) -> int:
         return min(self._lanes[kind].capacity, self.congestion.limit(kind))
-
-    def _is_room(self) -> bool:
-        return self._sum(lambda lane: lane.taken) < self.congestion.limit_of_all
-
-    def _sum(self, count: "Callable[[_Lane[J]], int]") -> int:
-        return sum(map(count, self._lanes.values()))
 
 
 def target_of(lease: Lease) -> str:

@@ -160,19 +160,16 @@ class Worker:
         One that is granted again while its measurement is being ended, or its result kept, is let
         go: what was seen is reported under its id.
         """
-        if lease.lease_id in self._jobs or lease.lease_id in self._keeping:
-            self.counters["granted_again"] += 1
-            self._leases.release(lease.lease_id)
-            return
-        self.idle.clear()
-        self._lanes.queue(_Job(lease, tick))
+        self._queue(lease, tick)
         self._fill(lease.kind)
 
     def submit_many(self, leases: Sequence[Lease]) -> None:
         """Take leases that were granted together."""
         others = self._measure_at_once(leases) if self._instant else leases
         for lease in others:
-            self.submit(lease)
+            self._queue(lease)
+        for kind in {lease.kind: None for lease in others}:
+            self._fill(kind)
 
     def cancel(self, lease_id: int, reason: Reason) -> None:
         """End a lease's measurement; unknown and measured leases are left alone."""
@@ -204,6 +201,14 @@ class Worker:
             self._note_ran(job)
         self._note_idle()
 
+    def _queue(self, lease: Lease, tick: Tick | None = None) -> None:
+        if lease.lease_id in self._jobs or lease.lease_id in self._keeping:
+            self.counters["granted_again"] += 1
+            self._leases.release(lease.lease_id)
+            return
+        self.idle.clear()
+        self._lanes.queue(_Job(lease, tick))
+
     def _fill(self, kind: TaskKind) -> None:
         while self._group is not None and (job := self._lanes.begin(kind)) is not None:
             self._jobs[job.lease.lease_id] = job
@@ -213,7 +218,9 @@ class Worker:
         lease = job.lease
         signal = Signal.NEITHER
         try:
-            if await self._begin(job):
+            if wait_ns := self._until_turn_ns(job):
+                await self._wait(job, wait_ns)
+            if self._may_start(job):
                 measurement = await self._measure(job)
                 signal = signal_of(measurement)
                 self._keeping[lease.lease_id] = lease.kind
@@ -327,19 +334,24 @@ class Worker:
         if job.tick is not None:
             self.on_ran(job.lease.lease_id)
 
-    async def _begin(self, job: _Job) -> bool:
-        """Wait for the target's turn; return whether the lease may start."""
-        lease = job.lease
+    def _until_turn_ns(self, job: _Job) -> int:
+        """Take the target's next turn; return how long it is until then."""
         job.phase = _Phase.WAITING
-        if job.reason is None:
-            wait_ns = self._pacer.reserve((target_of(lease),), self._clock.boottime_ns())
-            try:
-                if wait_ns:
-                    await self._clock.sleep(wait_ns)
-            except asyncio.CancelledError:
-                self._swallow(job)
+        if job.reason is not None:
+            return 0
+        return self._pacer.reserve((target_of(job.lease),), self._clock.boottime_ns())
+
+    async def _wait(self, job: _Job, wait_ns: int) -> None:
+        try:
+            await self._clock.sleep(wait_ns)
+        except asyncio.CancelledError:
+            self._swallow(job)
+
+    def _may_start(self, job: _Job) -> bool:
+        """Whether the lease may be measured; if so it runs now."""
         if job.reason is None and (
-            job.tick is not None or self._leases.start(lease.lease_id, self._clock.boottime_ns())
+            job.tick is not None
+            or self._leases.start(job.lease.lease_id, self._clock.boottime_ns())
         ):
             return True
         self.counters["unstarted"] += 1
