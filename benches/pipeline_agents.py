@@ -158,7 +158,7 @@ async def naive(url: str, claims: int, _: Path) -> None:
 async def parts_only(url: str, claims: int, folder: Path) -> None:
     """Do what cannot be left out, once per claim: validate, encode, keep durably, report.
 
-    Nothing is known of a lease afterwards: no deadlines, no extensions, no targets' turns, no limits.
+    Nothing is known of a lease afterwards: it has no deadline, no extension, no turn, no limit.
     """
     spool = await Spool.open(folder / "spool.db")
     async with aiohttp.ClientSession(url) as session, asyncio.TaskGroup() as group:

@@ -131,7 +131,7 @@ async def test_thousands_of_results_go_by_one_request(
 async def waiting(server: Server, claims: int) -> None:
     """Wait until so many claims wait for work."""
     async with asyncio.timeout(PATIENCE_S):
-        while len(server.plane.waiters._waiting) != claims:
+        while len(server.plane.waiters._waiting) != claims:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0)
 
 
