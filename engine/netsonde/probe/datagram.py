@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
-from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
+from netsonde.clock import NS_PER_MS, Clock
 from netsonde.errors import ResolveError
 from netsonde.model import FailureSource, Reason
 from netsonde.probe.connect import (
@@ -22,6 +22,7 @@ from netsonde.probe.connect import (
     queue_icmp_errors,
     queued_icmp_error,
 )
+from netsonde.probe.limits import time_limit
 from netsonde.probe.targets import socket_address
 
 _DATAGRAM_MAX = 65_535
@@ -105,7 +106,7 @@ class DatagramSocket:
         """
         limit = SocketFailure(Reason.TIMEOUT, FailureSource.TARGET, "no answer in time")
         try:
-            async with asyncio.timeout(timeout_ns / NS_PER_S):
+            async with time_limit(timeout_ns):
                 found = await self.exchange(question, accept)
         except TimeoutError:
             return limit

@@ -4,7 +4,6 @@ Resolution happens once; probers connect to the addresses returned here and neve
 so a name that changes its mind between check and use changes nothing.
 """
 
-import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from netsonde.clock import NS_PER_S
 from netsonde.errors import ResolveError, TargetDeniedError
 from netsonde.model import Family
 from netsonde.policy import TargetPolicy
+from netsonde.probe.limits import time_limit
 from netsonde.probe.lookup import Entry, SystemLookUp
 
 RESOLVE_TIMEOUT_NS = 5 * NS_PER_S  # the C library's own first try with one name server
@@ -85,7 +85,7 @@ class TargetResolver:
 
     async def _names(self, host: str, family: Family, timeout_ns: int) -> tuple[str, ...]:
         try:
-            async with asyncio.timeout(timeout_ns / NS_PER_S):
+            async with time_limit(timeout_ns):
                 entries = await self._look_up(ascii_host(host), _FAMILIES[family])
         except TimeoutError:
             limit_s = timeout_ns / NS_PER_S

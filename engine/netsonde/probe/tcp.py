@@ -1,10 +1,9 @@
 """TCP checks: race a host's addresses to one port and tell every attempt's end apart."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
+from netsonde.clock import NS_PER_MS, Clock
 from netsonde.errors import ResolveError
 from netsonde.model import FailureSource, Outcome, Reason, TaskKind, TcpSpec
 from netsonde.probe.base import Recorder, early_end_in
@@ -17,6 +16,7 @@ from netsonde.probe.connect import (
     first_connected,
     race,
 )
+from netsonde.probe.limits import time_limit
 from netsonde.probe.targets import RESOLVE_TIMEOUT_NS, Resolution, TargetResolver
 
 
@@ -77,7 +77,7 @@ class TcpProber:
         with attempts_to(found.addresses, spec.port) as attempts:
             cut_short = Reason.CANCELLED
             try:
-                async with asyncio.timeout(left_ns / NS_PER_S):
+                async with time_limit(left_ns):
                     await race(self._clock, attempts, self._dial)
             except TimeoutError:
                 cut_short = Reason.TIMEOUT

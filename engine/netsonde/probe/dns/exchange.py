@@ -10,11 +10,12 @@ import dns.exception
 import dns.message
 import dns.rdata
 
-from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
+from netsonde.clock import NS_PER_MS, Clock
 from netsonde.model import FailureSource, Reason
 from netsonde.probe.connect import Attempt, Dialer, SocketFailure, explain_oserror
 from netsonde.probe.datagram import DatagramSocket
 from netsonde.probe.dns.question import Server
+from netsonde.probe.limits import time_limit
 
 TYPES_MAX = 4096  # pairs of class and type; one message can bring some 5000
 
@@ -132,7 +133,7 @@ class Exchanger:
         server = exchange.server
         attempt = Attempt(1, server.address, server.port)
         try:
-            async with asyncio.timeout(timeout_ns / NS_PER_S):
+            async with time_limit(timeout_ns):
                 await self._dial(attempt)
                 exchange.local, exchange.failure = attempt.local, attempt.failure
                 if attempt.sock is not None:

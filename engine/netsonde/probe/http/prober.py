@@ -4,7 +4,6 @@ A complete answer is a success whatever its status: the target was reached. The 
 status for those who expect another.
 """
 
-import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -27,6 +26,7 @@ from netsonde.probe.connect import (
 from netsonde.probe.http.request import REDIRECT_STATUSES, BadRequest, Request
 from netsonde.probe.http.response import ProtocolFault, ResponseReader
 from netsonde.probe.http.stream import SocketStream, Stream, TlsStream, client_context
+from netsonde.probe.limits import time_limit
 from netsonde.probe.targets import RESOLVE_TIMEOUT_NS, TargetResolver
 
 SHOWN_URL_MAX = 1024  # a result of 21 hops that are all at their limits is below its 256 KiB
@@ -113,7 +113,7 @@ class HttpProber:
         try:
             request = Request.first(spec)
             with early_end_in(summary):
-                async with asyncio.timeout(spec.timeout_ms / 1000):
+                async with time_limit(spec.timeout_ms * NS_PER_MS):
                     await self._follow(request, spec, hops, record)
             summary["success"] = True
             record.ok()
