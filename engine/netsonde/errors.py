@@ -5,6 +5,7 @@ here: no reply, refused, NXDOMAIN are values in `netsonde.model`. The docstring 
 default message.
 """
 
+import errno
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -188,3 +189,15 @@ class TransportError(NetsondeError):
     def __init__(self, operation: str, message: str) -> None:
         super().__init__(f"{operation}: {message}")
         self.operation = operation
+
+
+# What to do about errors of the system that a person can lift; they follow its own words.
+_REMEDIES = {
+    errno.EMFILE: ": raise this process's limit (ulimit -n, LimitNOFILE= of its unit)",
+    errno.ENFILE: ": raise this host's limit (sysctl fs.file-max)",
+}
+
+
+def remedy(code: int | None) -> str:
+    """Return what to do about an errno, to follow the system's words; empty: nothing general."""
+    return _REMEDIES.get(code or 0, "")

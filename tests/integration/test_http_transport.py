@@ -2,6 +2,8 @@
 
 import asyncio
 import gzip
+import os
+import resource
 import socket
 import ssl
 import struct
@@ -161,6 +163,24 @@ async def test_a_refused_connection_is_said_in_words() -> None:
     said = await refusal_of(HttpControlPlaneTransport(f"http://127.0.0.1:{port}"))
 
     assert said == f"claim: connection refused by 127.0.0.1:{port}"
+
+
+async def test_a_process_without_descriptors_says_what_to_do() -> None:
+    transport = HttpControlPlaneTransport(f"http://127.0.0.1:{unused_port()}")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(0)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 8, before[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        said = await refusal_of(transport)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for each in taken:
+            os.close(each)
+
+    assert "too many open files: raise this process's limit (ulimit -n" in said
 
 
 async def test_a_name_that_does_not_resolve_is_said_in_words() -> None:

@@ -15,7 +15,7 @@ from netsonde.control_plane.transport import (
     TransportResponse,
     TransportStream,
 )
-from netsonde.errors import ConfigError, TransportError
+from netsonde.errors import ConfigError, TransportError, remedy
 
 CONNECTIONS_MAX = 8  # reports, extensions and heartbeats at once; more would only queue elsewhere
 HELD_CONNECTIONS_MAX = 6  # long polls: one per kind of work and one to spare
@@ -213,5 +213,5 @@ def _system_text(error: OSError) -> str:
     if isinstance(error, ConnectionResetError):
         return "reset by the other side"
     if error.errno and error.errno > 0:
-        return os.strerror(error.errno).lower()
+        return os.strerror(error.errno).lower() + remedy(error.errno)
     return error.strerror or str(error) or type(error).__name__

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from netsonde.clock import NS_PER_MS, NS_PER_S, NS_PER_US, Clock
-from netsonde.errors import ResolveError
+from netsonde.errors import ResolveError, remedy
 from netsonde.model import FailureSource, Outcome, Reason
 from netsonde.probe.icmp_errors import explain_icmp, source_of
 from netsonde.probe.targets import endpoint, socket_address
@@ -159,7 +159,9 @@ def explain(code: int, *, local: bool, icmp: IcmpError | None = None) -> SocketF
     text = os.strerror(code)
     if local and code not in (errno.ECONNREFUSED, errno.ECONNRESET):
         reason = _OWN_ERRORS.get(code, Reason.TX_ERROR)
-        return SocketFailure(reason, FailureSource.SELF, f"{text} (on this host)", code)
+        return SocketFailure(
+            reason, FailureSource.SELF, f"{text} (on this host){remedy(code)}", code
+        )
     reason, source = _REMOTE_ERRORS.get(code, (Reason.TX_ERROR, FailureSource.SELF))
     return SocketFailure(reason, source, text, code)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from netsonde.clock import NS_PER_S
-from netsonde.errors import ResolveError, TargetDeniedError
+from netsonde.errors import ResolveError, TargetDeniedError, remedy
 from netsonde.model import Family
 from netsonde.policy import TargetPolicy
 from netsonde.probe.limits import time_limit
@@ -95,7 +95,8 @@ class TargetResolver:
             asked = "" if family == "any" else f" (IPv{family})"
             raise ResolveError(f"{host}: {cause}{asked}") from None
         except OSError as error:
-            raise ResolveError(f"{host}: the resolver failed: {error.strerror or error}") from None
+            cause = f"{error.strerror or error}{remedy(error.errno)}"
+            raise ResolveError(f"{host}: the resolver failed: {cause}") from None
         if not (addresses := _unique(entries)):
             raise ResolveError(f"{host}: {_CAUSES[socket.EAI_NODATA]}")
         return addresses

@@ -50,6 +50,12 @@ def test_an_errno_has_a_reason_and_an_owner(
     assert failure.outcome is (Outcome.AGENT_ERROR if own else Outcome.TARGET_ERROR)
 
 
+def test_what_a_person_can_lift_says_how() -> None:
+    words = explain(errno.EMFILE, local=True).text
+
+    assert words.startswith("Too many open files (on this host): raise this process's limit")
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "source"),
     [

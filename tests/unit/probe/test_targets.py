@@ -124,7 +124,7 @@ async def test_zones_of_link_local_answers_are_kept() -> None:
         (socket.gaierror(socket.EAI_AGAIN, "x"), "temporary failure"),
         (socket.gaierror(socket.EAI_FAIL, "x"), "answered with a failure"),
         (socket.gaierror(-99, "strange"), "strange"),
-        (OSError(24, "Too many open files"), "the resolver failed: Too many open files"),
+        (OSError(24, "Too many open files"), "the resolver failed: Too many open files: raise"),
     ],
 )
 async def test_failures_are_sentences_with_the_host(error: OSError, words: str) -> None:
