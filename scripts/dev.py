@@ -7,6 +7,7 @@ test      check, then pytest; as an ordinary user inside a user namespace
 cov       unit tests under coverage, Cython lines included
 asan      native unit tests under AddressSanitizer and UBSan
 fuzz      the packet and matcher cores under libFuzzer, with planted bugs and branch coverage
+worlds    simulated leases by their seeds, as many as there is time for
 chaos     real agents and a real control plane under faults, judged from outside
 annotate  Cython's annotated HTML, in build/cython/ext/
 bench     benches with their rivals and budgets
@@ -195,11 +196,21 @@ def fuzz(arguments: Sequence[str]) -> None:
     run(PYTHON, "-m", "fuzz", *arguments, PYTHONPATH=str(ROOT / "tests"))
 
 
+def worlds(arguments: Sequence[str]) -> None:
+    """Play worlds; tests/support/lease_world/command.py takes the arguments."""
+    become("support.lease_world", arguments)
+
+
 def chaos(arguments: Sequence[str]) -> None:
     """Torment real processes; tests/support/chaos/command.py takes the arguments."""
+    become("support.chaos", arguments)
+
+
+def become(module: str, arguments: Sequence[str]) -> None:
+    """Go on as a command of the tests."""
     path = os.pathsep.join((str(ROOT / "tests"), str(ROOT / "engine")))
     os.environ["PYTHONPATH"] = path
-    os.execv(PYTHON, [PYTHON, "-m", "support.chaos", *arguments])
+    os.execv(PYTHON, [PYTHON, "-m", module, *arguments])
 
 
 def annotate(_: Sequence[str]) -> None:
@@ -273,7 +284,7 @@ def clean(_: Sequence[str]) -> None:
 
 TASKS = {
     task.__name__: task
-    for task in (build, check, test, cov, asan, fuzz, chaos, annotate, bench, wheel, clean)
+    for task in (build, check, test, cov, asan, fuzz, worlds, chaos, annotate, bench, wheel, clean)
 }
 
 

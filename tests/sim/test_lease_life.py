@@ -18,16 +18,10 @@ from netsonde.server.leasing import ExtendStatus, Extension, HeldTask
 from netsonde.server.store import MemoryStore, SqliteStore
 from netsonde.spool import Spool
 from support.lease_world import TASKS, Fault, WrongError, simulate
+from support.lease_world.command import seeds_of
 from support.lease_world.server import ServerHost
 
-
-def chosen(text: str) -> range:
-    """Read which seeds are asked for: so many, or from one to another."""
-    first, dash, last = text.rpartition("-")
-    return range(int(first) if dash else 1, int(last) + 1)
-
-
-SEEDS = chosen(os.environ.get("NETSONDE_LEASE_SEEDS", "100"))
+SEEDS = seeds_of(os.environ.get("NETSONDE_LEASE_SEEDS", "100"))
 FAILPOINTS_HIT = 0.9
 PLANTED_SEEDS = 60  # a planted bug is found within so many worlds
 
