@@ -16,6 +16,7 @@ class Seen(Struct, kw_only=True):
     """What a request and its answer were about; see `evidence.Exchange`."""
 
     asked: int = 0
+    claim: str = ""
     grants: list[Grant] = field(default_factory=list)
     extended: list[tuple[int, int]] = field(default_factory=list)
     items: list[int] = field(default_factory=list)
@@ -28,6 +29,7 @@ class _Item(Struct):
 
 class _Request(Struct):
     capacities: dict[str, int] = {}
+    claim_id: str = ""
     completed: list[_Item] = []
     cancelled: list[_Item] = []
 
@@ -42,6 +44,17 @@ class _Verdict(Struct):
     status: str
 
 
+class _Line(Struct):
+    seq: int
+    lease_id: int
+
+
+class _Answer(Struct):
+    t: str
+    seq: int = 0
+    status: str = ""
+
+
 class _Extended(Struct):
     outcomes: list[_Outcome] = []
 
@@ -53,6 +66,8 @@ class _Reported(Struct):
 _request = msgspec.json.Decoder(_Request)
 _extended = msgspec.json.Decoder(_Extended)
 _reported = msgspec.json.Decoder(_Reported)
+_line = msgspec.json.Decoder(_Line)
+_answer = msgspec.json.Decoder(_Answer)
 _READ = frozenset({"claim", "report"})
 
 
@@ -63,7 +78,8 @@ def read_request(verb: str, body: bytes) -> Seen:
     request = _request.decode(body)
     items = [item.lease_id for item in (*request.completed, *request.cancelled)]
     # A registration names the slots too, but asks for nothing.
-    return Seen(asked=sum(request.capacities.values()), items=items)
+    asked = sum(request.capacities.values())
+    return Seen(asked=asked, claim=request.claim_id, items=items)
 
 
 def read_answer(verb: str, agent: int, body: bytes, seen: Seen) -> bytes:
@@ -78,6 +94,48 @@ def read_answer(verb: str, agent: int, body: bytes, seen: Seen) -> bytes:
     elif verb == "report":
         seen.results = [(one.lease_id, one.status) for one in _reported.decode(body).results]
     return body
+
+
+def read_claim_lines(lines: list[bytes], agent: int) -> tuple[list[bytes], list[list[Grant]]]:
+    """Leave the mark on the leases of a claim's lines; return the lines, and what each grants."""
+    passed: list[bytes] = []
+    grants: list[list[Grant]] = []
+    for line in lines:
+        decoded = msgspec.json.decode(line)
+        is_lease = decoded.get("t") == "lease"
+        grants.append([_marked(decoded["lease"], agent)] if is_lease else [])
+        passed.append(msgspec.json.encode(decoded) if is_lease else line)
+    return passed, grants
+
+
+def read_report_lines(lines: list[bytes]) -> dict[int, int]:
+    """Return the leases that a report's lines are about, by the lines' numbers."""
+    read = [_line.decode(line) for line in lines]
+    return {one.seq: one.lease_id for one in read}
+
+
+def read_verdict_lines(lines: list[bytes]) -> list[tuple[int, str]]:
+    """Return the numbers that lines of a report's answer settle, and how."""
+    read = [_answer.decode(line) for line in lines]
+    return [(one.seq, one.status) for one in read if one.t == "a"]
+
+
+def report_of(agent_id: int, lines: list[bytes]) -> bytes:
+    """Make a report in one piece of a report's lines."""
+    items = [msgspec.json.decode(line) for line in lines]
+    return msgspec.json.encode({"agent_id": agent_id, "completed": items, "cancelled": []})
+
+
+class LineCutter:
+    """Cuts what comes into complete lines, without their ends."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that data completes."""
+        *lines, self._tail = (self._tail + data).split(b"\n")
+        return [line for line in lines if line]
 
 
 def _marked(lease: dict[str, Any], agent: int) -> Grant:

@@ -13,6 +13,8 @@ from support.chaos.invariants import INVARIANTS, WAKE_NS
 SHOWN = 5  # findings of each invariant
 KINDS_FROM = 200  # faults; of so many, nine tenths of the kinds must be among them
 KINDS_ABSENT_SHARE = 0.1
+STREAMED_FROM = 1_000  # leases; of so many, a good part must have come as streams bring them
+STREAMED_SHARE = 0.25
 LOSSES = ("I1", "I7", "I9")
 
 
@@ -23,6 +25,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     leases: int
     executions: int
     messages: int
+    grants: int
+    streamed: int  # of the grants
     faults: dict[str, int]
     recovery_s: float  # the worst
 
@@ -43,6 +47,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
             lines.append(f"{self.leases} of {leases} leases")
         if struck < faults:
             lines.append(f"{struck} of {faults} faults")
+        if leases >= STREAMED_FROM and self.streamed < STREAMED_SHARE * self.grants:
+            lines.append(f"only {self.streamed} of {self.grants} leases came by streams")
         absent = sorted(set(Fault) - self.faults.keys())
         if faults >= KINDS_FROM and len(absent) > KINDS_ABSENT_SHARE * len(Fault):
             lines.append(f"kinds of faults that never struck: {', '.join(absent)}")
@@ -71,6 +77,8 @@ def judge(evidence: Evidence) -> Verdict:
         leases=sum(len(rows) for rows in case.final.values()),
         executions=len(evidence.executions),
         messages=len(evidence.exchanges),
+        grants=sum(len(one.grants) for one in evidence.exchanges),
+        streamed=sum(len(one.grants) for one in evidence.exchanges if one.is_stream),
         faults=dict(Counter(one.fault for one in case.struck)),
         recovery_s=max(recovered, default=0) / NS_PER_S,
     )
@@ -81,7 +89,8 @@ def summary(verdict: Verdict, *, seed: int, seconds: float, commit: str) -> str:
     kinds = ", ".join(f"{name} {count}" for name, count in sorted(verdict.faults.items()))
     return (
         f"chaos: seed {seed}, {verdict.leases} leases, {sum(verdict.faults.values())} faults"
-        f" ({kinds}), lost {verdict.count(*LOSSES)}, double-accepted {verdict.count('I2')},"
+        f" ({kinds}), {100 * verdict.streamed / max(verdict.grants, 1):.0f} % by streams,"
+        f" lost {verdict.count(*LOSSES)}, double-accepted {verdict.count('I2')},"
         f" over capacity {verdict.count('I5')}, late {verdict.count('I6')},"
         f" worst recovery {verdict.recovery_s:.1f} s, {seconds:.0f} s, commit {commit}"
     )

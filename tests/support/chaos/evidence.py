@@ -38,7 +38,9 @@ class Exchange(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `sent` is when the whole request had been passed on, `answered` when the server's answer had
     come, `ended` when it was over for the proxy; `status` is the server's, `told_status` what the
-    agent was given. `asked` are the slots of a claim, `items` the lease ids of a report.
+    agent was given. `asked` are the slots of a claim and `claim` its id, `items` the lease ids of a
+    report. A stream is one of these for each group of lines that passed together: of a claim, with
+    the request's `begun`; of a report's answer, with when the first of its items had come.
     """
 
     agent: int
@@ -52,7 +54,9 @@ class Exchange(Struct, frozen=True, kw_only=True, omit_defaults=True):
     told_status: int | None = None
     fault: str | None = None
     is_copy: bool = False
+    is_stream: bool = False
     asked: int = 0
+    claim: str = ""
     grants: list[Grant] = []
     extended: list[tuple[int, int]] = []
     items: list[int] = []

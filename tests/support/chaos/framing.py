@@ -1,10 +1,14 @@
-"""As much of HTTP/1.1 as passes between agent and control plane: heads, and bodies by length."""
+"""As much of HTTP/1.1 as passes between agent and control plane: heads, and bodies of two kinds."""
+
+from asyncio import StreamReader
+from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
 HEAD_MAX_BYTES = 32_768
 BODY_MAX_BYTES = 32 << 20
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 class FramingError(ValueError):
@@ -69,11 +73,18 @@ class Head(Struct, frozen=True):
         fields = [(key, value if key.lower() == name else old) for key, old in self.fields]
         return Head(self.start, fields)
 
-    def encode(self, body_bytes: int) -> bytes:
-        """Return the head's bytes, for a body of this length."""
+    def has(self, name: bytes, part: bytes) -> bool:
+        """Whether a field's value contains a part."""
+        return part in (self.get(name) or b"").lower()
+
+    def encode(self, body_bytes: int | None) -> bytes:
+        """Return the head's bytes, for a body of this length or, None, one that comes in chunks."""
         kept = [(key, value) for key, value in self.fields if key.lower() not in FRAMING]
         lines = [self.start, *(key + b": " + value for key, value in kept)]
-        lines.append(b"Content-Length: %d" % body_bytes)
+        if body_bytes is None:
+            lines.append(b"Transfer-Encoding: chunked")
+        else:
+            lines.append(b"Content-Length: %d" % body_bytes)
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -93,3 +104,31 @@ def parse_head(data: bytes) -> Head:
             raise FramingError(f"the header line {line[:80]!r}")
         fields.append((key, value.strip()))
     return Head(start, fields)
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame a piece of a body; it is not empty, which would be the end."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def read_chunks(reader: StreamReader) -> AsyncIterator[bytes]:
+    """Yield the pieces of a chunked body until its end.
+
+    Raises:
+        EOFError: it broke off.
+        FramingError: these are no chunks.
+    """
+    while True:
+        size = (await reader.readuntil(b"\r\n")).partition(b";")[0].strip()
+        try:
+            length = int(size, 16)
+        except ValueError as error:
+            raise FramingError(f"the chunk size {size[:80]!r}") from error
+        if not 0 <= length <= BODY_MAX_BYTES:
+            raise FramingError(f"a chunk of {length} bytes")
+        data = await reader.readexactly(length)
+        if await reader.readexactly(2) != b"\r\n":
+            raise FramingError("a chunk without an end")
+        if not data:
+            return
+        yield data

@@ -72,14 +72,23 @@ def accepted_do_not_overlap(case: Case) -> Finding:
 def capacity_is_kept(case: Case) -> Finding:
     """I5: no claim is granted more than it asked for, no agent measures more than its slots.
 
-    What an earlier answer granted, which may not have arrived, comes again whatever is asked for.
+    What an earlier answer granted, which may not have arrived, comes again whatever is asked for. A
+    claim that is repeated may bring what each of its requests asked for.
     """
     granted: set[int] = set()
-    for exchange in case.evidence.exchanges:
+    asked: defaultdict[tuple[int, str], dict[int, int]] = defaultdict(dict)
+    brought: Counter[tuple[int, str]] = Counter()
+    for number, exchange in enumerate(case.evidence.exchanges):
         fresh = {grant.lease_id for grant in exchange.grants} - granted
         granted |= fresh
-        if len(fresh) > exchange.asked > 0:
-            yield f"agent {exchange.agent}: {len(fresh)} leases for {exchange.asked}"
+        if not exchange.asked:
+            continue
+        claim = exchange.agent, exchange.claim or str(number)
+        known = asked[claim].get(exchange.begun, 0)  # of the groups of one stream
+        asked[claim][exchange.begun] = max(known, exchange.asked)
+        brought[claim] += len(fresh)
+        if brought[claim] > sum(asked[claim].values()):
+            yield f"agent {exchange.agent}: {brought[claim]} leases for {exchange.asked}"
     for agent, spans in case.executions_of_agent.items():
         edges = sorted([(one.begun, 1) for one in spans] + [(one.ended, -1) for one in spans])
         running = 0

@@ -33,11 +33,13 @@ class Trap:
 class Lane:
     """One agent's way: what strikes its next messages, and what lasts.
 
-    `on_struck` is told of a message that was struck, and from when until when.
+    `on_struck` is told of a message that was struck, and from when until when. One that is not
+    `is_streaming` takes messages in one piece only, as some proxies do.
     """
 
-    def __init__(self, agent: int) -> None:
+    def __init__(self, agent: int, *, is_streaming: bool = False) -> None:
         self.agent = agent
+        self._is_streaming = is_streaming
         self.on_struck: Struck = lambda *_: None
         self.armed: deque[Planned] = deque()
         self.trap: Trap | None = None
@@ -50,6 +52,11 @@ class Lane:
         self._delay_s = 0.0
         self._is_open = asyncio.Event()
         self._is_open.set()
+
+    @property
+    def carries_streams(self) -> bool:
+        """Whether streams pass; one that forges reports wants them whole."""
+        return self._is_streaming and not self.forges
 
     def take(self, verb: str) -> Planned | None:
         """Take the fault that strikes this message, if one does.

@@ -20,6 +20,7 @@ from support.chaos.framing import HEAD_MAX_BYTES, FramingError, Head, parse_head
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
 from support.chaos.processes import now_ns
+from support.chaos.streams import NDJSON, ClaimPassage, ReportPassage
 from support.chaos.upstream import Upstream, dribbled, written
 
 COPY_TIMEOUT_S = 2.0  # a replayed claim may be held; nobody waits for it longer
@@ -71,17 +72,38 @@ class Proxy:
                 begun_ns = now_ns()
                 if len(data) > HEAD_MAX_BYTES:
                     raise FramingError("a head without an end")
-                head = parse_head(data).replaced(b"accept", b"application/json")
-                if head.is_chunked:
+                head = parse_head(data)
+                if head.is_chunked and not lane.carries_streams:
                     await self._refuse(lane, head, begun_ns, writer)
                     await read_away(reader)
                     break
-                body = await reader.readexactly(head.body_bytes)
-                one = _Exchange(self, lane, upstream, writer, (head, body), begun_ns)
-                if not await one.run(reader) or head.is_last:
+                goes_on = await self._pass(lane, upstream, (reader, writer), head, begun_ns)
+                if not goes_on or head.is_last:
                     break
         upstream.close()
         writer.transport.abort()
+
+    async def _pass(
+        self,
+        lane: Lane,
+        upstream: Upstream,
+        agent: tuple[AgentReader, asyncio.StreamWriter],
+        head: Head,
+        begun_ns: int,
+    ) -> bool:
+        """Pass a message on, as a stream or in one piece; return whether the connection goes on."""
+        reader, writer = agent
+        if head.is_chunked:
+            report = ReportPassage(self, lane, upstream, writer, head)
+            work = report.run(reader)
+            return await (work if report.outlives_agent else until_left(reader, work))
+        body = await reader.readexactly(head.body_bytes)
+        if lane.carries_streams and head.verb == "claim" and head.has(b"accept", NDJSON):
+            claim = ClaimPassage(self, lane, upstream, writer, head, body)
+            work = claim.run()
+            return await (work if claim.outlives_agent else until_left(reader, work))
+        head = head.replaced(b"accept", b"application/json")
+        return await _Exchange(self, lane, upstream, writer, (head, body), begun_ns).run(reader)
 
     async def _refuse(
         self, lane: Lane, head: Head, begun_ns: int, writer: asyncio.StreamWriter
@@ -123,8 +145,8 @@ class Proxy:
         self.note(
             Exchange(
                 agent=lane.agent, verb=verb, begun=begun_ns, ended=now_ns(), answered=answered_ns,
-                status=status, is_copy=True, grants=seen.grants, extended=seen.extended,
-                items=seen.items, results=seen.results,
+                status=status, is_copy=True, claim=seen.claim, grants=seen.grants,
+                extended=seen.extended, items=seen.items, results=seen.results,
             )
         )  # fmt: skip
 
@@ -291,7 +313,7 @@ class _Exchange:
                 agent=self._lane.agent, verb=self._verb, begun=self._begun_ns, ended=now_ns(),
                 sent=self._sent_ns, answered=self._answered_ns, status=self._status, told=told,
                 told_status=told_status, fault=None if self._fault is None else self._fault.fault,
-                asked=seen.asked, grants=seen.grants, extended=seen.extended, items=seen.items,
-                results=seen.results,
+                asked=seen.asked, claim=seen.claim, grants=seen.grants, extended=seen.extended,
+                items=seen.items, results=seen.results,
             )
         )  # fmt: skip

@@ -34,6 +34,7 @@ ping = 0
 trace = 0
 """
 DATABASE = "server.db"
+STREAMLESS_EVERY = 3  # every third agent is behind a proxy that carries no streams
 
 
 class StageError(Exception):
@@ -118,7 +119,7 @@ async def staged(settings: Settings, directory: Path) -> AsyncIterator[Stage]:
         await stack.enter_async_context(stage.operator)
         await stage.operator.wait_ready()
         for number in range(settings.agents):
-            lane = Lane(number)
+            lane = Lane(number, is_streaming=number % STREAMLESS_EVERY > 0)
             stage.lanes.append(lane)
             port = await stack.enter_async_context(stage.proxy.serving(lane))
             await stage.add_agent(port).start()

@@ -351,6 +351,39 @@ def test_what_is_granted_again_is_not_granted_too_much() -> None:
     assert "I5" not in broken(evidence)
 
 
+def streamed(*lease_ids: int, asked: int, at_ns: int = GRANT_NS) -> Exchange:
+    """Make one group of a streamed claim."""
+    grants = [grant(lease_id, lease_id) for lease_id in lease_ids]
+    return replace(claim(*grants, asked=asked, at_ns=at_ns), claim="c1", is_stream=True)
+
+
+def test_the_groups_of_a_stream_are_granted_together() -> None:
+    evidence = good()
+    add(evidence, exchanges=[streamed(300, 301, asked=3), streamed(302, asked=3)])
+    assert "I5" not in broken(evidence)
+
+    add(evidence, exchanges=[streamed(303, asked=3)])
+    assert "I5" in broken(evidence)
+
+
+def test_a_claim_that_is_repeated_may_bring_what_each_request_asked_for() -> None:
+    evidence = good()
+    add(
+        evidence,
+        exchanges=[streamed(300, 301, asked=2), streamed(302, asked=1, at_ns=GRANT_NS + 9)],
+    )
+    assert "I5" not in broken(evidence)
+
+    add(evidence, exchanges=[streamed(303, asked=1, at_ns=GRANT_NS + 9)])
+    assert "I5" in broken(evidence)
+
+
+def test_a_run_without_streams_is_not_what_was_asked_for() -> None:
+    verdict = replace(judge(good()), leases=2_000, grants=2_000, streamed=499)
+    assert verdict.missing(2_000, 0) == ["only 499 of 2000 leases came by streams"]
+    assert replace(verdict, streamed=500).missing(2_000, 0) == []
+
+
 def test_an_extension_counts_from_its_own_request() -> None:
     evidence = good()
     asked_ns = GRANT_NS + 2 * NS_PER_S
@@ -394,11 +427,11 @@ def test_a_stopped_server_may_answer_late() -> None:
 def test_the_summary_names_what_counts() -> None:
     verdict = Verdict(
         findings={"I1": ["a"], "I7": ["b"], "I2": ["c"], "I6": ["d", "e"]},
-        leases=10, executions=12, messages=40,
+        leases=10, executions=12, messages=40, grants=16, streamed=12,
         faults={"partition": 2, "agent killed": 1}, recovery_s=4.25,
     )  # fmt: skip
     assert summary(verdict, seed=3, seconds=61.0, commit="abc") == (
-        "chaos: seed 3, 10 leases, 3 faults (agent killed 1, partition 2), lost 2,"
+        "chaos: seed 3, 10 leases, 3 faults (agent killed 1, partition 2), 75 % by streams, lost 2,"
         " double-accepted 1, over capacity 0, late 2, worst recovery 4.2 s, 61 s, commit abc"
     )
     assert not verdict.holds
