@@ -8,6 +8,7 @@ import pytest
 from netsonde.clock import (
     NS_PER_MS,
     NS_PER_S,
+    QUALITY_NS,
     ClockQuality,
     ManualClock,
     SystemClock,
@@ -145,3 +146,25 @@ def test_the_systems_clock_knows_its_quality() -> None:
 
     assert quality.synchronised in (True, False, None)
     assert (quality.maximum_error_ns is not None) == (quality.synchronised is True)
+
+
+def test_the_kernel_is_asked_for_its_quality_ten_times_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+
+    def ask(_: object) -> int:
+        nonlocal asked
+        asked += 1
+        return -1
+
+    now_ns = 5 * NS_PER_S
+    monkeypatch.setattr("netsonde.clock._adjtimex", ask)
+    monkeypatch.setattr("netsonde.clock.time.monotonic_ns", lambda: now_ns)
+    clock = SystemClock()
+    assert [clock.quality().synchronised for _ in range(3)] == [None] * 3
+    assert asked == 1
+
+    now_ns += QUALITY_NS
+    clock.quality()
+    assert asked == 2
