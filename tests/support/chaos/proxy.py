@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from support.chaos.bodies import read_answer, read_request
+from support.chaos.claim_stream import ClaimPassage
 from support.chaos.connections import OVER, AgentReader, read_away, until_left
 from support.chaos.damage import damaged, forged, unstreamed
 from support.chaos.evidence import Exchange, Told
@@ -20,7 +21,8 @@ from support.chaos.framing import HEAD_MAX_BYTES, FramingError, Head, parse_head
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
 from support.chaos.processes import now_ns
-from support.chaos.streams import NDJSON, ClaimPassage, ReportPassage
+from support.chaos.report_stream import ReportPassage
+from support.chaos.streams import NDJSON
 from support.chaos.upstream import Upstream, dribbled, written
 
 COPY_TIMEOUT_S = 2.0  # a replayed claim may be held; nobody waits for it longer
