@@ -46,7 +46,8 @@ class Case:
         self.lasted = list(self.struck)  # and faults that nobody lived to end
         self._deaths: defaultdict[str, list[int]] = defaultdict(list)
         for life in self.lives:
-            self._deaths[life.who].append(life.ended)
+            if not is_drained(life):  # which is no excuse for anything
+                self._deaths[life.who].append(life.ended)
         self._end_sessions()
         self.until_ns: dict[int, int] = {}
         self.holder: dict[int, int] = {}
@@ -165,7 +166,7 @@ class Case:
             return True
         return any(
             one.agent == agent
-            and one.fault in AGENT_FAULTS
+            and one.fault in AGENT_FAULTS - {Fault.AGENT_DRAINED}
             and one.begun <= ended_ns + within_ns
             and died_ns <= one.ended + within_ns
             for one in self.lasted
@@ -199,6 +200,11 @@ class Case:
             and one.ended + SERVER_AFTER_NS >= begun_ns
             for one in self.lasted
         )
+
+
+def is_drained(life: Lived) -> bool:
+    """Whether a process was asked to end, and did."""
+    return life.how == "SIGTERM" and life.status == 0
 
 
 def _number(who: str) -> int:

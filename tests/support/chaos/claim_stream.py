@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
 
 from support.chaos.bodies import LineCutter, read_claim_lines, read_request
 from support.chaos.evidence import Grant, Told
@@ -30,7 +29,7 @@ class ClaimPassage(Passage):
         super().__init__(way, lane, upstream, writer, head)
         self._body = body
         seen = read_request("claim", body)
-        self._asked: dict[str, Any] = {"asked": seen.asked, "claim": seen.claim}
+        self._asked = {"asked": seen.asked, "claim": seen.claim}
 
     async def run(self) -> bool:
         """Pass the claim on and its answer back; return whether the connection goes on."""
@@ -39,7 +38,7 @@ class ClaimPassage(Passage):
         finally:
             self.give_back()
             if not self._notes:
-                self._note(told="nothing", told_status=None, answered=None, **self._asked)
+                self._note(told="nothing", told_status=None, answered=None)
 
     async def _pass(self) -> bool:
         if await self._stormy():
@@ -127,4 +126,4 @@ class ClaimPassage(Passage):
     def _granted(self, grants: list[list[Grant]], *, told: Told) -> None:
         listed = [grant for each in grants for grant in each]
         if listed:
-            self._note(told=told, grants=listed, **self._asked)
+            self._note(told=told, grants=listed)

@@ -29,6 +29,7 @@ class Fault(StrEnum):
     PARTITION = "partition"
     AGENT_STOPPED = "agent stopped"
     AGENT_KILLED = "agent killed"
+    AGENT_DRAINED = "agent drained"  # SIGTERM, and started again
     AGENT_DISK_FULL = "agent disk full"
     AGENT_NO_FILES = "agent out of descriptors"
     SERVER_STOPPED = "server stopped"
@@ -75,6 +76,7 @@ AGENT_FAULTS = frozenset(
     {
         Fault.AGENT_STOPPED,
         Fault.AGENT_KILLED,
+        Fault.AGENT_DRAINED,
         Fault.AGENT_DISK_FULL,
         Fault.AGENT_NO_FILES,
     }
@@ -85,15 +87,15 @@ SERVER = -1  # in the place of an agent's number
 
 # Of a thousand faults, and how long one lasts: from and to, in ms.
 PLAN: Mapping[Fault, tuple[int, int, int]] = {
-    Fault.REQUEST_CUT: (75, 0, 0),
+    Fault.REQUEST_CUT: (65, 0, 0),
     Fault.REQUEST_SLOW: (40, 200, 3_000),
-    Fault.REQUEST_REPLAYED: (100, 0, 0),
+    Fault.REQUEST_REPLAYED: (80, 0, 0),
     Fault.RESET_AFTER_REQUEST: (75, 0, 0),
     Fault.ANSWER_LOST: (75, 0, 0),
     Fault.ANSWER_CUT: (75, 0, 0),
     Fault.ANSWER_TRUNCATED: (75, 0, 0),
     Fault.ANSWER_GARBAGE: (75, 0, 0),
-    Fault.ANSWER_PAGE: (75, 0, 0),
+    Fault.ANSWER_PAGE: (65, 0, 0),
     Fault.ANSWER_SLOW: (40, 200, 3_000),
     Fault.STORM_5XX: (40, 500, 3_000),
     Fault.STORM_429: (30, 500, 2_000),
@@ -102,6 +104,7 @@ PLAN: Mapping[Fault, tuple[int, int, int]] = {
     Fault.PARTITION: (35, 500, 8_000),
     Fault.AGENT_STOPPED: (40, 500, 10_000),
     Fault.AGENT_KILLED: (40, 0, 1_000),
+    Fault.AGENT_DRAINED: (40, 0, 1_000),
     Fault.AGENT_DISK_FULL: (15, 500, 4_000),
     Fault.AGENT_NO_FILES: (15, 500, 3_000),
     Fault.SERVER_STOPPED: (8, 500, 10_000),

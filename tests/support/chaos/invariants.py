@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
-from support.chaos.case import Case
+from support.chaos.case import Case, is_drained
 from support.chaos.settings import RECOVERY_NS, SLOTS
 
 TAKEN = frozenset({"accepted", "late_accepted", "duplicate"})
@@ -224,15 +224,17 @@ def faults_are_recovered_from(case: Case) -> Finding:
 
 
 def nobody_gives_up(case: Case) -> Finding:
-    """P6: no process ends by itself, but for one that a shortage did not let begin.
+    """P6: no process ends by itself, but for one that a shortage did not let begin; a drain ends.
 
-    The rig starts it again, as a service manager would.
+    The rig starts it again, as a service manager would. One that is still starting dies of SIGTERM.
     """
     for life in case.lives:
-        if life.how != "by itself":
-            continue
         started_ns = case.started_by(life.who, life.begun, START_NS)
-        if not case.lacked_something(life.who, life.begun, started_ns):
+        is_drain = life.how.startswith("SIGTERM")
+        if is_drain and not is_drained(life) and life.ended > started_ns:
+            yield f"{life.who} was drained and ended by {life.how} with status {life.status}"
+        is_alone = life.how == "by itself"
+        if is_alone and not case.lacked_something(life.who, life.begun, started_ns):
             begun_ago = (life.ended - life.begun) / NS_PER_S
             yield f"{life.who} ended by itself with status {life.status} after {begun_ago:.0f} s"
 

@@ -132,6 +132,14 @@ async def _kill(process: Process, seconds: float) -> None:
         await process.start()
 
 
+async def _drain(process: Process, seconds: float) -> None:
+    await process.end(signal.SIGTERM)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await process.start()
+
+
 async def _fill_disk(process: Process, seconds: float) -> None:
     """Let no file grow: every write fails as on a full disk, those of the log too."""
     with process.limited(resource.RLIMIT_FSIZE, 1):
@@ -147,6 +155,7 @@ async def _take_descriptors(process: Process, seconds: float) -> None:
 _ACTS: Mapping[Fault, Callable[[Process, float], Awaitable[None]]] = {
     Fault.AGENT_STOPPED: _stop,
     Fault.AGENT_KILLED: _kill,
+    Fault.AGENT_DRAINED: _drain,
     Fault.AGENT_DISK_FULL: _fill_disk,
     Fault.AGENT_NO_FILES: _take_descriptors,
     Fault.SERVER_STOPPED: _stop,

@@ -61,6 +61,7 @@ class Passage:
         self._planned = lane.take(head.verb)
         self._struck: str | None = None
         self._notes = 0
+        self._asked: dict[str, Any] = {}  # what every record of a claim says
 
     @property
     def _fault(self) -> Fault | None:
@@ -83,7 +84,9 @@ class Passage:
 
     def _note(self, *, told: Told, told_status: int | None = 200, **seen: Any) -> None:
         self._notes += 1
-        seen = {"begun": self._begun_ns, "status": 200, "answered": now_ns(), **seen}
+        seen = {
+            "begun": self._begun_ns, "status": 200, "answered": now_ns(), **self._asked, **seen,
+        }  # fmt: skip
         self._way.note(
             Exchange(
                 agent=self._lane.agent, verb=self._head.verb, ended=now_ns(), sent=self._sent_ns,

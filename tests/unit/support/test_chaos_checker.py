@@ -259,6 +259,21 @@ def gave_up_by_itself(evidence: Evidence) -> None:
     add(evidence, events=[lived(0, NS_PER_S, "by itself")])
 
 
+def drained_badly(evidence: Evidence) -> None:
+    add(evidence, events=[lived(0, 10 * NS_PER_S, "SIGTERM")])
+
+
+def never_drained(evidence: Evidence) -> None:
+    add(evidence, events=[replace(lived(0, 10 * NS_PER_S, "SIGTERM, then SIGKILL"), status=-9)])
+
+
+def drained_and_silent(evidence: Evidence) -> None:
+    """What was measured just before a drain must be reported: a drain is no kill."""
+    ended_ns = GRANT_NS + 2 * NS_PER_S
+    gone = replace(lived(0, ended_ns + 1, "SIGTERM"), status=0)
+    add(evidence, executions=[execution(102, ended_ns - 1, ended_ns)], events=[gone])
+
+
 def starved(evidence: Evidence) -> None:
     add(
         evidence,
@@ -302,6 +317,9 @@ PLANTED: list[tuple[str, Doctored]] = [
     ("I16", never_recovered),
     ("I17", starved),
     ("P6", gave_up_by_itself),
+    ("P6", drained_badly),
+    ("P6", never_drained),
+    ("I9", drained_and_silent),
 ]
 
 
@@ -411,6 +429,12 @@ def test_a_process_may_end_that_could_not_begin_for_want_of_files() -> None:
     evidence = good()
     shortage = Struck(number=1, fault=Fault.AGENT_NO_FILES, agent=0, begun=0, ended=NS_PER_S)
     add(evidence, events=[shortage, lived(5, 10, "by itself")])
+    assert broken(evidence) == set()
+
+
+def test_a_process_that_is_starting_dies_of_a_drain() -> None:
+    evidence = good()
+    add(evidence, events=[replace(lived(0, NS_PER_S, "SIGTERM"), status=-15)])
     assert broken(evidence) == set()
 
 
