@@ -352,6 +352,7 @@ class LeaseTable:
         if known_ns is not None:
             return known_ns
         granted_ns = self._deadlines.deadline_of(lease.lease_id) or 0
+        granted_ns -= self._offline_ns.get(lease.lease_id, 0)  # a standing one's deadline is later
         return granted_ns + max(lease.max_lease_ms - lease.lease_until_ms, 0) * NS_PER_MS
 
     def _end(self, lease_ids: Iterable[int]) -> list[Ended]:

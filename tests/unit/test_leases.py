@@ -463,6 +463,16 @@ def test_a_large_table_ends_its_leases_in_order() -> None:
     assert len(table) == count - len(ended)
 
 
+def test_a_standing_lease_is_extended_no_further_than_any_other() -> None:
+    table = make_table()
+    lease = make_lease(1, lease_until_ms=TERM_MS, max_lease_ms=TERM_MS + 5, offline_ms=60_000)
+    table.grant(lease, TERM_NS, 0)
+    table.stand(lease)
+
+    assert table.extend({1: 3 * TERM_NS}, 0) == 1
+    assert table.deadline_ns(1) == TERM_NS + (5 + 60_000) * NS_PER_MS
+
+
 def test_a_standing_lease_is_asked_for_through_an_outage_and_kept() -> None:
     table = make_table()
     lease = make_lease(1, lease_until_ms=TERM_MS, offline_ms=3_600_000)
