@@ -1,13 +1,15 @@
 """An event loop whose time jumps to whatever is due next, and the clocks of hosts on it."""
 
 import asyncio
+import itertools
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from netsonde.clock import NS_PER_S, NS_PER_US, ClockQuality
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 EPOCH_NS = 1_790_000_000 * NS_PER_S  # 2026: lease ids count from 2025
@@ -23,6 +25,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now_s = 1.0
         super().__init__(_Jumping(self._jump))
+        numbers = itertools.count()
+
+        def numbered(
+            loop: asyncio.AbstractEventLoop,
+            work: Coroutine[Any, Any, T] | Generator[Any, None, T],
+            **named: Any,
+        ) -> "asyncio.Task[T]":
+            return _Task(next(numbers), work, loop=loop, **named)
+
+        self.set_task_factory(numbered)
 
     def call_soon_threadsafe(
         self,
@@ -39,6 +51,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _jump(self, seconds: float) -> None:
         self._now_s += seconds
+
+
+class _Task(asyncio.Task[T]):
+    """A task whose place in a set is its number's.
+
+    A TaskGroup cancels its tasks in the order of a set, by default that of addresses in memory: one
+    seed would make several worlds.
+    """
+
+    __slots__ = ("_number",)
+
+    def __init__(
+        self, number: int, work: Coroutine[Any, Any, T] | Generator[Any, None, T], **named: Any
+    ) -> None:
+        self._number = number  # first: asyncio puts the task into a set of its own
+        super().__init__(work, **named)
+
+    def __hash__(self) -> int:
+        return self._number
 
 
 class _Jumping(selectors.SelectSelector):
