@@ -358,7 +358,7 @@ class LeaseTable:
     def _end(self, lease_ids: Iterable[int]) -> list[Ended]:
         """Let leases go, whatever their state; return those that were held."""
         ended: dict[int, Ended] = {}
-        for lease_id in lease_ids:
+        for lease_id in dict.fromkeys(lease_ids):  # one may be named twice
             state = self.state(lease_id)
             if state is not LeaseState.ENDED:
                 ended[lease_id] = Ended(self._held.pop(lease_id), state)

@@ -463,6 +463,18 @@ def test_a_large_table_ends_its_leases_in_order() -> None:
     assert len(table) == count - len(ended)
 
 
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_lease_that_is_taken_back_twice_at_once_ends_once(is_running: bool) -> None:
+    table = make_table()
+    granted(table, 1)
+    if is_running:
+        table.start(1, 0)
+
+    assert len(table.revoke([1, 1])) == 1
+    assert (table.counters.revoked, table.counters.unknown) == (1, 1)
+    assert table.pop_expired(TERM_NS) == []
+
+
 def test_a_standing_lease_is_extended_no_further_than_any_other() -> None:
     table = make_table()
     lease = make_lease(1, lease_until_ms=TERM_MS, max_lease_ms=TERM_MS + 5, offline_ms=60_000)

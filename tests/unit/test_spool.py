@@ -5,7 +5,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import SpoolFull, StorageError
 from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord, SpoolRecords
+from netsonde.spool.file import Group, SpoolReplacedError
 from netsonde.spool.queue import TOUCHED_MAX
 
 EVERYTHING = 1 << 30
@@ -238,6 +240,143 @@ async def test_acknowledgements_of_many_groups_do_not_wait(tmp_path: Path) -> No
     assert spool._writing is not None
     await spool.close()
     assert spool.size_bytes == 0
+
+
+class Gate:
+    """Holds commits until it is opened, and then lets them fail with `error` if there is one."""
+
+    def __init__(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: StorageError | None = None
+        self._open = threading.Event()
+        write = spool._file.write
+
+        def held(group: Group) -> None:
+            assert self._open.wait(20)
+            error, self.error = self.error, None
+            if error is not None:
+                raise error
+            write(group)
+
+        monkeypatch.setattr(spool._file, "write", held)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def test_a_flush_waits_for_acknowledgements_that_are_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    for number in range(TOUCHED_MAX):
+        await spool.append(number, b"x", cancelled=False)
+    seqs = [one.seq for one in await everything(spool)]
+    gate = Gate(spool, monkeypatch)
+    gate.error = SpoolFull("no space is left")
+    spool.acknowledge(seqs)  # so many are written at once
+    async with asyncio.TaskGroup() as group:
+        flushing = group.create_task(spool.flush())
+        await asyncio.sleep(0)
+        assert not flushing.done()
+        gate.open()
+
+    assert (spool.size_bytes, spool.is_full) == (0, False)  # what failed was tried again
+    await spool.close()
+
+
+async def test_a_flush_ends_when_the_file_is_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    await fill(spool, 2)
+    first, second = await everything(spool)
+    gate = Gate(spool, monkeypatch)
+    gate.error = SpoolReplacedError("the spool was damaged and was moved aside")
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        appending = group.create_task(_error_of(spool.append(3, b"x", cancelled=False)))
+        await asyncio.sleep(0)
+        spool.acknowledge([first.seq, second.seq])
+        group.create_task(spool.flush())
+        await asyncio.sleep(0)
+        gate.open()
+    assert isinstance(appending.result(), StorageError)
+    async with asyncio.timeout(20):
+        await spool.close()
+
+
+async def test_acknowledgements_that_came_during_a_commit_follow_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    for number in range(TOUCHED_MAX):
+        await spool.append(number, b"x", cancelled=False)
+    seqs = [one.seq for one in await everything(spool)]
+    gate = Gate(spool, monkeypatch)
+    async with asyncio.TaskGroup() as group:
+        appending = group.create_task(spool.append(99, b"y", cancelled=False))
+        await asyncio.sleep(0)
+        spool.acknowledge(seqs)
+        gate.open()
+        await appending
+        assert spool._writing is not None
+    await spool.close()
+    assert spool.size_bytes == 1
+
+
+async def test_what_was_acknowledged_makes_room_for_what_is_refused(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db", SpoolLimits(size_bytes=10))
+    await spool.append(1, b"x" * 10, cancelled=False)
+    spool.acknowledge([(await everything(spool))[0].seq])
+    with pytest.raises(SpoolFull):
+        await spool.append(2, b"y", cancelled=False)  # it is in the file still
+    await spool.flush()
+    await spool.append(2, b"y", cancelled=False)
+    await spool.close()
+
+
+async def test_on_a_full_disk_a_result_takes_the_place_of_what_has_gone(tmp_path: Path) -> None:
+    spool = await Spool.open(tmp_path / "spool.db")
+    for number in range(8):
+        await spool.append(number, b"z" * 50_000, cancelled=False)
+    await limit_pages(spool, 0)
+    spool.acknowledge([one.seq for one in await everything(spool)])
+
+    await spool.append(9, b"y" * 50_000, cancelled=False)
+    assert spool.rows == 1
+    await spool.close()
+
+
+async def test_what_has_gone_is_not_the_oldest(tmp_path: Path) -> None:
+    clock = ManualClock()
+    spool = await Spool.open(tmp_path / "spool.db", clock=clock)
+    await fill(spool, 1)
+    spool.acknowledge([(await everything(spool))[0].seq])
+    assert spool.oldest_ns is None
+    await spool.close()
+
+
+async def test_two_looks_at_once_find_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netsonde.spool.queue.RECENT_BYTES_MAX", 0)
+    spool = await Spool.open(tmp_path / "spool.db")
+    for number in range(1, 5):
+        await spool.append(number, b"x", cancelled=False)
+    first = (await spool.pending(2, EVERYTHING)).seqs[-1]
+    looks = await asyncio.gather(
+        spool.pending(4, EVERYTHING), spool.pending(4, EVERYTHING, after_seq=first)
+    )
+
+    assert [[*look.lease_ids] for look in looks] == [[1, 2, 3, 4], [3, 4]]
+    assert not await spool.pending(0, EVERYTHING)
+    await spool.close()
+
+
+async def _error_of(work: Awaitable[object]) -> BaseException | None:
+    try:
+        await work
+    except StorageError as error:
+        return error
+    return None
 
 
 async def test_closing_writes_what_was_acknowledged(tmp_path: Path) -> None:

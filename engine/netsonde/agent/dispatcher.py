@@ -234,11 +234,13 @@ class Dispatcher:
             return [_refused(lease, "this agent is draining") for lease in granted.leases]
         measured = {kind for kind in TaskKind if self._lanes.measures(kind)}
         usable = granted.where([lease.kind in measured for lease in granted.leases])
-        rejected = [
-            _refused(lease, f"this agent does not measure {lease.kind.value}")
-            for lease in granted.leases
-            if len(usable.leases) < len(granted.leases) and lease.kind not in measured
-        ]
+        rejected: list[RejectedLease] = []
+        if len(usable.leases) < len(granted.leases):
+            rejected = [
+                _refused(lease, f"this agent does not measure {lease.kind.value}")
+                for lease in granted.leases
+                if lease.kind not in measured
+            ]
         now_ns = self._clock.boottime_ns()
         answers = self._leases.grant_many(usable.leases, usable.deadlines_ns, now_ns)
         counts = Counter(answers)

@@ -55,8 +55,9 @@ class Keeper:
         self, lease_ids: list[int], columns: ResultColumns, scheduled_at: Sequence[str | None]
     ) -> None:
         """Take the results of a batch of leases."""
+        items = wire.encode_columns(lease_ids, columns, scheduled_at)
         self._lease_ids += lease_ids
-        self._items += wire.encode_columns(lease_ids, columns, scheduled_at)
+        self._items += items
         self._outcomes += columns.outcomes
         self._changed.set()
 

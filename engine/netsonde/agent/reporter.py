@@ -132,6 +132,7 @@ class Reporter:
             self._storage_failed(error)
             return False
         self._is_failing = False
+        self.on_room()
         return True
 
     async def _empty(self) -> None:
@@ -144,8 +145,10 @@ class Reporter:
                 self._storage_failed(error)
                 await self._clock.sleep(STORAGE_RETRY_NS)
             except (ControlPlaneError, TransportError):
-                # The session tells the operator, the client keeps the attempts apart.
+                # The session tells the operator, the client keeps the attempts apart. An outage
+                # may last: what was acknowledged before it does not wait for its end.
                 self.counters["failed"] += 1
+                await self._is_settled()
 
     async def _next_batch(self) -> bool:
         """Report what waits, a stream or a batch of it; return whether there was anything."""

@@ -317,7 +317,8 @@ class Worker:
     ) -> ResultColumns:
         """Measure; a prober's bug must still give every lease a result."""
         try:
-            return self._instant[kind].measure_many([lease.spec for lease in leases], began, env)
+            specs = [lease.spec for lease in leases]
+            return self._instant[kind].measure_many(specs, began, env).checked(len(specs))
         except Exception as error:
             failure = failure_of(error)
             count = len(leases)

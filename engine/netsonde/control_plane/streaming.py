@@ -61,7 +61,7 @@ class ReportSource(Protocol):
         """Take note of the statuses of items with these numbers.
 
         Raises:
-            StorageError: this could not be noted down.
+            StorageError: there is nowhere to note this down any more.
         """
         ...
 

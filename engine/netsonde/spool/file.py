@@ -45,7 +45,7 @@ class SpoolRecord(NamedTuple):
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SpoolRecords(Sequence[SpoolRecord]):
     """Results that wait, oldest first: a column for each field of a record."""
 
@@ -170,8 +170,6 @@ class SpoolFile:
         database = self._opened()
         try:
             database.execute("BEGIN IMMEDIATE")
-            if group.records:
-                database.execute("INSERT INTO batch VALUES (?, ?, ?, ?, ?)", _row(group))
             for number, unacknowledged in group.updates:
                 if unacknowledged:
                     bitmap = _bitmap(unacknowledged)
@@ -180,6 +178,8 @@ class SpoolFile:
                     )
                 else:
                     database.execute("DELETE FROM batch WHERE number = ?", (number,))
+            if group.records:  # last: on a full disk it takes the place of what has gone
+                database.execute("INSERT INTO batch VALUES (?, ?, ?, ?, ?)", _row(group))
             database.execute("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):  # a full disk may have rolled back already

@@ -4,11 +4,11 @@ Whoever appends while a commit is on its way to the disk shares the next one.
 """
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -34,6 +34,8 @@ GROUP_ROWS_MAX = REPORT_ITEMS_MAX  # a group is read back whole
 GROUP_BYTES_MAX = 4 << 20  # one report's worth
 TOUCHED_MAX = 16  # groups of whose acknowledgements the file does not know yet
 RECENT_BYTES_MAX = 8 << 20  # of results on the disk that are kept at hand for the report
+
+_log = logging.getLogger("netsonde.spool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Spool:
         self._touched: set[int] = set()
         self._flushing: list[asyncio.Future[None]] = []
         self._writing: asyncio.Future[None] | None = None
+        self._is_updating = False  # what is being written has acknowledgements
         self._next_number = 1
         self._rows = 0
         self._bytes = 0
@@ -129,7 +132,8 @@ class Spool:
     @property
     def oldest_ns(self) -> int | None:
         """When the oldest of them came, on the wall clock; None when nothing waits."""
-        return next((batch.stored_at_ns for batch in self._batches.values()), None)
+        waiting = (one.stored_at_ns for one in self._batches.values() if one.unacknowledged)
+        return next(waiting, None)
 
     @property
     def is_full(self) -> bool:
@@ -164,6 +168,7 @@ class Spool:
             return 0
         count = self._fitting(bodies)
         if not count:
+            self._write()  # what was acknowledged takes room still
             raise SpoolFull(
                 f"the spool {self._file.path} is full: {self._rows} results, {self._bytes} bytes; "
                 "it empties when the control plane takes them"
@@ -200,12 +205,12 @@ class Spool:
         """
         self._check_open()
         numbers = self._candidates(rows, bytes_, after_seq)
-        await self._fetch(numbers)
+        groups = await self._fetch(numbers)
         found: list[SpoolRecords] = []
         for number in numbers:
-            waiting = self._waiting(number, after_seq)
+            waiting = self._waiting(number, groups.get(number), after_seq)
             count = _leading(waiting.bodies, rows, bytes_)
-            if waiting and not found:
+            if waiting and not found and rows > 0:
                 count = max(count, 1)
             if count:
                 part = waiting if count == len(waiting) else waiting[:count]
@@ -239,7 +244,7 @@ class Spool:
             StorageError: it could not be written; another flush tries again.
         """
         self._check_open()
-        if self._touched:
+        if self._touched or self._is_updating:
             done = asyncio.get_running_loop().create_future()
             self._flushing.append(done)
             self._write()
@@ -249,8 +254,11 @@ class Spool:
         """Finish what is being written and let go of the file. Idempotent."""
         if self._is_closed:
             return
-        with suppress(StorageError):  # what is acknowledged may come up again, nothing is lost
+        try:
             await self.flush()
+        except StorageError as error:
+            text = "%s: results that the control plane has are reported once more"
+            _log.warning(text, error, extra={"action": "spool_failed"})
         while self._writing is not None:
             await asyncio.wait((self._writing,))
             await asyncio.sleep(0)
@@ -291,24 +299,25 @@ class Spool:
                 break
         return chosen
 
-    async def _fetch(self, numbers: Sequence[int]) -> None:
-        """Read the groups that are not at hand; what was read before and is not asked for goes."""
-        known = {number: self._read[number] for number in numbers if number in self._read}
-        absent = [each for each in numbers if each not in known and each not in self._recent]
+    async def _fetch(self, numbers: Sequence[int]) -> dict[int, SpoolRecords]:
+        """Return groups; those that are not at hand are read, and kept until others are."""
+        at_hand = self._read | self._recent
+        groups = {number: at_hand[number] for number in numbers if number in at_hand}
+        absent = [number for number in numbers if number not in groups]
         if not absent:
-            return
-        self._read = known
+            return groups
         try:
-            groups = await self._on_thread(lambda: [self._file.read(each) for each in absent])
+            found = await self._on_thread(lambda: [self._file.read(each) for each in absent])
         except SpoolReplacedError:
             self._forget_all()
             raise
-        self._read |= zip(absent, groups, strict=True)
+        groups |= zip(absent, found, strict=True)
+        self._read = {number: groups[number] for number in numbers if number not in self._recent}
+        return groups
 
-    def _waiting(self, number: int, after_seq: int) -> SpoolRecords:
+    def _waiting(self, number: int, records: SpoolRecords | None, after_seq: int) -> SpoolRecords:
         """Return a group's records after after_seq that nobody has acknowledged."""
         batch = self._batches.get(number)
-        records = self._recent.get(number) or self._read.get(number)
         if batch is None or not records:  # it went while others were read
             return SpoolRecords()
         left = batch.unacknowledged
@@ -332,8 +341,9 @@ class Spool:
     # ── writing: one group at a time ──
 
     def _write(self) -> None:
-        if self._writing is None and (self._appends or self._touched):
+        if self._writing is None and (self._appends or self._touched or self._flushing):
             commit = self._next_commit()
+            self._is_updating = bool(commit.group.updates)
             loop = asyncio.get_running_loop()
             self._writing = loop.run_in_executor(self._thread, self._file.write, commit.group)
             self._writing.add_done_callback(lambda done: self._written(commit, done))
@@ -369,7 +379,7 @@ class Spool:
 
     def _written(self, commit: _Commit, done: "asyncio.Future[None]") -> None:
         """Tell everybody whose work was in the group, and write the next one."""
-        self._writing = None
+        self._writing, self._is_updating = None, False
         error = done.exception()
         if error is None:
             self._keep(commit)
@@ -383,7 +393,8 @@ class Spool:
                 future.set_result(None)
             else:
                 future.set_exception(_fresh(error))
-        if self._appends or self._flushing:
+        is_much = error is None and len(self._touched) >= TOUCHED_MAX
+        if self._appends or self._flushing or is_much:
             self._write()
 
     def _keep(self, commit: _Commit) -> None:

@@ -52,6 +52,23 @@ class ResultColumns(NamedTuple):
             errors=errors,
         )
 
+    def checked(self, count: int) -> "ResultColumns":
+        """Return these if they are so many in every column.
+
+        Raises:
+            ValueError: they are not.
+        """
+        lengths = {
+            len(self.outcomes),
+            len(self.started_at_ns),
+            len(self.durations_ns),
+            len(self.observations),
+            len(self.errors or self.outcomes),
+        }
+        if lengths != {count}:
+            raise ValueError(f"not {count} results in every column")
+        return self
+
     def measurement(self, at: int) -> Measurement:
         """Return one of them as a value."""
         return Measurement(

@@ -309,6 +309,17 @@ async def test_what_was_acknowledged_is_on_the_disk_a_second_later(bench: Bench)
         assert bench.spool.size_bytes == 0
 
 
+async def test_what_was_acknowledged_before_an_outage_does_not_wait_for_its_end(
+    bench: Bench,
+) -> None:
+    await bench.put(1)
+    async with bench.running():
+        bench.client.failure = TransportError("report", "gone")
+        await bench.put(2)
+        await bench.clock.advance(10 * NS_PER_S)
+        assert (bench.spool.rows, len(bench.spool._batches)) == (1, 1)
+
+
 async def test_a_stream_takes_along_what_comes_meanwhile(bench: Bench) -> None:
     bench.client.is_streaming = True
     await bench.put(1, 2)
