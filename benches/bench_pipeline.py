@@ -4,8 +4,8 @@ The agent's own parts against a plain asyncio program that keeps nothing, and ag
 carries the same bytes and does no work: the limit. Between the two is what cannot be left out:
 leases validated, results encoded, kept on the disk and reported, and nothing known of a lease
 meanwhile. All talk to the same control plane, a process of its own that costs next to nothing and
-counts what was reported. What counts is leases a
-second of processor time, threads included: how long a commit takes is the disk's affair.
+counts what was reported. What counts is leases a second of processor time, threads included: how
+long a commit takes is the disk's affair.
 """
 
 import contextlib

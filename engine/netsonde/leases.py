@@ -30,7 +30,7 @@ FRACTION_MIN, FRACTION_MAX = 0.35, 0.45
 
 
 class LeaseState(StrEnum):
-    """Where a lease is in this agent. They follow in this order; any may be the last but one."""
+    """Where a lease is in this agent; states follow in this order, and any of them may end."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -193,7 +193,7 @@ class LeaseTable:
         return True
 
     def pass_many(self, lease_ids: Sequence[int], now_ns: int) -> list[int]:
-        """Mark queued leases measured that take no time; return those that might, as `start`."""
+        """Start and finish queued leases that take no time to measure; return those that might."""
         earliest_ns = self._deadlines.next_ns
         if earliest_ns is None or earliest_ns <= now_ns or not self._running.isdisjoint(lease_ids):
             return [one for one in lease_ids if self.start(one, now_ns) and self.finish(one)]
