@@ -14,9 +14,9 @@ from netsonde.server.api import Api, ApiRequest
 from netsonde.server.config import ServerConfig
 from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import AgentApi
-from netsonde.server.operator_handlers import OperatorApi
+from netsonde.server.operator import OperatorApi
 from netsonde.server.store import InlineWriter, MemoryStore, SqliteStore, Store
-from netsonde.server.store.base import NewTask
+from netsonde.server.store.tasks import NewTask
 
 T = TypeVar("T")
 

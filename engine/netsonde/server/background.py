@@ -17,9 +17,9 @@ from netsonde.server.checks import (
 )
 from netsonde.server.core import SWEEP_MAX, Announcement, ControlPlane
 from netsonde.server.leasing import SweepGate
-from netsonde.server.operator_handlers import carriers_of
+from netsonde.server.selection import carriers_of
 from netsonde.server.store import Store
-from netsonde.server.store.base import CheckRow
+from netsonde.server.store.checks import CheckRow
 
 SWEEP_MAX_NS = NS_PER_S
 SWEEP_MIN_NS = 20 * NS_PER_MS  # terms of a few hundred ms, as simulations use, need no finer
@@ -112,7 +112,7 @@ def _follows_agents(check: CheckRow) -> bool:
 
 
 async def _stand(plane: ControlPlane, check_ids: Sequence[int]) -> None:
-    carriers = carriers_of(plane)
+    carriers = carriers_of(plane.registry)
 
     def operation(store: Store) -> tuple[list[Made], list[tuple[int, int]]]:
         now_ns = plane.time.now_ns()
@@ -141,7 +141,7 @@ async def _run_due(plane: ControlPlane) -> int | None:
         return None
     if next_ns > now_ns:
         return next_ns - now_ns
-    carriers = carriers_of(plane)
+    carriers = carriers_of(plane.registry)
 
     def operation(store: Store) -> tuple[list[Tick], dict[int, bytes]]:
         ticks = []

@@ -1,10 +1,9 @@
 """Checks: what an operator wants measured, and the tasks that one tick of it makes."""
 
 import functools
-import hashlib
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +13,19 @@ from netsonde import wire
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import TARGET_FIELDS, TaskKind
-from netsonde.server.registry import matches_labels
 from netsonde.server.runs import write_repeat
+from netsonde.server.selection import (
+    AGENTS_MAX,
+    Carrier,
+    Selection,
+    check_selection,
+    chosen,
+    queues_of,
+    queues_of_tick,
+)
 from netsonde.server.store import Store
-from netsonde.server.store.base import ANY_QUEUE, CheckRow, NewTask, pinned_queue
+from netsonde.server.store.checks import CheckRow
+from netsonde.server.store.tasks import NewTask
 
 TARGETS_MAX = 1_000  # of one check; more are more checks
 CHECKS_MAX = 10_000
@@ -31,16 +39,6 @@ DUE_MAX = 100  # checks per scheduler transaction, each up to TARGETS_MAX tasks 
 
 
 Made = tuple[int, TaskKind, int]  # tasks as (queue, kind, count)
-
-
-class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who measures: anybody, agents that carry labels, or agents by id or hostname."""
-
-    any: bool = False
-    agents: tuple[int | str, ...] = ()
-    labels: dict[str, str] = {}
-    count: int | None = None
-    all: bool = False
 
 
 class CheckDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -57,16 +55,6 @@ class CheckDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_attempts: int | None = None
     priority: int = 0
     enabled: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Carrier:
-    """An agent as the scheduler sees it."""
-
-    agent_id: int
-    hostname: str
-    labels: Mapping[str, str]
-    is_legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +79,7 @@ def read_definition(body: bytes) -> CheckDefinition:
     """
     definition = wire.decode(CheckDefinition, body, max_bytes=wire.ADMIN_MAX_BYTES, strict=True)
     _check_numbers(definition)
-    _check_selection(definition.select)
+    check_selection(definition.select)
     specs_of(definition)
     return definition
 
@@ -156,9 +144,10 @@ def run_tick(
     if is_standing(definition):
         if not is_extra:
             made, check = stand(store, check, carriers, now_ns, default_attempts=default_attempts)
-        queues = _queues_of(one for one in _chosen(check, carriers) if one.is_legacy or is_extra)
+        carrying = chosen(definition.select, check.check_id, carriers)
+        queues = queues_of(one for one in carrying if one.is_legacy or is_extra)
     else:
-        queues = _queues(store, definition.select, carriers, check.tick)
+        queues = queues_of_tick(store, definition.select, carriers, check.tick)
     live = store.live_of_check(check.check_id, now_ns) if queues else set()
     wanted = [(queue, spec) for queue in queues for spec in specs]
     fresh = [pair for pair in wanted if pair not in live]
@@ -202,8 +191,8 @@ def stand(
     agents are left out, which know no standing tasks. If there are any, the check ticks.
     """
     definition, specs = understood(check.document)
-    chosen = _chosen(check, carriers)
-    queues = _queues_of(one for one in chosen if not one.is_legacy)
+    carrying = chosen(definition.select, check.check_id, carriers)
+    queues = queues_of(one for one in carrying if not one.is_legacy)
     wanted = {(queue, spec): None for queue in queues for spec in specs}
     standing = store.standing_of_check(check.check_id)
     fresh = [pair for pair in wanted if pair not in standing]
@@ -215,7 +204,7 @@ def stand(
     repeat = write_repeat(every_ms, definition.jitter_ms, definition.stale_after_ms)
     when = {"scheduled_ns": anchor_ns, "repeat": repeat}
     store.add_tasks(_tasks(check, fresh, now_ns, default_attempts, **when))
-    is_idle = check.next_ns is None and len(queues) < len(chosen)
+    is_idle = check.next_ns is None and len(queues) < len(carrying)
     next_ns = _next_ns(check, definition, True, now_ns) if is_idle else check.next_ns
     changed = replace(check, tasks=check.tasks + len(fresh), next_ns=next_ns)
     if changed != check:
@@ -263,26 +252,6 @@ def _tasks(
     ]
 
 
-def _chosen(check: CheckRow, carriers: Collection[Carrier]) -> Sequence[Carrier]:
-    """Choose the agents of a standing check: with a count, those that come first by a hash.
-
-    Whoever joins or leaves moves no more of the work than its own share.
-    """
-    select = understood(check.document)[0].select
-    matching = _matching(select, carriers)
-    if select.count is None:
-        return matching
-    return sorted(matching, key=lambda one: _draw(check.check_id, one.agent_id))[: select.count]
-
-
-def _queues_of(carriers: Iterable[Carrier]) -> Sequence[int]:
-    return [pinned_queue(one.agent_id) for one in carriers]
-
-
-def _draw(check_id: int, agent_id: int) -> bytes:
-    return hashlib.sha256(f"{check_id}/{agent_id}".encode()).digest()
-
-
 def _counted(kind: TaskKind, pairs: Collection[tuple[int, bytes]]) -> tuple[Made, ...]:
     counts = Counter(queue for queue, _ in pairs)
     return tuple((queue, kind, count) for queue, count in counts.items())
@@ -321,43 +290,6 @@ def _stale_ns(definition: CheckDefinition, next_ns: int | None, now_ns: int) -> 
     return now_ns + definition.every_ms * NS_PER_MS if next_ns is None else next_ns
 
 
-def _queues(
-    store: Store, select: Selection, carriers: Collection[Carrier], tick: int
-) -> Sequence[int]:
-    """Return the queue of each task of a tick, before targets."""
-    is_shared = not select.agents and not select.all and (select.count or 1) == 1
-    if is_shared:
-        return [store.label_queue(_canonical(select.labels)) if select.labels else ANY_QUEUE]
-    matching = _matching(select, carriers)
-    return _pinned(matching, select.count or len(matching), tick)
-
-
-def _matching(select: Selection, carriers: Collection[Carrier]) -> list[Carrier]:
-    if select.agents:
-        return [one for one in carriers if _is_named(one, select.agents)]
-    return [one for one in carriers if matches_labels(select.labels, one.labels)]
-
-
-def _pinned(carriers: Sequence[Carrier], count: int, tick: int) -> Sequence[int]:
-    """Pin to count of these agents; with fewer than all, take turns from tick to tick."""
-    if not carriers:
-        return []
-    ordered = sorted(carriers, key=lambda one: one.agent_id)
-    if count >= len(ordered):
-        return [pinned_queue(one.agent_id) for one in ordered]
-    start = tick * count % len(ordered)
-    turned = ordered[start:] + ordered[:start]
-    return [pinned_queue(one.agent_id) for one in turned[:count]]
-
-
-def _is_named(carrier: Carrier, names: Collection[int | str]) -> bool:
-    return carrier.agent_id in names or str(carrier.agent_id) in names or carrier.hostname in names
-
-
-def _canonical(labels: Mapping[str, str]) -> bytes:
-    return wire.encode(dict(sorted(labels.items())))
-
-
 def _check_numbers(definition: CheckDefinition) -> None:
     every_ms = definition.every_ms
     bounds: tuple[tuple[str, int | None, int, int], ...] = (
@@ -366,7 +298,7 @@ def _check_numbers(definition: CheckDefinition) -> None:
         ("stale_after_ms", definition.stale_after_ms, 1, EVERY_MAX_MS),
         ("max_attempts", definition.max_attempts, 1, ATTEMPTS_MAX),
         ("priority", definition.priority, -PRIORITY_MAX, PRIORITY_MAX),
-        ("select.count", definition.select.count, 1, TARGETS_MAX),
+        ("select.count", definition.select.count, 1, AGENTS_MAX),
     )
     for field, value, low, high in bounds:
         if value is not None and not low <= value <= high:
@@ -375,18 +307,6 @@ def _check_numbers(definition: CheckDefinition) -> None:
         raise _refusal("targets", f"targets must have 1 to {TARGETS_MAX} entries")
     if definition.name is not None and not 0 < len(definition.name) <= NAME_MAX_CHARS:
         raise _refusal("name", f"name must have 1 to {NAME_MAX_CHARS} characters")
-
-
-def _check_selection(select: Selection) -> None:
-    ways = [bool(select.agents), bool(select.labels), select.any]
-    if sum(ways) > 1:
-        raise _refusal("select", "select takes one of any, agents and labels")
-    if select.all and select.count is not None:
-        raise _refusal("select", "select takes one of count and all")
-    if select.any and (select.all or (select.count or 1) > 1):
-        raise _refusal("select", "any is one agent: for more say labels, {} for every agent")
-    if len(select.agents) > TARGETS_MAX:
-        raise _refusal("select.agents", f"at most {TARGETS_MAX} agents are allowed")
 
 
 def _refusal(field: str, message: str) -> RequestError:

@@ -12,7 +12,8 @@ from netsonde.server.config import CLAIM_WAIT_MAX_MS
 from netsonde.server.core import ControlPlane, claim_key
 from netsonde.server.leasing import RESUME_WINDOW_NS, HeldTask
 from netsonde.server.store import Store
-from netsonde.server.store.base import AgentRow, Grant, GrantedTask
+from netsonde.server.store.agents import AgentRow
+from netsonde.server.store.tasks import Grant, GrantedTask
 from netsonde.server.waiting import Waiter
 
 IN_FLIGHT_MAX = 100_000  # leases of one agent; the heap of an agent holds ten times as many

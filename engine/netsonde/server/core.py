@@ -38,12 +38,8 @@ from netsonde.server.leasing import (
 from netsonde.server.registry import AgentRegistry, matches_labels
 from netsonde.server.reports import ReportGroup
 from netsonde.server.store import Store, StoreWriter
-from netsonde.server.store.base import (
-    ANY_QUEUE,
-    AgentRow,
-    ExtendedLease,
-    pinned_queue,
-)
+from netsonde.server.store.agents import AgentRow
+from netsonde.server.store.tasks import ANY_QUEUE, ExtendedLease, pinned_queue
 from netsonde.server.waiting import Pulse, Waiters
 
 SWEEP_MAX = 1_000  # leases per sweep transaction, so that it delays a claim by milliseconds

@@ -6,14 +6,10 @@ from typing import Any
 from netsonde import wire
 from netsonde.clock import NS_PER_MS, rfc3339
 from netsonde.server.store import Store
-from netsonde.server.store.base import (
-    ANY_QUEUE,
-    AgentRow,
-    CheckRow,
-    DeadLetter,
-    QueueDepth,
-    StoredResult,
-)
+from netsonde.server.store.agents import AgentRow
+from netsonde.server.store.checks import CheckRow
+from netsonde.server.store.results import StoredResult
+from netsonde.server.store.tasks import ANY_QUEUE, DeadLetter, QueueDepth
 
 
 def agent(row: AgentRow, last_seen_ns: int, held: Mapping[str, int]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ from netsonde.server.core import ControlPlane
 from netsonde.server.leasing import ExtendStatus, Extension
 from netsonde.server.quotas import Quotas
 from netsonde.server.registry import identity_of
-from netsonde.server.store.base import AgentRow, GrantedTask
+from netsonde.server.store.agents import AgentRow
+from netsonde.server.store.tasks import GrantedTask
 
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")  # aliases of the same handlers
 ORIGINAL_AGENT = "codecrafters-agent/"

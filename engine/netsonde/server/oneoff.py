@@ -20,7 +20,7 @@ from netsonde.server.checks import (
 from netsonde.server.registry import AgentRegistry
 from netsonde.server.runs import write_repeat
 from netsonde.server.store import Store
-from netsonde.server.store.base import ANY_QUEUE, NewTask, pinned_queue
+from netsonde.server.store.tasks import ANY_QUEUE, NewTask, pinned_queue
 
 TASKS_MAX = 10_000  # one-off tasks per request
 TICKS_MAX = 1_000_000

@@ -10,7 +10,7 @@ from netsonde.model import MINTED_ID_MAX, TaskKind
 from netsonde.server.api import refuse
 from netsonde.server.config import CLAIM_WAIT_MAX_MS
 from netsonde.server.registry import AgentRegistry
-from netsonde.server.store.base import ResultQuery
+from netsonde.server.store.results import ResultQuery
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1_000

@@ -18,7 +18,7 @@ from netsonde.model import MINTED_ID_MAX, RegisterRequest
 from netsonde.server.config import ServerConfig
 from netsonde.server.leasing import Change, LeasingPolicy, ServerTime
 from netsonde.server.store import Store, StoreWriter
-from netsonde.server.store.base import AgentRow, TokenRow
+from netsonde.server.store.agents import AgentRow, TokenRow
 
 TOKEN_BYTES = 32  # 256 bits
 TOKEN_OVERLAP_NS = 60 * NS_PER_S  # the old token's life after the new one is first used

@@ -18,7 +18,8 @@ from netsonde.server.leasing import (
 )
 from netsonde.server.runs import FENCED, RunGroup
 from netsonde.server.store import Store
-from netsonde.server.store.base import DeadLetter, NewResult
+from netsonde.server.store.results import NewResult
+from netsonde.server.store.tasks import DeadLetter
 
 OUTCOME_MAX_CHARS = 64  # of an outcome newer than this server
 

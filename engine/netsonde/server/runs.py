@@ -11,7 +11,7 @@ from netsonde.errors import ErrorCode
 from netsonde.model import Repeat, ReportStatus
 from netsonde.server.leasing import HeldTask, LeasingPolicy, StandingLease
 from netsonde.server.store import Store
-from netsonde.server.store.base import NewResult
+from netsonde.server.store.results import NewResult
 from netsonde.ticks import Grid
 
 Answer = tuple[ReportStatus, str | None]

@@ -27,9 +27,9 @@ from netsonde.server.config import ServerConfig
 from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import AgentApi
 from netsonde.server.leasing import Died
-from netsonde.server.operator_handlers import OperatorApi
+from netsonde.server.operator import OperatorApi
 from netsonde.server.store import MemoryStore, SqliteStore, Store
-from netsonde.server.store.base import ResultQuery
+from netsonde.server.store.results import ResultQuery
 from support.lease_world.faults import Fault
 from support.lease_world.oracle import Oracle
 from support.lease_world.virtual_time import HostClock

@@ -16,7 +16,7 @@ from netsonde.server.background import schedule_forever, sweep_forever
 from netsonde.server.config import ServerConfig
 from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import AgentApi
-from netsonde.server.operator_handlers import OperatorApi
+from netsonde.server.operator import OperatorApi
 from netsonde.server.store import InlineWriter, MemoryStore, SqliteStore, Store
 from netsonde.server.store.writer import Operation
 

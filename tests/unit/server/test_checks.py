@@ -12,7 +12,7 @@ import pytest
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.server.background import schedule_forever, sweep_forever
 from netsonde.server.checks import run_tick
-from netsonde.server.store.base import CheckRow
+from netsonde.server.store.checks import CheckRow
 from support.stores import STORES, Caller, RegisteredAgent, callers, open_store
 
 TCP = {"kind": "tcp", "targets": ["192.0.2.1:80"]}

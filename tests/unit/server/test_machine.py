@@ -37,7 +37,9 @@ from netsonde.server.claims import Claims
 from netsonde.server.core import ControlPlane
 from netsonde.server.leasing import HeldTask
 from netsonde.server.store import Store
-from netsonde.server.store.base import AgentRow, NewTask, ResultQuery, pinned_queue
+from netsonde.server.store.agents import AgentRow
+from netsonde.server.store.results import ResultQuery
+from netsonde.server.store.tasks import NewTask, pinned_queue
 from netsonde.ticks import Grid
 from support.stores import STORES, TCP_SPEC, at_once, config, control_plane, open_store, result_item
 

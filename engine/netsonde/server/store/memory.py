@@ -14,19 +14,17 @@ from netsonde.server.leasing import (
     StandingLease,
     TaskState,
 )
-from netsonde.server.store.base import (
+from netsonde.server.store.memory_records import MemoryRecords
+from netsonde.server.store.memory_rows import Results, Standing, Task, depth, letter, matches
+from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
+from netsonde.server.store.tasks import (
     DeadLetter,
     ExtendedLease,
     Grant,
     GrantedTask,
-    NewResult,
     NewTask,
     QueueDepth,
-    ResultQuery,
-    StoredResult,
 )
-from netsonde.server.store.memory_records import MemoryRecords
-from netsonde.server.store.memory_rows import Results, Standing, Task, depth, letter, matches
 
 
 class MemoryStore(MemoryRecords):

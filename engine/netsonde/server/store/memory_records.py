@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from netsonde.server.store.base import AgentRow, CheckRow, RememberedAnswer
+from netsonde.server.store.agents import AgentRow
+from netsonde.server.store.base import RememberedAnswer
+from netsonde.server.store.checks import CheckRow
 
 
 class MemoryRecords:

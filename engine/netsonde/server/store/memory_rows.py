@@ -5,14 +5,8 @@ from dataclasses import dataclass, field
 
 from netsonde.model import TaskKind
 from netsonde.server.leasing import HeldTask, StandingLease, TaskState
-from netsonde.server.store.base import (
-    DeadLetter,
-    GrantedTask,
-    NewResult,
-    NewTask,
-    QueueDepth,
-    ResultQuery,
-)
+from netsonde.server.store.results import NewResult, ResultQuery
+from netsonde.server.store.tasks import DeadLetter, GrantedTask, NewTask, QueueDepth
 
 
 @dataclass(slots=True)

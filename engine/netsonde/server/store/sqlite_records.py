@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from netsonde.server.store.base import AgentRow, CheckRow, RememberedAnswer, TokenRow
+from netsonde.server.store.agents import AgentRow, TokenRow
+from netsonde.server.store.base import RememberedAnswer
+from netsonde.server.store.checks import CheckRow
 from netsonde.server.store.sqlite_tasks import Database
 
 

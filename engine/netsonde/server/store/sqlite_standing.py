@@ -5,8 +5,8 @@ from typing import Any
 
 from netsonde import wire
 from netsonde.server.leasing import StandingLease
-from netsonde.server.store.base import KINDS
 from netsonde.server.store.sqlite_tasks import Database, id_list
+from netsonde.server.store.tasks import KINDS
 
 
 class SqliteStanding:

@@ -7,18 +7,16 @@ from typing import Any, Protocol
 from netsonde import wire
 from netsonde.model import TaskKind
 from netsonde.server.leasing import Change, Died, Finished, HeldTask, Requeued, TaskState
-from netsonde.server.store.base import (
+from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
+from netsonde.server.store.tasks import (
     KIND_CODES,
     KINDS,
     DeadLetter,
     ExtendedLease,
     Grant,
     GrantedTask,
-    NewResult,
     NewTask,
     QueueDepth,
-    ResultQuery,
-    StoredResult,
 )
 
 _STATES = tuple(TaskState)  # by their numbers

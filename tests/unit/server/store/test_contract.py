@@ -17,19 +17,17 @@ from netsonde.server.leasing import (
     Unchanged,
 )
 from netsonde.server.store import Store
-from netsonde.server.store.base import (
+from netsonde.server.store.agents import AgentRow, TokenRow
+from netsonde.server.store.base import RememberedAnswer
+from netsonde.server.store.checks import CheckRow
+from netsonde.server.store.results import NewResult, ResultQuery
+from netsonde.server.store.tasks import (
     ANY_QUEUE,
-    AgentRow,
-    CheckRow,
     ExtendedLease,
     Grant,
     GrantedTask,
-    NewResult,
     NewTask,
     QueueDepth,
-    RememberedAnswer,
-    ResultQuery,
-    TokenRow,
     pinned_queue,
 )
 from support.stores import PING_SPEC, STORES, TCP_SPEC, new_task, open_store

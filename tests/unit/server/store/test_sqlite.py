@@ -8,7 +8,7 @@ import pytest
 from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.model import TaskKind
 from netsonde.server.store import SqliteStore
-from netsonde.server.store.base import ANY_QUEUE, Grant
+from netsonde.server.store.tasks import ANY_QUEUE, Grant
 from netsonde.server.store.writer import run_alone
 from support.stores import new_task
 

@@ -1,0 +1,96 @@
+"""Agents: who measures."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from msgspec import Struct
+
+from netsonde import wire
+from netsonde.errors import ErrorCode, RequestError
+from netsonde.server import documents
+from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
+from netsonde.server.operator.calls import Calls, Committed, Operation, item_id
+from netsonde.server.queries import Query, decode_cursor, encode_cursor
+from netsonde.server.registry import LABEL_MAX_CHARS, LABELS_MAX, update_agent
+from netsonde.server.store import Store
+from netsonde.server.store.agents import AgentRow
+
+
+class AgentPatch(Struct, frozen=True, kw_only=True):
+    """What an operator may change of an agent."""
+
+    labels: dict[str, str] | None = None
+    disabled: bool | None = None
+
+
+class AgentCalls(Calls):
+    """The calls about agents."""
+
+    def routes(self) -> Sequence[Route]:
+        """Return the calls."""
+        return (
+            Route("GET", "/v1/agents", self._list_agents),
+            Route("GET", "/v1/agents/{id}", self._get_agent),
+            Route("PATCH", "/v1/agents/{id}", self._write(self._patch_agent)),
+        )
+
+    async def _list_agents(self, request: ApiRequest) -> ApiResponse:
+        query = Query(request.query)
+        limit, after = query.limit(), decode_cursor(query.take("cursor")) or 0
+        query.end()
+        rows = [one for one in self._plane.registry.all() if one.agent_id > after][:limit]
+        cursor = encode_cursor(rows[-1].agent_id) if len(rows) == limit else None
+        ids = [row.agent_id for row in rows]
+        flights = await self._plane.writer.read(lambda store: documents.in_flight(store, ids))
+        agents = [self._agent(row, flights) for row in rows]
+        return ok({"agents": agents, "cursor": cursor})
+
+    async def _get_agent(self, request: ApiRequest) -> ApiResponse:
+        agent_id = item_id(request)
+        row = self._plane.registry.get(agent_id)
+        if row is None:
+            raise RequestError(ErrorCode.NOT_FOUND, f"there is no agent {agent_id}")
+        flights = await self._plane.writer.read(
+            lambda store: documents.in_flight(store, [agent_id])
+        )
+        return ok(self._agent(row, flights))
+
+    def _patch_agent(self, request: ApiRequest) -> Operation:
+        agent_id = item_id(request)
+        patch = wire.decode(AgentPatch, request.body, strict=True)
+        labels = patch.labels
+        if labels is not None and (
+            len(labels) > LABELS_MAX
+            or any(
+                not 0 < len(name) <= LABEL_MAX_CHARS or len(value) > LABEL_MAX_CHARS
+                for name, value in labels.items()
+            )
+        ):
+            limits = f"at most {LABELS_MAX} labels, each at most {LABEL_MAX_CHARS} characters"
+            refuse("labels", f"labels must be {limits}")
+
+        def change(row: AgentRow) -> AgentRow:
+            if patch.disabled is not None:
+                row = replace(row, is_disabled=patch.disabled)
+            if labels is not None:
+                ordered = wire.encode(dict(sorted(labels.items())))
+                row = replace(row, labels=ordered, has_operator_labels=True)
+            return row
+
+        def operation(store: Store) -> tuple[ApiResponse, Committed]:
+            row = update_agent(store, agent_id, change)
+
+            def committed() -> None:
+                self._plane.registry.keep(row)
+                if row.is_disabled:
+                    self._plane.waiters.end(agent_id)  # what it holds open brings nothing more
+                self._plane.waiters.wake_all()
+
+            return ok(self._agent(row, documents.in_flight(store, [agent_id]))), committed
+
+        return operation
+
+    def _agent(self, row: AgentRow, flights: dict[int, dict[str, int]]) -> dict[str, Any]:
+        last_seen_ns = self._plane.registry.last_seen_ns(row)
+        return documents.agent(row, last_seen_ns, flights[row.agent_id])
