@@ -34,11 +34,15 @@ NATIVE_TESTS = (
     "tests/integration/test_trace.py",
 )
 EVERYTHING = ["tests"]
-BESIDE = (  # wait for nothing
+BESIDE = (  # no real time passes in them, or however much they take
     "tests/unit",
     "tests/sim/test_lease_life.py",
     "tests/sim/test_original_peers.py",
     "tests/sim/test_standing_outage.py",
+    *(
+        f"tests/integration/{each.name}"
+        for each in (ROOT / "tests/integration").glob("*netsim*.py")
+    ),
 )
 INSIDE = "NETSONDE_TEST_NAMESPACE"  # set once the tests run inside their user namespace
 
@@ -89,10 +93,10 @@ def test(arguments: Sequence[str]) -> None:
 
 
 def test_everything() -> None:
-    """Run all tests, those that wait for nothing beside the others.
+    """Run all tests, those that no clock judges beside the others.
 
-    The others wait for networks most of the time. Those beside time nothing but their own work:
-    they get the processor time that is left, and what they say is told at the end.
+    The others wait for networks most of the time. Those beside get the processor time that is left,
+    and what they say is told at the end.
     """
     with tempfile.TemporaryFile() as said:
         beside = subprocess.Popen(

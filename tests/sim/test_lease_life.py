@@ -17,7 +17,7 @@ from netsonde.server import leasing
 from netsonde.server.leasing import ExtendStatus, Extension, HeldTask
 from netsonde.server.store import MemoryStore, SqliteStore
 from netsonde.spool import Spool
-from support.lease_world import TASKS, Fault, WrongError, simulate
+from support.lease_world import FAULTS_MIN, LEASES_MIN, Fault, WrongError, simulate
 from support.lease_world.command import seeds_of
 from support.lease_world.server import ServerHost
 
@@ -32,7 +32,8 @@ def test_every_lease_ends_in_one_accepted_result_or_goes_back(
     faults: Counter[Fault] = Counter()
     for seed in SEEDS:
         world = simulate(seed)
-        assert world.tasks == TASKS
+        assert world.grants >= LEASES_MIN
+        assert world.faults.total() >= FAULTS_MIN
         faults += world.faults
     with capsys.disabled():
         sys.stdout.write(

@@ -9,6 +9,6 @@ seed makes the same world.
 
 from support.lease_world.faults import Fault
 from support.lease_world.oracle import WrongError
-from support.lease_world.world import FAULTS_MIN, TASKS, Summary, simulate
+from support.lease_world.world import FAULTS_MIN, LEASES_MIN, Summary, simulate
 
-__all__ = ["FAULTS_MIN", "TASKS", "Fault", "Summary", "WrongError", "simulate"]
+__all__ = ["FAULTS_MIN", "LEASES_MIN", "Fault", "Summary", "WrongError", "simulate"]

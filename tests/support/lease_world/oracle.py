@@ -67,6 +67,11 @@ class Oracle:
         self._offset_ns: int | None = None
         self._allowed_ns: dict[tuple[str, str], int] = {}  # by host and task: until when
 
+    @property
+    def leases_expected(self) -> int:
+        """At least so many leases there will have been: what was never granted will be."""
+        return self.grants + sum(not task.lease_id for task in self.tasks.values())
+
     # ── the store's commits ──
 
     def hear(self, told: Callable[[], None]) -> None:

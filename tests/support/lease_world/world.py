@@ -1,6 +1,7 @@
 """One world from its seed to its end."""
 
 import asyncio
+import itertools
 import logging
 import tempfile
 import uuid
@@ -21,14 +22,15 @@ from support.lease_world.server import DownError, ServerHost
 from support.lease_world.virtual_time import HostClock, VirtualLoop
 from support.spools import InlineExecutor
 
-TASKS = 200
+LEASES_MIN = 200
 FAULTS_MIN = 20
+BURST = 20  # tasks queued at once
 AGENTS = 3
 KINDS = (TaskKind.TCP, TaskKind.PING)
 SLOTS = 6
 ATTEMPTS = 5
 GRACE_MS = 500
-TROUBLE_NS = 24 * NS_PER_S  # about as long as tasks are queued
+TROUBLE_NS = 20 * NS_PER_S  # about as long as tasks are queued
 RECOVERY_NS = 30 * NS_PER_S  # and two terms
 LIMIT_NS = 900 * NS_PER_S  # after the last fault, for all that was queued
 RAM = Path("/dev/shm")
@@ -158,10 +160,10 @@ class _World:
         return draw.randrange(NS_PER_MS, longest_ns)
 
     async def _queue(self) -> None:
-        """Queue the tasks, in bursts."""
-        names = [f"t{number}.example" for number in range(TASKS)]
-        while names:
-            burst, names = names[:25], names[25:]
+        """Queue tasks in bursts, until they make leases enough."""
+        numbers = itertools.count()
+        while self._oracle.leases_expected < LEASES_MIN:
+            burst = [f"t{number}.example" for number in itertools.islice(numbers, BURST)]
             self._oracle.queued(burst)
             kind = self._rng.choice(KINDS)
             spec = {"port": 443} if kind is TaskKind.TCP else {}
