@@ -19,7 +19,6 @@ from netsonde.server.store.sqlite_tasks import SqliteTasks
 from netsonde.server.store.statements import named_queries, schema
 
 APPLICATION_ID = 0x6E736F6E  # "nson"
-SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 2.0  # a backup tool's lock passes in less; a stuck process should not hang us
 CHECK_MAX_BYTES = 64 << 20  # a full check reads the file: half a second for this much
 INSERT_SIZES = (256, 64, 16, 4, 1)  # rows per statement; 256 of our widest are 3328 parameters
@@ -245,10 +244,10 @@ def _refuse_foreign_schema(connection: sqlite3.Connection, path: Path) -> None:
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if application_id != APPLICATION_ID and tables:
         raise StorageError(f"{path} is another program's database; it was left alone")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if tables and version != SCHEMA_VERSION:
+    version, known = _version(connection), [*schema()]
+    if tables and not known[0] <= version <= known[-1]:
         raise StorageError(
-            f"{path} has schema version {version}, this netsonde knows {SCHEMA_VERSION}; "
+            f"{path} has schema version {version}, this netsonde knows {known[0]} to {known[-1]}; "
             "it was left alone"
         )
 
@@ -261,15 +260,24 @@ def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
         raise StorageError(f"{path} is damaged ({finding}); restore a copy or move it aside")
 
 
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
 def _furnish(connection: sqlite3.Connection) -> None:
-    """Make the tables in one transaction, and prove that this process may write."""
+    """Make the tables that are missing in one transaction, and prove that this process may write.
+
+    A database of an earlier version gets what the later ones added; it keeps what it has.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in schema().split(";\n"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        for version, script in schema().items():
+            if version > _version(connection):
+                for statement in script.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

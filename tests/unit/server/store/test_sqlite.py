@@ -7,7 +7,7 @@ import pytest
 
 from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.model import TaskKind
-from netsonde.server.store import SqliteStore
+from netsonde.server.store import SqliteStore, sqlite, statements
 from netsonde.server.store.tasks import ANY_QUEUE, Grant
 from netsonde.server.store.writer import run_alone
 from support.stores import new_task
@@ -145,6 +145,46 @@ def test_a_newer_schema_is_left_alone(path: Path) -> None:
     other.close()
     with pytest.raises(StorageError, match="schema version 99"):
         SqliteStore.open(path)
+
+
+def with_step(monkeypatch: pytest.MonkeyPatch, script: str) -> int:
+    """Let the schema have a version more than it has; return that version."""
+    steps = statements.schema()
+    newest = max(steps) + 1
+    monkeypatch.setattr(sqlite, "schema", lambda: {**steps, newest: script})
+    return newest
+
+
+def test_an_earlier_schema_gets_what_it_lacks_and_keeps_what_it_has(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore.open(path)
+    run_alone(store, lambda store: store.add_tasks([new_task()] * 3))
+    store.close()
+    newest = with_step(
+        monkeypatch, "CREATE TABLE news (what);\nCREATE INDEX news_what ON news (what)"
+    )
+    store = SqliteStore.open(path)
+    assert [depth.ready for depth in store.depths(2)] == [3]
+    store.close()
+    other = sqlite3.connect(path)
+    assert other.execute("SELECT count(*) FROM news").fetchone() == (0,)
+    assert other.execute("PRAGMA user_version").fetchone() == (newest,)
+    other.close()
+    SqliteStore.open(path).close()
+
+
+def test_a_step_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SqliteStore.open(path).close()
+    with monkeypatch.context() as patched:
+        with_step(patched, "CREATE TABLE news (what);\nCREATE TABLE task (again)")
+        with pytest.raises(StorageError, match=r"server\.db cannot be used: table task"):
+            SqliteStore.open(path)
+    SqliteStore.open(path).close()
+    other = sqlite3.connect(path)
+    tables = {name for (name,) in other.execute("SELECT name FROM sqlite_master")}
+    assert "news" not in tables
+    other.close()
 
 
 def test_a_damaged_database_is_refused(path: Path) -> None:
