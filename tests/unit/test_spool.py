@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import SpoolFull, StorageError
-from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord, SpoolRecords
+from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord, SpoolRecords, queue
 from netsonde.spool.file import Group, SpoolReplacedError
-from netsonde.spool.queue import TOUCHED_MAX
+from netsonde.spool.queue import RECENT_BYTES_MAX, TOUCHED_MAX
 
 EVERYTHING = 1 << 30
 
@@ -230,9 +231,7 @@ async def test_acknowledgements_reach_the_disk_with_the_next_results(tmp_path: P
 
 async def test_acknowledgements_of_many_groups_do_not_wait(tmp_path: Path) -> None:
     spool = await Spool.open(tmp_path / "spool.db")
-    for number in range(TOUCHED_MAX):
-        await spool.append(number, b"x", cancelled=False)
-    seqs = [one.seq for one in await everything(spool)]
+    seqs = await fill_groups(spool)
 
     spool.acknowledge(seqs[:-1])
     assert spool._writing is None
@@ -240,6 +239,13 @@ async def test_acknowledgements_of_many_groups_do_not_wait(tmp_path: Path) -> No
     assert spool._writing is not None
     await spool.close()
     assert spool.size_bytes == 0
+
+
+async def fill_groups(spool: Spool) -> list[int]:
+    """Fill so many groups that acknowledging all of them is written at once; return the numbers."""
+    for number in range(TOUCHED_MAX):
+        await spool.append(number, b"x", cancelled=False)
+    return [one.seq for one in await everything(spool)]
 
 
 class Gate:
@@ -267,9 +273,7 @@ async def test_a_flush_waits_for_acknowledgements_that_are_being_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = await Spool.open(tmp_path / "spool.db")
-    for number in range(TOUCHED_MAX):
-        await spool.append(number, b"x", cancelled=False)
-    seqs = [one.seq for one in await everything(spool)]
+    seqs = await fill_groups(spool)
     gate = Gate(spool, monkeypatch)
     gate.error = SpoolFull("no space is left")
     spool.acknowledge(seqs)  # so many are written at once
@@ -307,9 +311,7 @@ async def test_acknowledgements_that_came_during_a_commit_follow_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = await Spool.open(tmp_path / "spool.db")
-    for number in range(TOUCHED_MAX):
-        await spool.append(number, b"x", cancelled=False)
-    seqs = [one.seq for one in await everything(spool)]
+    seqs = await fill_groups(spool)
     gate = Gate(spool, monkeypatch)
     async with asyncio.TaskGroup() as group:
         appending = group.create_task(spool.append(99, b"y", cancelled=False))
@@ -428,15 +430,21 @@ async def test_an_emptied_spool_has_nothing_left(tmp_path: Path) -> None:
         st.one_of(
             st.tuples(st.just("append"), st.integers(1, 40)),
             st.tuples(st.just("acknowledge"), st.sets(st.integers(0, 60), max_size=30)),
+            st.tuples(st.just("flush"), st.just(0)),
             st.tuples(st.just("reopen"), st.just(0)),
         ),
         max_size=12,
-    )
+    ),
+    recent_bytes=st.sampled_from((0, 100, RECENT_BYTES_MAX)),
 )
 async def test_it_agrees_with_a_list(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, object]]
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, object]], recent_bytes: int
 ) -> None:
-    path = tmp_path_factory.mktemp("spool") / "spool.db"
+    with mock.patch.object(queue, "RECENT_BYTES_MAX", recent_bytes):
+        await agree_with_a_list(tmp_path_factory.mktemp("spool") / "spool.db", steps)
+
+
+async def agree_with_a_list(path: Path, steps: list[tuple[str, object]]) -> None:
     spool = await Spool.open(path)
     model: list[int] = []
     next_id = 1
@@ -449,9 +457,10 @@ async def test_it_agrees_with_a_list(
             records = await everything(spool)
             chosen = [records[index] for index in argument if index < len(records)]
             spool.acknowledge(one.seq for one in chosen)
-            await spool.flush()
             gone = {one.lease_id for one in chosen}
             model = [each for each in model if each not in gone]
+        elif step == "flush":
+            await spool.flush()
         else:
             await spool.close()
             spool = await Spool.open(path)
