@@ -20,6 +20,7 @@ from typing import Literal
 BENCHES = {
     "heap": ("bench_deadlines",),
     "leases": ("bench_deadlines", "bench_leases", "bench_pipeline"),
+    "server": ("bench_server",),
     "ping": ("bench_ping", "bench_in_flight", "bench_footprint"),
     "trace": ("bench_trace",),
 }
