@@ -170,6 +170,7 @@ async def parts_only(url: str, claims: int, folder: Path) -> None:
                 raise AssertionError("a result was not taken")
             spool.acknowledge(seqs)
 
+        last_seq = 0
         for _claim in range(claims):
             async with session.post("/v1/agents/claim", data=CLAIM) as response:
                 leases = wire.decode_claim(await response.read()).leases
@@ -187,7 +188,9 @@ async def parts_only(url: str, claims: int, folder: Path) -> None:
                 end = begin + GROUP_ROWS_MAX
                 part = items[begin:end]
                 await spool.append_many(lease_ids[begin:end], part, [False] * len(part))
-                kept = await spool.pending(len(part), 1 << 30)
+                # What is on its way waits in the spool still.
+                kept = await spool.pending(len(part), 1 << 30, after_seq=last_seq)
+                last_seq = kept.seqs[-1]
                 group.create_task(report(wire.encode_report(1, kept.bodies, ()), kept.seqs))
     await spool.close()
 
