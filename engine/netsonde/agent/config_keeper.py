@@ -232,9 +232,12 @@ class ConfigKeeper:
             raise ConfigRefused(RefusalReason.INVALID, str(error), payload.revision) from error
         self._keep_or_refuse(payload.revision, applying=mark)
         self._commit(commit, payload.revision)
+        crashed = self._kept.crashed
+        if crashed is not None and crashed.revision < mark.revision:
+            crashed = None
         try:
             self._keep_or_refuse(
-                payload.revision, accepted=mark, envelope=envelope, applying=None, crashed=None
+                payload.revision, accepted=mark, envelope=envelope, applying=None, crashed=crashed
             )
         except ConfigRefused:
             self._restore()
