@@ -62,6 +62,11 @@ class Window:
         """Whether nothing is held back."""
         return self._size >= self._ceiling
 
+    def resize(self, ceiling: int) -> None:
+        """Move the ceiling; a limit that was at the old one is at the new one."""
+        self._size = float(ceiling) if self.is_open else min(self._size, float(ceiling))
+        self._ceiling = ceiling
+
     def grow(self, running: int) -> None:
         """Note a success: one more for every windowful, if half of it is used (RFC 7661)."""
         if 2 * running >= self.limit and not self.is_open:
@@ -115,6 +120,16 @@ class CongestionControl:
         self._running_all = 0
         self._targets: OrderedDict[tuple[TaskKind, str], _Target] = OrderedDict()
         self.shrunk: dict[str, int] = dict.fromkeys(("all", "target", *self._capacities), 0)
+
+    def resize(self, capacities: Mapping[TaskKind, int]) -> None:
+        """Move the ceilings of kinds that had one; whoever gives the slots holds a kind at none."""
+        known = {kind: max(capacities.get(kind, 0), 1) for kind in self._capacities}
+        self._capacities = known
+        for kind, slots in known.items():
+            self._windows[kind].resize(slots)
+        self._all.resize(sum(known.values()))
+        for (kind, _), target in self._targets.items():
+            target.window.resize(known[kind])
 
     def limit(self, kind: TaskKind) -> int:
         """How many of a kind may run at once."""

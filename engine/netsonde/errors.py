@@ -22,6 +22,32 @@ class ConfigError(NetsondeError, ValueError):
     """A setting is wrong; the message names it and what is allowed."""
 
 
+class RefusalReason(StrEnum):
+    """Why a signed configuration was not taken; append-only, as the codes are."""
+
+    MALFORMED = "malformed"  # not an envelope
+    OVERSIZE = "oversize"
+    WRONG_TYPE = "wrong_type"  # signed, perhaps, but as something else
+    UNKNOWN_KEY = "unknown_key"
+    BAD_SIGNATURE = "bad_signature"
+    INVALID = "invalid"  # rightly signed, and wrong all the same
+    REPLAYED = "replayed"
+    EXPIRED = "expired"
+    OUT_OF_SCOPE = "out_of_scope"
+    CRASHED = "crashed"
+    APPLY_FAILED = "apply_failed"
+    NOT_KEPT = "not_kept"  # the disk would not have it
+
+
+class ConfigRefused(ConfigError):
+    """A signed configuration was not taken; `revision` is None while none of it may be read."""
+
+    def __init__(self, reason: RefusalReason, message: str, revision: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.revision = revision
+
+
 class PrivilegeError(NetsondeError, PermissionError):
     """This process may not open the socket it needs; the message says how to grant it."""
 

@@ -278,11 +278,28 @@ class RegisterResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     claim_wait_ms: int | None = None
     extend_fraction: float | None = None
     limits: dict[str, int] = {}
-    config_revision: str | None = None
+    config_revision: str | int | None = None
     token_expires_at: str | None = None
 
 
 # ── heartbeat ────────────────────────────────────────────────────────────────────────────────────
+
+
+class ConfigStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an agent has made of the last signed configuration it was given.
+
+    `applied` is the revision in force, `revision` the one that `status` (ack or nack) is about; a
+    nack has its `reason` and what it says to people. `stale`: the one in force has expired.
+    `clamped` names values above this host's ceiling, and what became of them.
+    """
+
+    applied: Annotated[int, Meta(ge=0, le=MINTED_ID_MAX)] | None = None
+    status: Annotated[str, Meta(max_length=16)] | None = None
+    revision: Annotated[int, Meta(ge=0, le=MINTED_ID_MAX)] | None = None
+    reason: Annotated[str, Meta(max_length=64)] | None = None
+    error: Annotated[str, Meta(max_length=1024)] | None = None
+    stale: bool = False
+    clamped: Annotated[tuple[dict[str, str], ...], Meta(max_length=64)] = ()
 
 
 class HeartbeatRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -294,6 +311,7 @@ class HeartbeatRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: str | None = None
     active_leases: dict[str, Any] = {}
     health: dict[str, Any] = {}
+    config: ConfigStatus | None = None
 
 
 class HeartbeatResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -303,7 +321,7 @@ class HeartbeatResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     next_deadline_ms: int = 0
     heartbeat_interval_ms: int | None = None
     server_time_ms: int | None = None
-    config_revision: str | None = None
+    config_revision: str | int | None = None
     revoked_leases: tuple[int, ...] = ()
     unknown_leases: tuple[int, ...] = ()
 
@@ -370,7 +388,7 @@ class ClaimResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     claim_id: str | None = None
     held_ms: int | None = None
     server_time_ms: int | None = None
-    config_revision: str | None = None
+    config_revision: str | int | None = None
 
 
 # ── extend, release ──────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,7 @@ NAT64, 6to4, Teredo) are judged as the IPv4 address a packet would end at.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import StrEnum
 from ipaddress import (
     IPv4Address,
@@ -221,15 +221,30 @@ class TargetPolicy:
         for rule in self._allow_rules:
             if rule not in WORDS:
                 self._allow.add(_openable(_network("targets", rule)), None)
+        self._deny_rules = _rules("deny", deny)
         self._deny = _load("deny", deny)
         self._own = _load("own addresses", own)
         self._control_plane = _load("control plane addresses", control_plane)
-        self.version = _digest(self._allow_rules, _rules("deny", deny))
+        self.version = _digest(self._allow_rules, self._deny_rules)
 
     @classmethod
     def person(cls) -> Self:
         """Return the policy of a person at a command line: anything but crowds and nobody."""
         return cls(("0.0.0.0/0", "::/0", *_RANGES[AddressClass.METADATA]))
+
+    def prepare_deny(self, more: Sequence[str]) -> Callable[[], None]:
+        """Return what makes `more` be denied beside the policy's own rules, in place of earlier.
+
+        Raises:
+            ConfigError: a rule is no prefix, or there are too many.
+        """
+        rules = (*self._deny_rules, *_rules("deny", more))
+        prefixes, version = _load("deny", rules), _digest(self._allow_rules, rules)
+
+        def commit() -> None:
+            self._deny, self.version = prefixes, version
+
+        return commit
 
     def check(self, address: str) -> None:
         """Pass when address may be probed.

@@ -18,6 +18,9 @@ class FakeOperator:
         self.queries: list[dict[str, Any]] = []
         self.followed: list[Any] = []
         self.agent_list: list[dict[str, Any]] = []
+        self.published: list[dict[str, Any]] = []
+        self.config_list: list[dict[str, Any]] = []
+        self.status_answer: dict[str, Any] = {"counts": {}, "agents": []}
         self.queue_answer: dict[str, Any] = {"queues": [], "counters": {}}
 
     def client(self, url: str, *, token: str | None = None) -> Self:
@@ -41,6 +44,19 @@ class FakeOperator:
     async def remove_check(self, check_id: int) -> dict[str, Any]:
         self.removed.append(check_id)
         return {"check_id": check_id, "cancelled": 0}
+
+    async def publish_config(self, envelope: Mapping[str, Any]) -> dict[str, Any]:
+        self.published.append(dict(envelope))
+        return {"revision": 18, "scope": {"all": True}}
+
+    async def configs(self) -> list[dict[str, Any]]:
+        return self.config_list
+
+    async def config(self, revision: int) -> dict[str, Any]:
+        return next(one for one in self.config_list if one["revision"] == revision)
+
+    async def config_status(self, revision: int) -> dict[str, Any]:
+        return self.status_answer
 
     async def results(self, query: Mapping[str, Any], *, wait_ms: int = 0) -> Page:
         self.queries.append({**query, "wait_ms": wait_ms})

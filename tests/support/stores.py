@@ -107,7 +107,8 @@ class Caller:
                 remote="192.0.2.200",
             )
         )
-        return answer.status, json.loads(answer.body), answer.headers
+        body_read = json.loads(answer.body) if answer.body else None
+        return answer.status, body_read, answer.headers
 
     async def register(self, **body: Any) -> "RegisteredAgent":
         """Register and return an agent that can call."""

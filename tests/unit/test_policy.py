@@ -293,3 +293,28 @@ def test_local_nat64_reaches_public_addresses() -> None:
     assert not allows(AGENT, "64:ff9b:1:7f00:0:100:808:808")
     assert not allows(AGENT, "64:ff9b:1::")
     assert "carries 10.0.0.1, which is private" in refusal(AGENT, "64:ff9b::a00:1")
+
+
+def test_more_can_be_denied_at_work_and_never_less() -> None:
+    policy = TargetPolicy(deny=("192.0.43.0/24",))
+    version = policy.version
+    policy.prepare_deny(("8.8.8.0/24", "2001:4860::/32"))
+    assert allows(policy, "8.8.8.8")
+    policy.prepare_deny(("8.8.8.0/24", "2001:4860::/32"))()
+    for address in ("8.8.8.8", "2001:4860::1", "192.0.43.1", "::ffff:8.8.8.8"):
+        assert not allows(policy, address)
+    assert (
+        policy.version
+        == TargetPolicy(deny=("192.0.43.0/24", "8.8.8.0/24", "2001:4860::/32")).version
+    )
+    policy.prepare_deny(())()
+    assert allows(policy, "8.8.8.8")
+    assert not allows(policy, "192.0.43.1")
+    assert policy.version == version
+
+
+def test_what_is_no_prefix_denies_nothing() -> None:
+    policy = TargetPolicy()
+    with pytest.raises(ConfigError, match="deny"):
+        policy.prepare_deny(("8.8.8.0/24", "nonsense"))
+    assert allows(policy, "8.8.8.8")

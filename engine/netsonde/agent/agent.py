@@ -12,14 +12,17 @@ from random import Random
 from typing import Any
 
 from netsonde import __version__
+from netsonde.agent.bounds import target_pacer
 from netsonde.agent.config import AgentConfig
+from netsonde.agent.config_keeper import ConfigKeeper
 from netsonde.agent.dispatcher import Dispatcher
+from netsonde.agent.knobs import Knobs, ceiling_of
 from netsonde.agent.lease_extender import LeaseExtender
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.reporter import Reporter
 from netsonde.agent.standing import StandingLeases
 from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
-from netsonde.agent.worker import Worker, target_pacer
+from netsonde.agent.worker import Worker
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
 from netsonde.control_plane import (
     ControlPlaneClient,
@@ -29,15 +32,18 @@ from netsonde.control_plane import (
     TransportError,
 )
 from netsonde.control_plane.session import AgentRuntime
+from netsonde.dsse import PublicKey, TrustedKeys
 from netsonde.errors import NetsondeError
 from netsonde.leases import Ended, LeaseState, LeaseTable
 from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse
 from netsonde.netinfo import local_addresses
 from netsonde.probe.privilege import GRANT_HINT, capabilities
+from netsonde.remote_config import Holder
 from netsonde.spool import Spool, SpoolLimits
 
 SPOOL_NAME = "spool.db"
 CREDENTIALS_NAME = "credentials.json"
+CONFIG_NAME = "config.json"  # the signed configuration in force
 IDS_PER_HEARTBEAT_MAX = 1000  # by the contract
 CATCH_UP_TIMEOUT_NS = 10 * NS_PER_S  # for old results, before new work: else it is done twice
 CANCEL_TIMEOUT_NS = 2 * NS_PER_S  # for cancelled measurements to hand in what they saw
@@ -200,11 +206,30 @@ class Agent:
         extender = LeaseExtender(
             clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
         )
+        ceiling = ceiling_of(config, self._capacities)
+        keys = TrustedKeys(map(PublicKey, config.trusted_keys))
+        keeper = ConfigKeeper(
+            clock, client, config.state_dir / CONFIG_NAME, keys, ceiling, self._rng
+        )
+        knobs = Knobs(
+            config=config,
+            capacities=self._capacities,
+            probers=probers,
+            client=client,
+            session=session,
+            worker=worker,
+            dispatcher=dispatcher,
+            reporter=reporter,
+            vouched=ceiling.resolvers or (),
+        )
+        keeper.prepare = knobs.prepare
+        keeper.holder = partial(self._holder, client)
         parts = _Parts(
             client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
-            extender,
+            extender, keeper, knobs,
         )  # fmt: skip
         parts.connect()
+        keeper.start()
         return parts
 
     # ── running ──
@@ -244,6 +269,7 @@ class Agent:
                     parts.extender.run,
                     parts.reporter.run,
                     parts.telemetry.run,
+                    parts.keeper.run,
                 )
             ]
             dispatching = group.create_task(self._dispatch(parts))
@@ -340,7 +366,12 @@ class Agent:
                 "ids": self._told(leases),
             },
             health=telemetry.health(),
+            config=self._parts.keeper.status() if self._parts else None,
         )
+
+    def _holder(self, client: ControlPlaneClient) -> Holder:
+        agent_id = client.identity.agent_id if client.identity else 0
+        return Holder(agent_id, self.config.hostname, self.config.labels)
 
     def _told(self, leases: LeaseTable) -> list[int]:
         """Choose the leases a heartbeat names: all of them take their turn."""
@@ -369,6 +400,8 @@ class _Parts:
     dispatcher: Dispatcher
     reporter: Reporter
     extender: LeaseExtender
+    keeper: ConfigKeeper
+    knobs: Knobs
 
     def connect(self) -> None:
         """Let the parts tell each other what happens."""
@@ -385,6 +418,7 @@ class _Parts:
         dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
         dispatcher.is_alone = lambda: client.is_legacy is not False
         reporter.on_room = dispatcher.wake
+        client.on_config = self.keeper.announce
         reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
 
     def counters(self) -> dict[str, int]:
@@ -397,6 +431,7 @@ class _Parts:
             "dispatcher": self.dispatcher.counters,
             "reporter": self.reporter.counters,
             "extender": self.extender.counters,
+            "config": self.keeper.counters,
         }
         return {
             f"{part}.{name}": count

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct, field
 
+from netsonde.dsse import KEYS_MAX, PublicKey
 from netsonde.errors import ConfigError
 from netsonde.model import ID_MAX, TaskKind
 from netsonde.pacing import RATE_MAX_PPS, RATE_MIN_PPS
@@ -50,7 +51,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     the control plane. `target_starts_per_s` bounds how often one target's measurements may begin,
     the `…packets_per_s` how often packets of ping may leave: the agent's, those of ping, those to
     one /24 or /48, to one address; 0 is no bound. `ping_backends` is what they may leave by.
-    `agent_id` and `auth_token`, both or neither, replace the first registration.
+    `agent_id` and `auth_token`, both or neither, replace the first registration. `trusted_keys` are
+    whose configurations are taken, `ceiling_file` how much these may ask for.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -79,6 +81,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     spool_bytes: int = 256 << 20
     log_level: str = "info"
     log_json: bool = False
+    trusted_keys: tuple[str, ...] = ()
+    ceiling_file: Path | None = None
 
     def __post_init__(self) -> None:
         """Check every setting and put each into its one form."""
@@ -250,6 +254,16 @@ def _labels(value: Any) -> Mapping[str, str]:
     return MappingProxyType(dict(value))
 
 
+def _keys(value: Any) -> tuple[str, ...]:
+    listed = (value,) if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or len(listed) > KEYS_MAX:
+        raise ValueError(f"must be a list of at most {KEYS_MAX} public keys, not {value!r}")
+    try:
+        return tuple(PublicKey(key if isinstance(key, str) else "").text for key in listed)
+    except ConfigError as error:
+        raise ValueError(f"must be a list of public keys: {error}") from None
+
+
 def _level(value: Any) -> str:
     if value not in LOG_LEVELS:
         raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}, not {value!r}")
@@ -286,6 +300,8 @@ _CHECKS: Mapping[str, Check] = {
     "spool_bytes": _between(1 << 20, 1 << 40),  # below 1 MiB four large results fill it
     "log_level": _level,
     "log_json": _truth,
+    "trusted_keys": _keys,
+    "ceiling_file": _optional(_path),
 }
 _SECRETS = frozenset({"enrolment_token", "auth_token"})
 _MERGED = frozenset({"capacities", "labels"})  # tables: a later source adds to an earlier one

@@ -43,6 +43,12 @@ class Lanes(Generic[J]):
         }
         self._taken = 0  # of all kinds
 
+    def resize(self, capacities: Mapping[TaskKind, int]) -> None:
+        """Change how many slots there are; those that are taken beyond them are waited for."""
+        for kind, lane in self._lanes.items():
+            lane.capacity = capacities.get(kind, 0)
+        self.congestion.resize({kind: lane.capacity for kind, lane in self._lanes.items()})
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits for a slot."""

@@ -84,7 +84,7 @@ class Reporter:
         self._spool = spool
         self._leases = leases
         self._client = client
-        self._interval_ns = interval_ns
+        self.interval_ns = interval_ns
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
         self._cursor = 0
@@ -112,7 +112,7 @@ class Reporter:
             self._note_flushed()
             if await self._is_quiet() and await self._is_settled():
                 await self._clock.wait(self._changed, self._until_again_ns())
-            await self._clock.wait(self._hurry, self._interval_ns)
+            await self._clock.wait(self._hurry, self.interval_ns)
 
     async def _is_quiet(self) -> bool:
         """Wait a moment for results; return whether none came."""

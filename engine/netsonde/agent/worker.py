@@ -16,8 +16,9 @@ from operator import not_
 from typing import Any
 
 from netsonde import wire
+from netsonde.agent.bounds import Bounds
 from netsonde.agent.keeper import Keeper
-from netsonde.agent.lanes import Lanes, target_of
+from netsonde.agent.lanes import Lanes
 from netsonde.clock import Clock
 from netsonde.congestion import CongestionControl, Signal, signal_of
 from netsonde.leases import LeaseTable
@@ -29,7 +30,7 @@ from netsonde.model import (
     Reason,
     TaskKind,
 )
-from netsonde.pacing import KeyedBuckets, Pacer
+from netsonde.pacing import Pacer
 from netsonde.probe.base import (
     InstantProber,
     Moment,
@@ -43,8 +44,6 @@ from netsonde.spool import Spool
 from netsonde.ticks import Tick
 from netsonde.wire import Result, ResultColumns
 
-TARGETS_MAX = 10_000  # targets paced at once; those beyond share one bucket
-TARGET_BURST = 10  # a check's targets often resolve to one host
 # Leases begun in one turn of the loop. A thousand tasks at once would stop it for 80 ms; leases
 # without one are a twentieth of the work.
 TASKS_PER_TURN, INSTANTS_PER_TURN = 32, 256
@@ -68,11 +67,6 @@ class _Job:
     task: asyncio.Task[None] | None = None
     phase: _Phase = _Phase.NEW
     reason: Reason | None = None
-
-
-def target_pacer(starts_per_s: float) -> Pacer:
-    """Make the pacer of measurements: a bucket per real target."""
-    return Pacer(keyed=[KeyedBuckets(starts_per_s, TARGET_BURST, TARGETS_MAX)])
 
 
 class Worker:
@@ -107,7 +101,7 @@ class Worker:
         self._instant = {
             kind: prober for kind, prober in probers.items() if isinstance(prober, InstantProber)
         }
-        self._pacer = pacer
+        self.bounds = Bounds(pacer)
         self._lanes: Lanes[_Job] = Lanes({kind: capacities.get(kind, 0) for kind in probers})
         self._jobs: dict[int, _Job] = {}
         self._keeping: dict[int, TaskKind] = {}
@@ -131,6 +125,11 @@ class Worker:
     def lagged(self, lag_ns: int) -> None:
         """Take note of how late the loop is: a host that cannot keep up begins less at once."""
         self._lanes.congestion.lagged(lag_ns, self._clock.monotonic_ns())
+
+    def resize(self, capacities: Mapping[TaskKind, int]) -> None:
+        """Let other numbers run at once from now on; what runs already goes on."""
+        self._lanes.resize(capacities)
+        self._refill()
 
     def free(self) -> dict[TaskKind, int]:
         """Return the slots that a claim may ask for, of every kind that has any."""
@@ -259,7 +258,7 @@ class Worker:
         """Measure what has a slot, is new and need not wait; return the others."""
         began, now_ns = Moment.now(self._clock), self._clock.boottime_ns()
         ready, others = _parted(leases, self._may_begin_at_once(leases))
-        turns = self._pacer.take_each([*map(target_of, ready)], now_ns)
+        turns = self.bounds.take_each(ready, now_ns)
         ready, waiting = _parted(ready, turns)
         lease_ids = [lease.lease_id for lease in ready]
         begun = self._leases.pass_many(lease_ids, now_ns)
@@ -317,7 +316,7 @@ class Worker:
     ) -> ResultColumns:
         """Measure; a prober's bug must still give every lease a result."""
         try:
-            specs = [lease.spec for lease in leases]
+            specs = [*map(self.bounds.spec, leases)]
             return self._instant[kind].measure_many(specs, began, env).checked(len(specs))
         except Exception as error:
             failure = failure_of(error)
@@ -340,7 +339,7 @@ class Worker:
         job.phase = _Phase.WAITING
         if job.reason is not None:
             return 0
-        return self._pacer.reserve((target_of(job.lease),), self._clock.boottime_ns())
+        return self.bounds.reserve(job.lease, self._clock.boottime_ns())
 
     async def _wait(self, job: _Job, wait_ns: int) -> None:
         try:
@@ -362,7 +361,7 @@ class Worker:
         record = Recorder(self._clock, self.env, columnar=self.is_columnar())
         job.phase = _Phase.MEASURING
         try:
-            await measure(self._probers[job.lease.kind], job.lease.spec, record)
+            await measure(self._probers[job.lease.kind], self.bounds.spec(job.lease), record)
         except asyncio.CancelledError:
             self._swallow(job)
         if job.reason is not None:

@@ -37,6 +37,7 @@ ENTRIES = {
     "results": Entry("results:results", "Show results."),
     "agents": Entry("fleet:agents", "Show the agents."),
     "queues": Entry("fleet:queues", "Show how much work waits."),
+    "config": Entry("config:config", "Sign, check and publish the agents' configuration."),
     "doctor": Entry("doctor:doctor", "Say what this host lacks, and how to grant it."),
     "version": Entry("version:version", "Print the version."),
 }

@@ -1,6 +1,7 @@
 """The calls of the agent API: how each request is written, and how its answer is read."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -30,11 +31,20 @@ STREAM_TIMEOUT_S = wire.STREAM_MAX_MS / 1000 + 10
 # A claim's stream says something every 10 s; a report's answer may wait for what is still to come.
 STREAM_IDLE_S = 25.0
 CLAIM_SLACK_S = 10.0  # after the hold: the server's own work and the way back
+NOT_MODIFIED = 304
 ABSENT_STATUSES = frozenset({404, 405})
 # What a control plane says that takes this, but not as a stream.
 STREAMLESS_STATUSES = ABSENT_STATUSES | {406, 411, 415, 501}
 # Reported in batches, the item at fault is found.
 UNREPORTED_STATUSES = STREAMLESS_STATUSES | Batch.SPLIT_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigAnswer:
+    """A configuration as it came, None: the one that is known; and what to name it by."""
+
+    body: bytes | None
+    etag: str | None
 
 
 def register_call(
@@ -140,6 +150,20 @@ def report_call(batch: Batch) -> Call[ReportResponse]:
     )
 
 
+def config_call(etag: str | None) -> Call[ConfigAnswer]:
+    """Ask for the signed configuration, unless it is still the one with this ETag."""
+    return Call(
+        verb=Verb.CONFIG,
+        method="GET",
+        headers={} if etag is None else {"If-None-Match": etag},
+        make=lambda _: b"",
+        read=_read_config,
+        timeout_s=CALL_TIMEOUT_S,
+        tolerated=ABSENT_STATUSES,
+        understood=frozenset({NOT_MODIFIED}),
+    )
+
+
 def report_stream_call(report: ReportStream) -> Call[None]:
     """Hand in results as they come."""
     return Call(
@@ -168,6 +192,12 @@ def _claim_body(
         )
 
     return make
+
+
+def _read_config(answer: Answer) -> ConfigAnswer:
+    response = answer.response
+    is_new = response.status != NOT_MODIFIED
+    return ConfigAnswer(response.body if is_new else None, response.headers.get("ETag"))
 
 
 def _read_claim(answer: Answer, term_ms: int, server_clock: ServerClock) -> ClaimGrant:

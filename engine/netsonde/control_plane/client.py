@@ -12,8 +12,10 @@ from netsonde.control_plane.calls import (
     ABSENT_STATUSES,
     STREAMLESS_STATUSES,
     UNREPORTED_STATUSES,
+    ConfigAnswer,
     claim_call,
     claim_stream_call,
+    config_call,
     extend_call,
     heartbeat_call,
     register_call,
@@ -59,7 +61,8 @@ class ControlPlaneClient:
     """Speaks the agent API to ours and to both original control planes.
 
     Each verb is tried up to `attempts` times with backoff, then raises ControlPlaneError or
-    TransportError. Calls may run concurrently.
+    TransportError. Calls may run concurrently. `on_config` hears of every revision of a signed
+    configuration that the control plane names.
     """
 
     def __init__(self, transport: ControlPlaneTransport, clock: Clock, rng: Random) -> None:
@@ -69,6 +72,7 @@ class ControlPlaneClient:
         self._claim_streams = Streams(clock, self.counters)
         self._report_streams = Streams(clock, self.counters)
         self._server_clock = ServerClock()
+        self.on_config: Callable[[str | int], None] = lambda _: None
 
     @property
     def counters(self) -> Counter[str]:
@@ -145,6 +149,11 @@ class ControlPlaneClient:
         self._exchange.reauthenticate = reauthenticate
         self._exchange.observe = observe
 
+    def allow_streams(self, *, claims: bool, reports: bool) -> None:
+        """Let claims and reports go as streams where the control plane has them, or never."""
+        self._claim_streams.are_allowed = claims
+        self._report_streams.are_allowed = reports
+
     async def close(self) -> None:
         """Close the transport. Idempotent."""
         await self._exchange.transport.close()
@@ -169,6 +178,7 @@ class ControlPlaneClient:
                 refusal = refusal or error
             else:
                 self.adopt(registration, prefix=prefix, is_legacy=self.is_legacy)
+                self._hear_config(registration.config_revision)
                 return registration
         assert refusal is not None  # noqa: S101 (the loop ran at least once)
         self._exchange.failed(Verb.REGISTER, refusal)
@@ -179,9 +189,11 @@ class ControlPlaneClient:
     ) -> HeartbeatResponse:
         """Say that this agent lives; the request's agent_id is filled in."""
         timeout_ms = self.registration.heartbeat_timeout_ms if self.registration else 0
-        return await self._exchange.call(
+        response = await self._exchange.call(
             heartbeat_call(request, timeout_ms, self._server_clock), attempts
         )
+        self._hear_config(response.config_revision)
+        return response
 
     async def claim(
         self,
@@ -211,7 +223,9 @@ class ControlPlaneClient:
             lambda: self.term_ms,
             self._server_clock,
         )
-        return await self._exchange.call(call, attempts)
+        grant = await self._exchange.call(call, attempts)
+        self._hear_config(grant.response.config_revision)
+        return grant
 
     async def claim_into(
         self,
@@ -234,7 +248,7 @@ class ControlPlaneClient:
         if not free:
             return
         if self.is_legacy is False and self._claim_streams.are_usable:
-            claim = ClaimStream(sink, self._clock, lambda: self.term_ms)
+            claim = ClaimStream(sink, self._clock, lambda: self.term_ms, self._hear_config)
             call = claim_stream_call(free, claim_id, self._hold_ms(wait_ms), claim)
             if await self._streamed(call, claim, self._claim_streams, STREAMLESS_STATUSES):
                 return
@@ -302,6 +316,15 @@ class ControlPlaneClient:
         if self.is_legacy:
             return await self._cancel(reasons, attempts)
         return await self.release(tuple(reasons), attempts=attempts)
+
+    async def config(self, etag: str | None) -> ConfigAnswer | None:
+        """Ask for the signed configuration unless etag names it; None: there is none."""
+        try:
+            return await self._exchange.call(config_call(etag), attempts=1)
+        except ControlPlaneError as error:
+            if error.status in ABSENT_STATUSES:
+                return None
+            raise
 
     async def report(
         self,
@@ -380,6 +403,10 @@ class ControlPlaneClient:
             return 0
         await self.report((), items, attempts=attempts)
         return len(items)
+
+    def _hear_config(self, revision: str | int | None) -> None:
+        if revision is not None:
+            self.on_config(revision)
 
     def _hold_ms(self, wait_ms: int | None) -> int:
         return self.claim_wait_ms if wait_ms is None else min(wait_ms, CLAIM_WAIT_MAX_MS)

@@ -63,7 +63,7 @@ def load(path: Path) -> Credentials | None:
         logger.error(  # noqa: TRY400 (as above)
             "the credentials %s are damaged and were moved to %s; this agent becomes a new one",
             path,
-            _move_aside(path),
+            move_aside(path),
             extra={"action": "credentials_damaged", "path": str(path)},
         )
         return None
@@ -75,19 +75,28 @@ def save(path: Path, credentials: Credentials) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    temporary = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, MODE), "wb") as file:
-            file.write(wire.encode(credentials))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        replace_file(path, wire.encode(credentials))
     except OSError as error:
         raise StorageError(f"cannot write the credentials {path}: {error.strerror}") from error
+
+
+def replace_file(path: Path, body: bytes) -> None:
+    """Replace a file that only its owner may read, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(temporary, flags, MODE), "wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
 
 
 def without_registration(credentials: Credentials) -> Credentials:
@@ -118,7 +127,12 @@ def _read(path: Path) -> bytes:
         return file.read(FILE_MAX_BYTES)
 
 
-def _move_aside(path: Path) -> Path:
+def move_aside(path: Path) -> Path:
+    """Keep a damaged file under another name, and return that.
+
+    Raises:
+        StorageError: it cannot be moved.
+    """
     names = (path.with_name(f"{path.name}.damaged-{number}") for number in range(ASIDE_MAX))
     aside = next((name for name in names if not name.exists()), path.with_name(path.name + ".bad"))
     try:

@@ -69,7 +69,7 @@ class Call(Generic[T]):
     the caller understands, so that they count as answers and not as trouble with the host. A call
     with `follow` in place of `read` is a stream: follow gets the answer as it comes, the instant at
     which its request left, and what to call once the answer is of use; `lines` gives the body piece
-    by piece.
+    by piece. `understood` are statuses other than success that `read` takes.
     """
 
     verb: Verb
@@ -82,6 +82,9 @@ class Call(Generic[T]):
     is_held: bool = False
     prefix: str | None = None
     tolerated: frozenset[int] = frozenset()
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    understood: frozenset[int] = frozenset()
 
 
 class Exchange:
@@ -181,7 +184,7 @@ class Exchange:
     async def _read(self, call: Call[T], request: TransportRequest) -> tuple[T, Mapping[str, str]]:
         sent_ns = self._clock.boottime_ns()
         response = await self.transport.call(request)
-        if not 200 <= response.status < 300:
+        if not 200 <= response.status < 300 and response.status not in call.understood:
             raise self._refusal(response)
         assert call.read is not None  # noqa: S101 (or this is not called)
         answer = Answer(response, sent_ns, self._clock.boottime_ns())
@@ -208,13 +211,14 @@ class Exchange:
             "Content-Type": wire.NDJSON if call.lines else JSON,
             "User-Agent": USER_AGENT,
             PROTOCOL_HEADER: PROTOCOL,
+            **call.headers,
         }
         if identity is not None:
             headers["X-Agent-Id"] = str(identity.agent_id)
             headers["X-Agent-Token"] = identity.token
         prefix = self.prefix if call.prefix is None else call.prefix
         return TransportRequest(
-            method="POST",
+            method=call.method,
             path=f"{prefix}/{call.verb}",
             headers=headers,
             body=b"" if call.lines else call.make(identity.agent_id if identity else 0),

@@ -82,6 +82,24 @@ class OperatorClient:
         """Return the queues and the counters."""
         return await self._call("GET", "/v1/queues")
 
+    async def publish_config(self, envelope: Mapping[str, Any]) -> JsonObject:
+        """Publish a signed configuration; repeating the call is safe."""
+        return await self._call("POST", "/v1/configs", body=envelope)
+
+    async def configs(self) -> list[JsonObject]:
+        """Return every published configuration, the newest first."""
+        return await self._all("/v1/configs", "configs")
+
+    async def config(self, revision: int) -> JsonObject:
+        """Return one configuration with its values and its envelope."""
+        return await self._call("GET", f"/v1/configs/{revision}")
+
+    async def config_status(self, revision: int) -> JsonObject:
+        """Return what every agent made of a configuration: `counts`, `agents`."""
+        path = f"/v1/configs/{revision}/status"
+        answer = await self._call("GET", _with_query(path, {"limit": 1}))
+        return {"counts": answer.get("counts"), "agents": await self._all(path, "agents")}
+
     async def results(self, query: Mapping[str, Any], *, wait_ms: int = 0) -> Page:
         """Return one page of results; with wait_ms an empty one is held until a result comes.
 

@@ -31,7 +31,8 @@ class AgentRuntime:
     """Keeps one agent known to its control plane.
 
     `describe` says who the agent is, `beat` how it feels (agent_id and seq are filled in),
-    `on_lost` is called with lease ids the control plane does not want worked on any more.
+    `on_lost` is called with lease ids the control plane does not want worked on any more. `beat_ms`
+    is how far apart heartbeats are, None: as the control plane likes it.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class AgentRuntime:
         on_lost: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
         self.last_heartbeat: HeartbeatResponse | None = None
+        self.beat_ms: int | None = None
         self._client = client
         self._clock = clock
         self._path = credentials_path
@@ -101,6 +103,8 @@ class AgentRuntime:
         return max(least_ms, min(jittered_ms, BEAT_INTERVAL_MAX_MS)) * NS_PER_MS
 
     def _named_interval_ms(self) -> int:
+        if self.beat_ms is not None:
+            return self.beat_ms
         for source in (self.last_heartbeat, self._client.registration):
             if source is not None and source.heartbeat_interval_ms:
                 return source.heartbeat_interval_ms

@@ -67,18 +67,22 @@ class ReportSource(Protocol):
 
 
 class Streams:
-    """Whether one kind of stream may be tried: not for a while after it proved of no use."""
+    """Whether one kind of stream may be tried: not for a while after it proved of no use.
+
+    Nor while they are not allowed at all.
+    """
 
     def __init__(self, clock: Clock, counters: Counter[str]) -> None:
         self._clock = clock
         self._counters = counters
+        self.are_allowed = True
         self._until_ns = 0
         self._broken = 0
 
     @property
     def are_usable(self) -> bool:
         """Whether to stream now."""
-        return self._clock.boottime_ns() >= self._until_ns
+        return self.are_allowed and self._clock.boottime_ns() >= self._until_ns
 
     def refused(self) -> None:
         """Note that something between here and there takes no streams."""
@@ -106,15 +110,23 @@ class ClaimStream:
     """One claim: hands its sink what the answer brings until it ends.
 
     `has_begun` tells that an answer came, `is_held_up` that its lines came long after they were
-    written: something on the way keeps answers until they are complete.
+    written: something on the way keeps answers until they are complete. `hear_config` is told of
+    configurations' revisions.
     """
 
-    def __init__(self, sink: ClaimSink, clock: Clock, term_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        sink: ClaimSink,
+        clock: Clock,
+        term_ms: Callable[[], int],
+        hear_config: Callable[[str | int | None], None] = lambda _: None,
+    ) -> None:
         self.has_begun = False
         self.is_held_up = False
         self._sink = sink
         self._clock = clock
         self._term_ms = term_ms
+        self._hear_config = hear_config
 
     async def follow(
         self, stream: TransportStream, sent_ns: int, proven: Callable[[], None]
@@ -140,6 +152,7 @@ class ClaimStream:
                 await self._take(part.claimed, Answer(head, sent_ns, self._clock.boottime_ns()))
             if part.revoked:
                 self._sink.revoke(part.revoked)
+            self._hear_config(part.config_revision)
             if part.error is not None:
                 raise part.error
             proven()

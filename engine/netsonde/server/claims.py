@@ -37,6 +37,13 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """There is a newer configuration for the agent."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """Nothing happened for a while."""
 
@@ -48,7 +55,7 @@ class Ended:
     reason: str
 
 
-ClaimEvent = Claimed | Revoked | Ping | Ended
+ClaimEvent = Claimed | Revoked | Configured | Ping | Ended
 
 
 class Claims:
@@ -98,6 +105,7 @@ class Claims:
     ) -> AsyncGenerator[ClaimEvent]:
         clock, waiters = self._plane.clock, self._plane.waiters
         said_ns = self._plane.time.now_ns()
+        revision = self._plane.configs.revision_for(agent)
         with self._waiting(agent, request, demand) as waiter:
             waiter.hears_revocations = True
             while True:
@@ -106,6 +114,12 @@ class Claims:
                     revoked, waiter.revoked = waiter.revoked, ()
                     said_ns = claimed.now_ns
                     yield Revoked(revoked)
+                if waiter.is_config_new:
+                    waiter.is_config_new = False
+                    newest = self._plane.configs.revision_for(agent)
+                    if newest is not None and newest != revision:
+                        revision, said_ns = newest, claimed.now_ns
+                        yield Configured(newest)
                 if claimed.tasks:
                     demand.spend(claimed.tasks)
                     said_ns = claimed.now_ns

@@ -23,6 +23,7 @@ from netsonde.model import (
 )
 from netsonde.server import idempotency
 from netsonde.server.config import ServerConfig
+from netsonde.server.configs import Configs
 from netsonde.server.leasing import (
     Change,
     Died,
@@ -77,6 +78,7 @@ class ControlPlane:
         self.lease_ids = LeaseIds(store.last_lease_id())
         self.registry = AgentRegistry(config, self.time, self.policy, writer)
         self.waiters = Waiters()
+        self.configs = Configs(self.registry, writer, self.time, self.waiters)
         self.results_pulse = Pulse()
         self.checks_pulse = Pulse()
         self.is_ready = True
@@ -86,6 +88,7 @@ class ControlPlane:
         self.review_ns = 0  # when standing checks may choose their agents again
         self.registry.on_change = self._note_roster
         self.registry.load(store)
+        self.configs.load(store)
         self.keep_label_queues(store.label_queues())
         for queue, kind, run_ns in store.delayed(self.time.now_ns()):
             self.waiters.announce_at(run_ns, queue, kind)

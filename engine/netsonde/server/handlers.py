@@ -36,7 +36,8 @@ from netsonde.server.api import (
     require_identity,
     require_json,
 )
-from netsonde.server.claims import Claimed, ClaimEvent, Claims, Ended, Ping, Revoked
+from netsonde.server.claims import Claimed, ClaimEvent, Claims, Configured, Ended, Ping, Revoked
+from netsonde.server.config_calls import answer_config
 from netsonde.server.core import ControlPlane
 from netsonde.server.leasing import ExtendStatus, Extension
 from netsonde.server.quotas import Quotas
@@ -109,6 +110,7 @@ class AgentApi(Api):
                 heartbeat_interval_ms=config.heartbeat_interval_ms,
                 claim_wait_ms=config.claim_wait_ms,
                 extend_fraction=EXTEND_FRACTION,
+                config_revision=self._config_revision(agent),
                 limits={
                     "leases_per_claim": wire.LEASES_PER_CLAIM_MAX,
                     "lease_ids_per_extend": wire.LEASE_IDS_PER_EXTEND_MAX,
@@ -126,6 +128,7 @@ class AgentApi(Api):
         ids = body.active_leases.get("ids", ())
         if not isinstance(ids, list | tuple) or not all(type(one) is int for one in ids):
             refuse("active_leases.ids", "active_leases.ids must be a list of lease ids")
+        await self._plane.configs.heard(agent, body.config)
         revoked, unknown = await self._plane.lost_leases(agent, ids)
         config = self._plane.config
         return ok(
@@ -134,6 +137,7 @@ class AgentApi(Api):
                 next_deadline_ms=config.heartbeat_interval_ms * HEARTBEATS_MISSED,
                 heartbeat_interval_ms=config.heartbeat_interval_ms,
                 server_time_ms=self._plane.time.now_ns() // NS_PER_MS,
+                config_revision=self._config_revision(agent),
                 revoked_leases=revoked,
                 unknown_leases=unknown,
             )
@@ -149,7 +153,10 @@ class AgentApi(Api):
         claimed = await self._claims.claim(
             agent, body, request.received_ns, is_legacy=_is_legacy(request)
         )
-        return ok(self._claim_body(body, claimed, request.received_ns))
+        answer = self._claim_body(body, claimed, request.received_ns)
+        if (revision := self._config_revision(agent)) is not None:
+            answer["config_revision"] = revision
+        return ok(answer)
 
     async def _claim_lines(
         self, events: AsyncGenerator[ClaimEvent], received_ns: int
@@ -161,14 +168,14 @@ class AgentApi(Api):
                         yield wire.claim_lines(self._leases(event, received_ns))
                     case Revoked():
                         yield wire.revoke_line(event.lease_ids)
+                    case Configured():
+                        yield wire.config_line(event.revision)
                     case Ping():
                         yield wire.ping_line()
                     case Ended():
                         yield wire.end_line(event.reason)
 
-    def _claim_body(
-        self, body: ClaimRequest, claimed: Claimed, received_ns: int
-    ) -> Mapping[str, Any]:
+    def _claim_body(self, body: ClaimRequest, claimed: Claimed, received_ns: int) -> dict[str, Any]:
         answer: dict[str, Any] = {
             "leases": self._leases(claimed, received_ns),
             "held_ms": _held_ms(claimed, received_ns),
@@ -274,8 +281,12 @@ class AgentApi(Api):
         return ok({"accepted": True, "id": f"{agent.agent_id}/{body.timestamp}"}, 202)
 
     async def _config(self, request: ApiRequest) -> ApiResponse:
-        await self._authenticated(request, "config")
-        raise RequestError(ErrorCode.NOT_FOUND, "no configuration is published")
+        agent = await self._authenticated(request, "config")
+        return await answer_config(self._plane.configs, agent, request)
+
+    def _config_revision(self, agent: AgentRow) -> str | None:
+        revision = self._plane.configs.revision_for(agent)
+        return None if revision is None else str(revision)
 
     # ── who asks ──
 

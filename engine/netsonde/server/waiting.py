@@ -16,8 +16,8 @@ class Waiter:
 
     One that `is_over` is granted nothing more: its agent has asked again or gone, and this answer
     would reach nobody. One that `is_owing` was woken for work that it has not looked for yet. A
-    stream `hears_revocations`; one with a `budget` takes more when what its agent holds becomes
-    less.
+    stream `hears_revocations`, and of configurations (`is_config_new`); one with a `budget` takes
+    more when what its agent holds becomes less.
     """
 
     queues: frozenset[int]
@@ -29,6 +29,7 @@ class Waiter:
     is_owing: bool = False
     hears_revocations: bool = False
     revoked: tuple[int, ...] = ()
+    is_config_new: bool = False
     budget: Mapping[TaskKind, int] | None = None
 
     def wants(self, queue: int, kind: TaskKind) -> int:
@@ -123,6 +124,13 @@ class Waiters:
         for waiter in self._waiting if lost else ():
             if waiter.hears_revocations and waiter.agent_id in lost:
                 waiter.revoked += lost[waiter.agent_id]
+                waiter.event.set()
+
+    def tell_config(self) -> None:
+        """Tell streams that a configuration was published."""
+        for waiter in self._waiting:
+            if waiter.hears_revocations:
+                waiter.is_config_new = True
                 waiter.event.set()
 
     def wake_all(self, queues: Collection[int] | None = None) -> None:

@@ -44,7 +44,7 @@ class Claimed:
     claim_id: str | None = None
     held_ms: int | None = None
     server_time_ms: int | None = None
-    config_revision: str | None = None
+    config_revision: str | int | None = None
 
 
 class _LooseClaim(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class _LooseClaim(msgspec.Struct, frozen=True):
     claim_id: str | None = None
     held_ms: int | None = None
     server_time_ms: int | None = None
-    config_revision: str | None = None
+    config_revision: str | int | None = None
 
 
 class _Ids(msgspec.Struct, frozen=True):

@@ -132,6 +132,11 @@ def revoke_line(lease_ids: Sequence[int]) -> bytes:
     return encode({"t": "revoke", "lease_ids": lease_ids}) + b"\n"
 
 
+def config_line(revision: int) -> bytes:
+    """Encode the line that tells of a newer configuration."""
+    return b'{"t":"config","revision":%d}\n' % revision
+
+
 def ping_line() -> bytes:
     """Encode the line that says only that the stream lives."""
     return b'{"t":"ping"}\n'

@@ -150,3 +150,38 @@ class LanesMachine(RuleBasedStateMachine):
 
 TestLanesMachine = LanesMachine.TestCase
 TestLanesMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+def test_slots_can_become_more_and_fewer_while_they_are_taken() -> None:
+    it = lanes(ping=4)
+    queue(it, *(make_lease(number) for number in range(1, 10)))
+    assert begun(it) == [1, 2, 3, 4]
+    it.resize({PING: 2, DNS: 4})
+    it.give_back(PING)
+    it.give_back(PING)
+    assert begun(it) == [], "two still run"
+    it.give_back(PING)
+    assert begun(it) == [5]
+    it.resize({PING: 6, DNS: 4})
+    assert begun(it) == [6, 7, 8, 9]
+
+
+def test_a_kind_without_slots_waits_until_it_has_some() -> None:
+    it = lanes(ping=4)
+    it.resize({DNS: 4})
+    queue(it, make_lease(1))
+    assert begun(it) == []
+    assert not it.measures(PING)
+    assert it.free() == {DNS: 4}
+    it.resize({PING: 1, DNS: 4})
+    assert begun(it) == [1]
+
+
+def test_a_ceiling_that_moves_keeps_what_congestion_has_learned() -> None:
+    it = lanes(ping=100, dns=100)
+    it.congestion._shrink(PING, 0)
+    assert it.congestion.limit(PING) == 70
+    it.resize({PING: 200, DNS: 50})
+    assert (it.congestion.limit(PING), it.congestion.limit(DNS)) == (70, 50)
+    it.resize({PING: 10, DNS: 200})
+    assert (it.congestion.limit(PING), it.congestion.limit(DNS)) == (10, 200)

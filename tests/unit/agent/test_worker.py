@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from netsonde import wire
+from netsonde.agent.bounds import target_pacer
 from netsonde.agent.keeper import HOLD_RETRY_NS
-from netsonde.agent.worker import Worker, target_pacer
+from netsonde.agent.worker import Worker
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.congestion import LAG_MAX_NS
 from netsonde.errors import (

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from netsonde import wire
+from netsonde.agent.bounds import target_pacer
 from netsonde.agent.keeper import HOLD_RETRY_NS
-from netsonde.agent.worker import INSTANTS_PER_TURN, TASKS_PER_TURN, Worker, target_pacer
+from netsonde.agent.worker import INSTANTS_PER_TURN, TASKS_PER_TURN, Worker
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import SpoolFull, TargetDeniedError
 from netsonde.leases import LeaseState, LeaseTable

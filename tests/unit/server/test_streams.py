@@ -13,6 +13,7 @@ from netsonde import wire
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.errors import StorageError
 from netsonde.server.api import ApiRequest, ApiResponse
+from support.configs import document, envelope
 from support.stores import STORES, Caller, RegisteredAgent, callers, result_item
 
 
@@ -438,3 +439,24 @@ async def test_a_stream_waits_as_long_as_it_was_asked_to(caller: Caller) -> None
     stream = Stream(agent, wait_ms=0)
     await caller.clock.advance(NS_PER_MS)
     assert stream.lines == [{"t": "end", "reason": "wait"}]
+
+
+# ── configurations ──
+
+
+async def test_a_newer_configuration_is_told_at_once_and_once(caller: Caller) -> None:
+    agent = await caller.register()
+    stream = Stream(agent)
+    await caller.clock.settle()
+    for revision, scope in ((1, {"all": True}), (2, {"agents": [99]}), (3, {"all": True})):
+        body = document(envelope(revision, scope=scope))
+        status, answer, _ = await caller.operator("POST", "/v1/configs", body)
+        assert status == 201, answer
+        await caller.clock.settle()
+    await caller.clock.advance(9 * NS_PER_S)
+    assert stream.lines == [{"t": "config", "revision": 1}, {"t": "config", "revision": 3}]
+    await hang_up(caller, stream)
+    later = Stream(agent)
+    await caller.clock.settle()
+    assert later.lines == [], "claims and heartbeats name it"
+    await hang_up(caller, later)

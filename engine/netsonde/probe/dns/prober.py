@@ -35,7 +35,8 @@ class DnsProber:
     """Measures DNS: the records, one `dns_response` per exchange and one `dns_summary`.
 
     `timeout_ms` is per try; every type is asked at the same time. The servers of resolv_conf are
-    this host's own choice and not subject to policy, a `server` in the spec is.
+    this host's own choice and not subject to policy, a `server` in the spec is. `resolvers`, where
+    there are any, are asked in place of the former; whoever sets them has judged them.
     """
 
     kind = TaskKind.DNS
@@ -48,13 +49,14 @@ class DnsProber:
         resolv_conf: Path = Path("/etc/resolv.conf"),
     ) -> None:
         self._clock = clock
-        self._policy = policy
+        self.policy = policy
+        self.resolvers: tuple[Server, ...] = ()
         self._resolv_conf = resolv_conf
         self._exchanger = Exchanger(clock)
 
     async def run(self, spec: DnsSpec, record: Recorder) -> None:
         """Ask spec's question; see `Prober.run`."""
-        record.env.setdefault("policy_version", self._policy.version)
+        record.env.setdefault("policy_version", self.policy.version)
         started_ns = self._clock.monotonic_ns()
         summary: dict[str, Any] = {"success": False, "query": spec.query, "server": spec.server}
         logs: dict[dns.rdatatype.RdataType, list[Exchange]] = {}
@@ -80,9 +82,9 @@ class DnsProber:
 
     def _servers(self, spec: DnsSpec) -> tuple[Server, ...]:
         if spec.server is None or spec.server == "system":
-            return system_servers(self._resolv_conf)
+            return self.resolvers or system_servers(self._resolv_conf)
         server = parse_server(spec.server)
-        self._policy.check(server.address)
+        self.policy.check(server.address)
         return (server,)
 
     async def _ask(

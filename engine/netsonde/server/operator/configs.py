@@ -1,0 +1,100 @@
+"""Signed configurations: published as finished envelopes, and what agents made of them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from netsonde import dsse, wire
+from netsonde.clock import rfc3339
+from netsonde.dsse import Envelope
+from netsonde.errors import ErrorCode, RequestError
+from netsonde.remote_config import inspect
+from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
+from netsonde.server.configs import STATES
+from netsonde.server.operator.calls import Calls, Committed, Operation, item_id
+from netsonde.server.queries import Query, decode_cursor, encode_cursor
+from netsonde.server.store import Store
+from netsonde.server.store.configs import ConfigRow
+
+
+class ConfigCalls(Calls):
+    """The calls about signed configurations."""
+
+    def routes(self) -> Sequence[Route]:
+        """Return the calls."""
+        return (
+            Route("POST", "/v1/configs", self._write(self._publish)),
+            Route("GET", "/v1/configs", self._list_configs),
+            Route("GET", "/v1/configs/{id}", self._get_config),
+            Route("GET", "/v1/configs/{id}/status", self._get_status),
+        )
+
+    def _publish(self, request: ApiRequest) -> Operation:
+        try:
+            envelope = wire.decode(Envelope, request.body, strict=True)
+        except RequestError as error:
+            if error.code is not ErrorCode.VALIDATION:
+                raise
+            raise RequestError(
+                ErrorCode.CONFIG_INVALID,
+                f"a configuration is published as the envelope that `netsonde config sign` makes:"
+                f" {error}",
+                violations=error.violations,
+            ) from error
+        publish = self._plane.configs.publication(envelope)
+
+        def operation(store: Store) -> tuple[ApiResponse, Committed]:
+            row, is_new, committed = publish(store)
+            return ok(_summary(row), 201 if is_new else 200), committed
+
+        return operation
+
+    async def _list_configs(self, request: ApiRequest) -> ApiResponse:
+        query = Query(request.query)
+        limit, before = query.limit(), decode_cursor(query.take("cursor"))
+        query.end()
+        rows = await self._plane.writer.read(lambda store: store.configs(before, limit))
+        cursor = encode_cursor(rows[-1].revision) if len(rows) == limit else None
+        return ok({"configs": [_summary(row) for row in rows], "cursor": cursor})
+
+    async def _get_config(self, request: ApiRequest) -> ApiResponse:
+        Query(request.query).end()
+        revision = item_id(request)
+        row = await self._plane.writer.read(lambda store: store.config(revision))
+        if row is None:
+            raise RequestError(ErrorCode.NOT_FOUND, f"there is no configuration {revision}")
+        envelope = wire.decode_answer(Envelope, row.envelope)
+        config = inspect(envelope).config
+        return ok({**_summary(row), "config": config, "envelope": wire.fragment(row.envelope)})
+
+    async def _get_status(self, request: ApiRequest) -> ApiResponse:
+        query = Query(request.query)
+        limit, after = query.limit(), decode_cursor(query.take("cursor")) or 0
+        query.end()
+        revision = item_id(request)
+        states = await self._plane.configs.status(revision)
+        counts = Counter(state["status"] for state in states)
+        page = [state for state in states if state["agent_id"] > after][:limit]
+        cursor = encode_cursor(page[-1]["agent_id"]) if len(page) == limit else None
+        return ok(
+            {
+                "revision": revision,
+                "counts": {name: counts[name] for name in STATES},
+                "agents": page,
+                "cursor": cursor,
+            }
+        )
+
+
+def _summary(row: ConfigRow) -> Mapping[str, Any]:
+    envelope = wire.decode_answer(Envelope, row.envelope)
+    payload = inspect(envelope)
+    return {
+        "revision": row.revision,
+        "digest": dsse.payload_digest(dsse.payload_bytes(envelope)),
+        "scope": payload.scope,
+        "issued_at": payload.issued_at.isoformat(),
+        "expires_at": payload.expires_at.isoformat(),
+        "keyids": [one.keyid for one in envelope.signatures],
+        "published_at": rfc3339(row.published_ns),
+    }
