@@ -15,23 +15,29 @@ from netsonde import __version__
 from netsonde.agent.config import AgentConfig
 from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.lease_extender import LeaseExtender
+from netsonde.agent.orders import Orders
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.reporter import Reporter
+from netsonde.agent.standby import Standby, Unstarted
 from netsonde.agent.standing import StandingLeases
 from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
 from netsonde.agent.worker import Worker, target_pacer
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
 from netsonde.control_plane import (
     ControlPlaneClient,
-    ControlPlaneError,
     ControlPlaneTransport,
     HttpControlPlaneTransport,
-    TransportError,
 )
 from netsonde.control_plane.session import AgentRuntime
 from netsonde.errors import NetsondeError
 from netsonde.leases import Ended, LeaseState, LeaseTable
-from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse
+from netsonde.model import (
+    CommandType,
+    HeartbeatRequest,
+    Reason,
+    RegisterRequest,
+    RegisterResponse,
+)
 from netsonde.netinfo import local_addresses
 from netsonde.probe.privilege import GRANT_HINT, capabilities
 from netsonde.spool import Spool, SpoolLimits
@@ -43,7 +49,6 @@ CATCH_UP_TIMEOUT_NS = 10 * NS_PER_S  # for old results, before new work: else it
 CANCEL_TIMEOUT_NS = 2 * NS_PER_S  # for cancelled measurements to hand in what they saw
 RELEASE_TIMEOUT_NS = 5 * NS_PER_S  # unstarted leases end by themselves if this is not enough
 FLUSH_TIMEOUT_NS = 5 * NS_PER_S  # results that are not taken by then wait in the spool
-RELEASE_ATTEMPTS = 2
 
 _log = logging.getLogger("netsonde.agent")
 
@@ -200,9 +205,11 @@ class Agent:
         extender = LeaseExtender(
             clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
         )
+        standby = Standby(client, leases, worker, standing, dispatcher)
+        orders = Orders({CommandType.DRAIN: standby.drain, CommandType.RESUME: standby.resume})
         parts = _Parts(
             client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
-            extender,
+            extender, standby, orders,
         )  # fmt: skip
         parts.connect()
         return parts
@@ -244,6 +251,7 @@ class Agent:
                     parts.extender.run,
                     parts.reporter.run,
                     parts.telemetry.run,
+                    parts.orders.run,
                 )
             ]
             dispatching = group.create_task(self._dispatch(parts))
@@ -259,20 +267,16 @@ class Agent:
         """
         if parts.spool.rows:
             await self._clock.wait(parts.reporter.caught_up, CATCH_UP_TIMEOUT_NS)
-        await parts.dispatcher.run()
+        while True:
+            await parts.standby.may_work.wait()
+            await parts.dispatcher.run()
 
     async def _wind_down(self, parts: "_Parts") -> None:
         """Give back what has not begun, let the rest end, hand in the results."""
-        claim_ids, known = parts.dispatcher.stop()
-        standing = parts.standing.stop()
-        lease_ids = list(dict.fromkeys([*parts.worker.drop_unstarted(), *standing]))
-        parts.leases.release_many(lease_ids)
-        keep = [lease_id for lease_id in known if lease_id in parts.leases]
+        unstarted = parts.standby.close()
         released = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            releasing = group.create_task(
-                self._release(parts.client, lease_ids, claim_ids, keep, released)
-            )
+            releasing = group.create_task(self._release(parts.standby, unstarted, released))
             drain_ns = round(self.config.drain_timeout_s * NS_PER_S)
             if not await self._clock.wait(parts.worker.idle, drain_ns):
                 parts.worker.cancel_all(Reason.CANCELLED)
@@ -283,24 +287,10 @@ class Agent:
             releasing.cancel()
         self._say_goodbye(parts)
 
-    async def _release(
-        self,
-        client: ControlPlaneClient,
-        lease_ids: list[int],
-        claim_ids: tuple[str, ...],
-        keep: Sequence[int],
-        released: asyncio.Event,
-    ) -> None:
+    @staticmethod
+    async def _release(standby: Standby, unstarted: Unstarted, released: asyncio.Event) -> None:
         try:
-            await client.release(lease_ids, claim_ids, keep=keep, attempts=RELEASE_ATTEMPTS)
-        except (ControlPlaneError, TransportError) as error:
-            if lease_ids:
-                _log.warning(
-                    "%d unstarted leases were not given back (%s): they end by themselves",
-                    len(lease_ids),
-                    error,
-                    extra={"action": "release_failed"},
-                )
+            await standby.give_back(unstarted)
         finally:
             released.set()
 
@@ -334,13 +324,19 @@ class Agent:
         return HeartbeatRequest(
             agent_id=0,
             instance_id=self.instance_id,
-            state="draining" if self._drain_asked.is_set() else "active",
+            state="draining" if self._is_draining else "active",
             active_leases={
                 "count": len(leases),
                 "ids": self._told(leases),
             },
             health=telemetry.health(),
+            done_commands=self._parts.orders.done if self._parts else (),
         )
+
+    @property
+    def _is_draining(self) -> bool:
+        stands_by = self._parts is not None and self._parts.standby.is_on
+        return stands_by or self._drain_asked.is_set()
 
     def _told(self, leases: LeaseTable) -> list[int]:
         """Choose the leases a heartbeat names: all of them take their turn."""
@@ -369,6 +365,8 @@ class _Parts:
     dispatcher: Dispatcher
     reporter: Reporter
     extender: LeaseExtender
+    standby: Standby
+    orders: Orders
 
     def connect(self) -> None:
         """Let the parts tell each other what happens."""
@@ -379,6 +377,8 @@ class _Parts:
         worker.on_kept = reporter.wake
         worker.on_ran = self.standing.ran
         worker.is_columnar = lambda: client.is_legacy is False
+        self.orders.on_done = self.session.hurry
+        self.session.on_commands = self.orders.take
         dispatcher.on_granted = self.extender.wake
         dispatcher.on_revoked = self.extender.revoke
         dispatcher.on_standing = self.standing.take
@@ -397,6 +397,7 @@ class _Parts:
             "dispatcher": self.dispatcher.counters,
             "reporter": self.reporter.counters,
             "extender": self.extender.counters,
+            "orders": self.orders.counters,
         }
         return {
             f"{part}.{name}": count

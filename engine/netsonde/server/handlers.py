@@ -94,6 +94,7 @@ class AgentApi(Api):
         agent, token, changes = await self._plane.registry.register(
             body, is_legacy=body.agent_key is None or _is_legacy(request)
         )
+        self._plane.fleet.began(agent)
         if body.agent_key is not None:
             self._plane.waiters.end(agent.agent_id)  # what an earlier instance still waits for
         if changes:
@@ -126,6 +127,7 @@ class AgentApi(Api):
         ids = body.active_leases.get("ids", ())
         if not isinstance(ids, list | tuple) or not all(type(one) is int for one in ids):
             refuse("active_leases.ids", "active_leases.ids must be a list of lease ids")
+        commands = await self._plane.fleet.heard(agent, body)
         revoked, unknown = await self._plane.lost_leases(agent, ids)
         config = self._plane.config
         return ok(
@@ -136,6 +138,7 @@ class AgentApi(Api):
                 server_time_ms=self._plane.time.now_ns() // NS_PER_MS,
                 revoked_leases=revoked,
                 unknown_leases=unknown,
+                commands=commands,
             )
         )
 
@@ -251,6 +254,7 @@ class AgentApi(Api):
             items = wire.read_report_lines(_fed(received, chunk))
             for start in range(0, len(items), wire.REPORT_ITEMS_MAX):
                 part = items[start : start + wire.REPORT_ITEMS_MAX]
+                self._plane.registry.admit(agent.agent_id)
                 answers = await self._plane.report(agent, [item for _, item in part])
                 yield wire.acknowledgement_lines([seq for seq, _ in part], answers)
                 through = part[-1][0]

@@ -9,11 +9,15 @@ from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import bearer, health_routes
 from netsonde.server.operator.agents import AgentCalls
 from netsonde.server.operator.checks import CheckCalls
+from netsonde.server.operator.dead_letters import DeadLetterCalls
+from netsonde.server.operator.fleet import FleetCalls
 from netsonde.server.operator.queues import QueueCalls
 from netsonde.server.operator.results import ResultCalls
 from netsonde.server.operator.tasks import TaskCalls
 
-RESOURCES = (CheckCalls, TaskCalls, ResultCalls, AgentCalls, QueueCalls)
+RESOURCES = (
+    CheckCalls, TaskCalls, ResultCalls, AgentCalls, FleetCalls, QueueCalls, DeadLetterCalls,
+)  # fmt: skip
 
 
 class OperatorApi(Api):

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from netsonde.server.store.agents import AgentStore
 from netsonde.server.store.checks import CheckStore
+from netsonde.server.store.dead_letters import DeadLetterStore
+from netsonde.server.store.fleet import FleetStore
 from netsonde.server.store.results import ResultStore
 from netsonde.server.store.tasks import TaskStore
 
@@ -24,7 +26,7 @@ class RememberedAnswer:
     body: bytes
 
 
-class Store(TaskStore, ResultStore, AgentStore, CheckStore, Protocol):
+class Store(TaskStore, ResultStore, AgentStore, CheckStore, FleetStore, DeadLetterStore, Protocol):
     """The control plane's state. Every verb may raise what `fault` explains."""
 
     # transactions
