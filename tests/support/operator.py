@@ -17,6 +17,8 @@ class FakeOperator:
         self.pages: list[Page] = []
         self.queries: list[dict[str, Any]] = []
         self.followed: list[Any] = []
+        self.orders: list[tuple[int, str]] = []
+        self.dealt: list[tuple[str, Any]] = []
         self.agent_list: list[dict[str, Any]] = []
         self.published: list[dict[str, Any]] = []
         self.config_list: list[dict[str, Any]] = []
@@ -74,3 +76,31 @@ class FakeOperator:
 
     async def queues(self) -> dict[str, Any]:
         return self.queue_answer
+
+    async def agent(self, agent_id: int) -> dict[str, Any]:
+        return next(agent for agent in self.agent_list if agent["agent_id"] == agent_id)
+
+    async def order(self, agent_id: int, verb: str) -> dict[str, Any]:
+        self.orders.append((agent_id, verb))
+        returned = {"returned_leases": 3} if verb == "revoke" else {}
+        return await self.agent(agent_id) | returned
+
+    async def dead_letters(self, query: Mapping[str, Any]) -> Page:
+        self.queries.append(dict(query))
+        return self.pages.pop(0)
+
+    async def requeue_dead_letter(self, task_id: int) -> dict[str, Any]:
+        self.dealt.append(("requeue", task_id))
+        return {"task_id": task_id, "requeued": 1}
+
+    async def delete_dead_letter(self, task_id: int) -> dict[str, Any]:
+        self.dealt.append(("delete", task_id))
+        return {"task_id": task_id, "deleted": 1}
+
+    async def requeue_dead_letters(self, selection: Mapping[str, Any]) -> dict[str, Any]:
+        self.dealt.append(("requeue", dict(selection)))
+        return {"requeued": 2, "more": True}
+
+    async def delete_dead_letters(self, selection: Mapping[str, Any]) -> dict[str, Any]:
+        self.dealt.append(("delete", dict(selection)))
+        return {"deleted": 2, "more": True}

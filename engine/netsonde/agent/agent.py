@@ -18,24 +18,30 @@ from netsonde.agent.config_keeper import ConfigKeeper
 from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.knobs import Knobs, ceiling_of
 from netsonde.agent.lease_extender import LeaseExtender
+from netsonde.agent.orders import Orders
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.reporter import Reporter
+from netsonde.agent.standby import Standby, Unstarted
 from netsonde.agent.standing import StandingLeases
 from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
 from netsonde.agent.worker import Worker
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
 from netsonde.control_plane import (
     ControlPlaneClient,
-    ControlPlaneError,
     ControlPlaneTransport,
     HttpControlPlaneTransport,
-    TransportError,
 )
 from netsonde.control_plane.session import AgentRuntime
 from netsonde.dsse import PublicKey, TrustedKeys
 from netsonde.errors import NetsondeError
 from netsonde.leases import Ended, LeaseState, LeaseTable
-from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse
+from netsonde.model import (
+    CommandType,
+    HeartbeatRequest,
+    Reason,
+    RegisterRequest,
+    RegisterResponse,
+)
 from netsonde.netinfo import local_addresses
 from netsonde.probe.privilege import GRANT_HINT, capabilities
 from netsonde.remote_config import Holder
@@ -49,7 +55,6 @@ CATCH_UP_TIMEOUT_NS = 10 * NS_PER_S  # for old results, before new work: else it
 CANCEL_TIMEOUT_NS = 2 * NS_PER_S  # for cancelled measurements to hand in what they saw
 RELEASE_TIMEOUT_NS = 5 * NS_PER_S  # unstarted leases end by themselves if this is not enough
 FLUSH_TIMEOUT_NS = 5 * NS_PER_S  # results that are not taken by then wait in the spool
-RELEASE_ATTEMPTS = 2
 
 _log = logging.getLogger("netsonde.agent")
 
@@ -224,9 +229,17 @@ class Agent:
         )
         keeper.prepare = knobs.prepare
         keeper.holder = partial(self._holder, client)
+        standby = Standby(client, leases, worker, standing, dispatcher)
+        orders = Orders(
+            {
+                CommandType.DRAIN: standby.drain,
+                CommandType.RESUME: standby.resume,
+                CommandType.REFRESH_CONFIG: keeper.refresh,
+            }
+        )
         parts = _Parts(
             client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
-            extender, keeper, knobs,
+            extender, keeper, knobs, standby, orders,
         )  # fmt: skip
         parts.connect()
         keeper.start()
@@ -270,6 +283,7 @@ class Agent:
                     parts.reporter.run,
                     parts.telemetry.run,
                     parts.keeper.run,
+                    parts.orders.run,
                 )
             ]
             dispatching = group.create_task(self._dispatch(parts))
@@ -285,20 +299,16 @@ class Agent:
         """
         if parts.spool.rows:
             await self._clock.wait(parts.reporter.caught_up, CATCH_UP_TIMEOUT_NS)
-        await parts.dispatcher.run()
+        while True:
+            await parts.standby.may_work.wait()
+            await parts.dispatcher.run()
 
     async def _wind_down(self, parts: "_Parts") -> None:
         """Give back what has not begun, let the rest end, hand in the results."""
-        claim_ids, known = parts.dispatcher.stop()
-        standing = parts.standing.stop()
-        lease_ids = list(dict.fromkeys([*parts.worker.drop_unstarted(), *standing]))
-        parts.leases.release_many(lease_ids)
-        keep = [lease_id for lease_id in known if lease_id in parts.leases]
+        unstarted = parts.standby.close()
         released = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            releasing = group.create_task(
-                self._release(parts.client, lease_ids, claim_ids, keep, released)
-            )
+            releasing = group.create_task(self._release(parts.standby, unstarted, released))
             drain_ns = round(self.config.drain_timeout_s * NS_PER_S)
             if not await self._clock.wait(parts.worker.idle, drain_ns):
                 parts.worker.cancel_all(Reason.CANCELLED)
@@ -309,24 +319,10 @@ class Agent:
             releasing.cancel()
         self._say_goodbye(parts)
 
-    async def _release(
-        self,
-        client: ControlPlaneClient,
-        lease_ids: list[int],
-        claim_ids: tuple[str, ...],
-        keep: Sequence[int],
-        released: asyncio.Event,
-    ) -> None:
+    @staticmethod
+    async def _release(standby: Standby, unstarted: Unstarted, released: asyncio.Event) -> None:
         try:
-            await client.release(lease_ids, claim_ids, keep=keep, attempts=RELEASE_ATTEMPTS)
-        except (ControlPlaneError, TransportError) as error:
-            if lease_ids:
-                _log.warning(
-                    "%d unstarted leases were not given back (%s): they end by themselves",
-                    len(lease_ids),
-                    error,
-                    extra={"action": "release_failed"},
-                )
+            await standby.give_back(unstarted)
         finally:
             released.set()
 
@@ -360,18 +356,24 @@ class Agent:
         return HeartbeatRequest(
             agent_id=0,
             instance_id=self.instance_id,
-            state="draining" if self._drain_asked.is_set() else "active",
+            state="draining" if self._is_draining else "active",
             active_leases={
                 "count": len(leases),
                 "ids": self._told(leases),
             },
             health=telemetry.health(),
             config=self._parts.keeper.status() if self._parts else None,
+            done_commands=self._parts.orders.done if self._parts else (),
         )
 
     def _holder(self, client: ControlPlaneClient) -> Holder:
         agent_id = client.identity.agent_id if client.identity else 0
         return Holder(agent_id, self.config.hostname, self.config.labels)
+
+    @property
+    def _is_draining(self) -> bool:
+        stands_by = self._parts is not None and self._parts.standby.is_on
+        return stands_by or self._drain_asked.is_set()
 
     def _told(self, leases: LeaseTable) -> list[int]:
         """Choose the leases a heartbeat names: all of them take their turn."""
@@ -402,6 +404,8 @@ class _Parts:
     extender: LeaseExtender
     keeper: ConfigKeeper
     knobs: Knobs
+    standby: Standby
+    orders: Orders
 
     def connect(self) -> None:
         """Let the parts tell each other what happens."""
@@ -412,6 +416,8 @@ class _Parts:
         worker.on_kept = reporter.wake
         worker.on_ran = self.standing.ran
         worker.is_columnar = lambda: client.is_legacy is False
+        self.orders.on_done = self.session.hurry
+        self.session.on_commands = self.orders.take
         dispatcher.on_granted = self.extender.wake
         dispatcher.on_revoked = self.extender.revoke
         dispatcher.on_standing = self.standing.take
@@ -432,6 +438,7 @@ class _Parts:
             "reporter": self.reporter.counters,
             "extender": self.extender.counters,
             "config": self.keeper.counters,
+            "orders": self.orders.counters,
         }
         return {
             f"{part}.{name}": count

@@ -131,6 +131,11 @@ class ConfigKeeper:
         if self._announced != self._handled:
             self._asked.set()
 
+    async def refresh(self) -> None:
+        """Look again soon, whatever was announced, and judge again what was refused."""
+        self._etag = None
+        self._asked.set()
+
     def start(self) -> None:
         """Put what was in force before a restart into force again.
 

@@ -125,12 +125,22 @@ class Dispatcher:
         """
         self._is_stopped = True
         for claim in self._out.values():
+            claim.is_over = True
             self._broken[claim.claim_id] = claim
             if claim.task is not None and not claim.is_taking:
                 claim.task.cancel()
         self._changed.set()
         known = [lease_id for claim in self._broken.values() for lease_id in claim.taken]
         return tuple(self._broken), tuple(known)
+
+    def resume(self) -> None:
+        """Claim again; what was given back is not asked for any more.
+
+        A `run` that has returned has to be run again.
+        """
+        self._is_stopped = False
+        self._broken.clear()
+        self._changed.set()
 
     async def run(self) -> None:
         """Claim until stopped or cancelled."""
@@ -207,7 +217,7 @@ class Dispatcher:
         except (ControlPlaneError, TransportError) as error:
             # The session tells the operator; here it only matters whether leases may be lost.
             self.counters["failed"] += 1
-            if isinstance(error, TransportError) or error.retryable:
+            if not claim.is_over and (isinstance(error, TransportError) or error.retryable):
                 self._broken[claim.claim_id] = claim
         finally:
             self._out.pop(claim.claim_id, None)
@@ -219,19 +229,22 @@ class Dispatcher:
         claim.is_taking = True
         per_turn = self._lanes.per_turn
         for begin in range(0, len(grant.leases), per_turn):
-            rejected += self._take(claim.new_of(grant.part(begin, begin + per_turn)))
+            granted = claim.new_of(grant.part(begin, begin + per_turn))
+            rejected += self._refuse(granted) if claim.is_over else self._take(granted)
             await self._clock.sleep(0)
         if rejected:
             claim.group.create_task(self._hand_back(rejected))
         claim.is_taking = False
-        if self._is_stopped and claim.task is not None:
+        if claim.is_over and claim.task is not None:
             claim.task.cancel()
         self._changed.set()
 
+    @staticmethod
+    def _refuse(granted: ClaimGrant) -> list[RejectedLease]:
+        return [_refused(lease, "this agent is draining") for lease in granted.leases]
+
     def _take(self, granted: ClaimGrant) -> list[RejectedLease]:
         """Take leases into the table and the lanes; return those this agent cannot work on."""
-        if self._is_stopped:
-            return [_refused(lease, "this agent is draining") for lease in granted.leases]
         measured = {kind for kind in TaskKind if self._lanes.measures(kind)}
         usable = granted.where([lease.kind in measured for lease in granted.leases])
         rejected: list[RejectedLease] = []
@@ -290,6 +303,7 @@ class _Claim:
     taken: dict[int, None] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     is_taking: bool = False
+    is_over: bool = False  # what still comes of it goes back
 
     async def take(self, grant: ClaimGrant) -> None:
         """Take granted leases."""

@@ -53,6 +53,7 @@ class Telemetry:
                 "oldest_ms": age_ns // NS_PER_MS,
                 "full": self._spool.is_full,  # nothing is claimed meanwhile
             },
+            "clock": self._clock.quality().as_env(),
         }
 
     def lag_p99_ns(self) -> int:

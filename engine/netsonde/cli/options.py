@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,6 +163,30 @@ def operator_options(command: F) -> F:
         show_envvar=True,
         help="File that holds the operator token.",
     )(command)
+
+
+def yes_option(command: F) -> F:
+    """Add --yes, for what cannot be undone."""
+    return click.option("--yes", "-y", is_flag=True, help="Do not ask.")(command)
+
+
+def is_asked() -> bool:
+    """Whether there is somebody who can answer a question."""
+    return sys.stdin.isatty()
+
+
+def confirm(what: str, yes: bool) -> None:
+    """Ask whether to do what cannot be undone, unless --yes has said so.
+
+    Raises:
+        UsageError: there is nobody to ask.
+        Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not is_asked():
+        raise click.UsageError(f"{what}: say so with --yes")
+    click.confirm(f"{what}?", abort=True, err=True)
 
 
 def read_token(path: Path | None) -> str | None:

@@ -35,12 +35,15 @@ ENTRIES = {
     "server": Entry("server:server", "Run a control plane."),
     "check": Entry("checks:check", "Add, list and remove checks."),
     "results": Entry("results:results", "Show results."),
-    "agents": Entry("fleet:agents", "Show the agents."),
-    "queues": Entry("fleet:queues", "Show how much work waits."),
     "config": Entry("config:config", "Sign, check and publish the agents' configuration."),
+    "agents": Entry("fleet:agents", "Show the agents; drain, resume and revoke them."),
+    "queues": Entry("queues:queues", "Show how much work waits."),
+    "dead-letters": Entry("dead_letters:dead_letters", "Look after work that was given up."),
     "doctor": Entry("doctor:doctor", "Say what this host lacks, and how to grant it."),
     "version": Entry("version:version", "Print the version."),
 }
+# Other names of subcommands that help does not list; `agent` is the program that measures.
+ALIASES = {"result": "results", "queue": "queues", "dead-letter": "dead-letters", "checks": "check"}
 
 
 class Root(click.Group):
@@ -52,7 +55,7 @@ class Root(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the subcommand of that name."""
-        entry = ENTRIES.get(cmd_name)
+        entry = ENTRIES.get(ALIASES.get(cmd_name, cmd_name))
         if entry is None:
             return None
         module, _, attribute = entry.place.partition(":")

@@ -17,6 +17,7 @@ from netsonde.control_plane.transport import (
 )
 from netsonde.errors import ControlPlaneError, TransportError
 from netsonde.model import (
+    AgentCommand,
     AgentConfigEnvelope,
     ClaimRequest,
     ClaimResponse,
@@ -47,6 +48,7 @@ from netsonde.model import (
 )
 
 __all__ = [
+    "AgentCommand",
     "AgentConfigEnvelope",
     "BackoffPolicy",
     "ClaimGrant",

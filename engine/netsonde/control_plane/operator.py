@@ -78,6 +78,37 @@ class OperatorClient:
         """Return every agent."""
         return await self._all("/v1/agents", "agents")
 
+    async def agent(self, agent_id: int) -> JsonObject:
+        """Return one agent."""
+        return await self._call("GET", f"/v1/agents/{agent_id}")
+
+    async def order(self, agent_id: int, verb: str) -> JsonObject:
+        """Order something of an agent, `drain`, `resume` or `revoke`; return the agent."""
+        return await self._call("POST", f"/v1/agents/{agent_id}/{verb}")
+
+    async def dead_letters(self, query: Mapping[str, Any]) -> Page:
+        """Return one page of dead letters, the youngest first; None leaves a filter out."""
+        asked = {name: value for name, value in query.items() if value is not None}
+        return _page(
+            await self._call("GET", _with_query("/v1/dead-letters", asked)), "dead_letters"
+        )
+
+    async def requeue_dead_letter(self, task_id: int) -> JsonObject:
+        """Queue a dead letter's task again, with fresh attempts."""
+        return await self._call("POST", f"/v1/dead-letters/{task_id}/requeue")
+
+    async def delete_dead_letter(self, task_id: int) -> JsonObject:
+        """Give a dead letter up for good."""
+        return await self._call("DELETE", f"/v1/dead-letters/{task_id}")
+
+    async def requeue_dead_letters(self, selection: Mapping[str, Any]) -> JsonObject:
+        """Queue the tasks of many again; return how many, and whether there are more."""
+        return await self._call("POST", "/v1/dead-letters/requeue", body=selection)
+
+    async def delete_dead_letters(self, selection: Mapping[str, Any]) -> JsonObject:
+        """Give many up for good; return how many, and whether there are more."""
+        return await self._call("POST", "/v1/dead-letters/delete", body=selection)
+
     async def queues(self) -> JsonObject:
         """Return the queues and the counters."""
         return await self._call("GET", "/v1/queues")

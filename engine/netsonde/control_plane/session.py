@@ -14,7 +14,13 @@ from netsonde.control_plane.client import ControlPlaneClient
 from netsonde.control_plane.credentials import Credentials
 from netsonde.control_plane.exchange import Identity, needs_operator
 from netsonde.errors import ControlPlaneError, NetsondeError, StorageError, TransportError
-from netsonde.model import HeartbeatRequest, HeartbeatResponse, RegisterRequest, RegisterResponse
+from netsonde.model import (
+    AgentCommand,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    RegisterRequest,
+    RegisterResponse,
+)
 
 BEATS_PER_TIMEOUT = 3  # two may get lost
 BEAT_INTERVAL_MAX_MS = 600_000  # a server that wants fewer would not notice that we are gone
@@ -31,8 +37,9 @@ class AgentRuntime:
     """Keeps one agent known to its control plane.
 
     `describe` says who the agent is, `beat` how it feels (agent_id and seq are filled in),
-    `on_lost` is called with lease ids the control plane does not want worked on any more. `beat_ms`
-    is how far apart heartbeats are, None: as the control plane likes it.
+    `on_lost` is called with lease ids the control plane does not want worked on any more,
+    `on_commands` with the commands that every answer lists. `beat_ms` is how far apart heartbeats
+    are, None: as the control plane likes it.
     """
 
     def __init__(
@@ -46,12 +53,14 @@ class AgentRuntime:
     ) -> None:
         self.last_heartbeat: HeartbeatResponse | None = None
         self.beat_ms: int | None = None
+        self.on_commands: Callable[[Sequence[AgentCommand]], None] = lambda _: None
         self._client = client
         self._clock = clock
         self._path = credentials_path
         self._describe = describe
         self._beat = beat or (lambda: HeartbeatRequest(agent_id=0))
         self._on_lost = on_lost or (lambda _: None)
+        self._soon = asyncio.Event()
         self._credentials: Credentials | None = None
         self._identifying = asyncio.Lock()
         self._registered_ns: int | None = None
@@ -78,8 +87,17 @@ class AgentRuntime:
     async def run(self) -> None:
         """Send heartbeats until cancelled."""
         while True:
+            self._soon.clear()
             await self.heartbeat()
-            await self._clock.sleep(self.beat_interval_ns())
+            interval_ns = self.beat_interval_ns()
+            least_ns = min(self._client.cadence.heartbeat_ms * NS_PER_MS, interval_ns)
+            await self._clock.sleep(least_ns)
+            if interval_ns > least_ns:
+                await self._clock.wait(self._soon, interval_ns - least_ns)
+
+    def hurry(self) -> None:
+        """Send the next heartbeat as soon as one may be sent: there is news."""
+        self._soon.set()
 
     async def heartbeat(self) -> None:
         """Send one heartbeat now and act on its answer; a failure is logged and not raised."""
@@ -93,6 +111,7 @@ class AgentRuntime:
         lost = (*response.revoked_leases, *response.unknown_leases)
         if lost:
             self._on_lost(lost)
+        self.on_commands(response.commands)
 
     def beat_interval_ns(self) -> int:
         """Return how long to wait for the next heartbeat, jittered downwards."""

@@ -178,6 +178,8 @@ class Claims:
                 return Claimed((), now_ns)
             if demand.may_resume and (resumed := _resumed(store, agent, demand, now_ns)):
                 return Claimed(resumed, now_ns)
+            if store.is_barred(agent.agent_id):
+                return Claimed((), now_ns)
             room = dict(demand.room)
             if waiter.budget is not None:
                 _spend(room, store.held_by(agent.agent_id))

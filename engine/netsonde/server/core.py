@@ -24,6 +24,7 @@ from netsonde.model import (
 from netsonde.server import idempotency
 from netsonde.server.config import ServerConfig
 from netsonde.server.configs import Configs
+from netsonde.server.fleet import Fleet
 from netsonde.server.leasing import (
     Change,
     Died,
@@ -77,6 +78,7 @@ class ControlPlane:
         self.policy = LeasingPolicy(config, rng)
         self.lease_ids = LeaseIds(store.last_lease_id())
         self.registry = AgentRegistry(config, self.time, self.policy, writer)
+        self.fleet = Fleet(self.time, writer)
         self.waiters = Waiters()
         self.configs = Configs(self.registry, writer, self.time, self.waiters)
         self.results_pulse = Pulse()
@@ -89,6 +91,7 @@ class ControlPlane:
         self.registry.on_change = self._note_roster
         self.registry.load(store)
         self.configs.load(store)
+        self.fleet.load(store)
         self.keep_label_queues(store.label_queues())
         for queue, kind, run_ns in store.delayed(self.time.now_ns()):
             self.waiters.announce_at(run_ns, queue, kind)
@@ -105,7 +108,9 @@ class ControlPlane:
         self.checks_pulse.fire()
 
     def queues_of(self, agent: AgentRow) -> frozenset[int]:
-        """Return the queues an agent may draw from."""
+        """Return the queues an agent may draw from: none while it is drained."""
+        if agent.agent_id in self.fleet.drained:
+            return frozenset()
         labels = self.registry.labels(agent.agent_id)
         matching = {
             queue for queue, wanted in self._label_queues.items() if matches_labels(wanted, labels)
@@ -199,7 +204,7 @@ class ControlPlane:
             return back
 
         back = await self.writer.write(operation, len(ids) + len(keys))
-        self._changed(back)
+        self.changed(back)
         return len(back)
 
     # ── report ──
@@ -211,7 +216,7 @@ class ControlPlane:
             part = items[start : start + wire.REPORT_ITEMS_MAX]
             group = ReportGroup(agent.agent_id, part, self.policy, self.lease_ids, self.time)
             await self.writer.write(group.run, len(part))
-            self._changed(group.changes)
+            self.changed(group.changes)
             answers += group.answers()
         if any(answer.status in _TAKEN for answer in answers):
             self.results_pulse.fire()
@@ -254,7 +259,7 @@ class ControlPlane:
             return expired
 
         expired = await self.writer.write(operation, SWEEP_MAX)
-        self._changed(expired)
+        self.changed(expired)
         return len(expired)
 
     async def housekeep(self) -> None:
@@ -270,8 +275,9 @@ class ControlPlane:
 
         await self.writer.write(operation)
         await self.registry.flush_seen()
+        await self.fleet.flush()
 
-    def _changed(self, changes: Sequence[tuple[HeldTask, Change]]) -> None:
+    def changed(self, changes: Sequence[tuple[HeldTask, Change]]) -> None:
         """Wake those who wait for what a committed transaction took from its holders."""
         self.announce(_announced(changes))
         self.waiters.refill({held.agent_id for held, _ in changes})

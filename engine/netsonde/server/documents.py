@@ -90,6 +90,24 @@ def queue(depth: QueueDepth, labels: dict[int, bytes], now_ns: int) -> dict[str,
     }
 
 
+def totals(depths: Sequence[QueueDepth], now_ns: int) -> list[dict[str, Any]]:
+    """Write how much waits and runs of every kind, in all queues together."""
+    kinds = sorted({depth.kind for depth in depths})
+    return [_total([one for one in depths if one.kind is kind], now_ns) for kind in kinds]
+
+
+def _total(depths: Sequence[QueueDepth], now_ns: int) -> dict[str, Any]:
+    oldest_ns = min((one.oldest_ns for one in depths if one.oldest_ns is not None), default=None)
+    return {
+        "kind": depths[0].kind,
+        "queues": len(depths),
+        "ready": sum(one.ready for one in depths),
+        "delayed": sum(one.delayed for one in depths),
+        "leased": sum(one.leased for one in depths),
+        "oldest_ms": None if oldest_ns is None else (now_ns - oldest_ns) // NS_PER_MS,
+    }
+
+
 def dead_letter(row: DeadLetter) -> dict[str, Any]:
     """Write a task that was given up."""
     return {
@@ -99,6 +117,7 @@ def dead_letter(row: DeadLetter) -> dict[str, Any]:
         "spec": wire.fragment(row.spec),
         "reason": row.reason,
         "attempt": row.attempt,
+        "max_attempts": row.max_attempts,
         "agent_id": row.agent_id,
         "died_at": rfc3339(row.died_ns),
     }

@@ -95,6 +95,7 @@ class AgentApi(Api):
         agent, token, changes = await self._plane.registry.register(
             body, is_legacy=body.agent_key is None or _is_legacy(request)
         )
+        self._plane.fleet.began(agent)
         if body.agent_key is not None:
             self._plane.waiters.end(agent.agent_id)  # what an earlier instance still waits for
         if changes:
@@ -129,6 +130,7 @@ class AgentApi(Api):
         if not isinstance(ids, list | tuple) or not all(type(one) is int for one in ids):
             refuse("active_leases.ids", "active_leases.ids must be a list of lease ids")
         await self._plane.configs.heard(agent, body.config)
+        commands = await self._plane.fleet.heard(agent, body)
         revoked, unknown = await self._plane.lost_leases(agent, ids)
         config = self._plane.config
         return ok(
@@ -140,6 +142,7 @@ class AgentApi(Api):
                 config_revision=self._config_revision(agent),
                 revoked_leases=revoked,
                 unknown_leases=unknown,
+                commands=commands,
             )
         )
 
@@ -258,6 +261,7 @@ class AgentApi(Api):
             items = wire.read_report_lines(_fed(received, chunk))
             for start in range(0, len(items), wire.REPORT_ITEMS_MAX):
                 part = items[start : start + wire.REPORT_ITEMS_MAX]
+                self._plane.registry.admit(agent.agent_id)
                 answers = await self._plane.report(agent, [item for _, item in part])
                 yield wire.acknowledgement_lines([seq for seq, _ in part], answers)
                 through = part[-1][0]

@@ -53,16 +53,7 @@ class Query:
 
     def instant_ns(self, name: str) -> int | None:
         """Return a parameter that is an RFC 3339 instant."""
-        text = self.take(name)
-        if text is None:
-            return None
-        try:
-            instant = datetime.fromisoformat(text)
-            since = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)) - _EPOCH
-        except (ValueError, OverflowError):
-            refuse(name, f"{name} must be an RFC 3339 instant, not {text[:50]!r}")
-        instant_ns = (since.days * 86_400 + since.seconds) * NS_PER_S + since.microseconds * 1_000
-        return min(max(instant_ns, 0), INSTANT_MAX_NS)
+        return instant_of(name, self.take(name))
 
     def limit(self) -> int:
         """Return the page size."""
@@ -92,7 +83,7 @@ def results_query(
         position=decode_cursor(query.take("cursor")),
         descending=query.choice("order", ("asc", "desc")) == "desc",
         check_id=query.number("check_id", 1, MINTED_ID_MAX),
-        agent_id=_agent_id(query.take("agent"), registry),
+        agent_id=agent_id_of(query.take("agent"), registry),
         task_id=query.number("task_id", 1, MINTED_ID_MAX),
         kind=None if kind is None else TaskKind(kind),
         outcome=outcome,
@@ -105,7 +96,29 @@ def results_query(
     return wanted, wait_ms
 
 
-def _agent_id(name: str | None, registry: AgentRegistry) -> int | None:
+def instant_of(name: str, text: str | None) -> int | None:
+    """Read an RFC 3339 instant; None for none.
+
+    Raises:
+        RequestError: ERR_VALIDATION, naming the field.
+    """
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+        since = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)) - _EPOCH
+    except (ValueError, OverflowError):
+        refuse(name, f"{name} must be an RFC 3339 instant, not {text[:50]!r}")
+    instant_ns = (since.days * 86_400 + since.seconds) * NS_PER_S + since.microseconds * 1_000
+    return min(max(instant_ns, 0), INSTANT_MAX_NS)
+
+
+def agent_id_of(name: str | None, registry: AgentRegistry) -> int | None:
+    """Return the id of the one agent that an id or a hostname names; None for none.
+
+    Raises:
+        RequestError: ERR_VALIDATION, there is none or more than one.
+    """
     if name is None:
         return None
     found = registry.find(name)

@@ -32,6 +32,8 @@ LABEL_MAX_CHARS = 128
 FLUSH_SEEN_NS = 10 * NS_PER_S  # heartbeats are not worth a commit each
 HOSTNAME_MAX_CHARS = 255  # what the original's interface allows
 
+ID_DIGITS_MAX = 16  # 2^53 has 16
+
 AgentChange = Callable[[AgentRow], AgentRow]
 
 
@@ -86,7 +88,8 @@ class AgentRegistry:
 
     def find(self, name: str) -> list[int]:
         """Return the ids of the agents that an id or a hostname names."""
-        if name.isascii() and name.isdecimal() and int(name) in self._agents:
+        is_id = name.isascii() and name.isdecimal() and len(name) <= ID_DIGITS_MAX
+        if is_id and int(name) in self._agents:
             return [int(name)]
         return [agent.agent_id for agent in self.all() if agent.hostname == name]
 
@@ -201,17 +204,26 @@ class AgentRegistry:
         matches = [hmac.compare_digest(row.digest, digest) for row in tokens]
         if agent is None or not any(matches):
             raise RequestError(ErrorCode.UNAUTHORIZED, "unknown agent or wrong token")
+        self.admit(agent_id)  # first: the tokens of an agent that was revoked have ended, too
         position = matches.index(True)
         now_ns = self._time.now_ns()
         until_ns = agent.tokens[position].until_ns
         if until_ns is not None and until_ns <= now_ns:
             raise RequestError(ErrorCode.TOKEN_EXPIRED, "this token was replaced: register again")
-        if agent.is_disabled:
-            raise RequestError(ErrorCode.FORBIDDEN, "this agent is disabled by an operator")
         self._seen[agent_id] = now_ns
         if not agent.tokens[position].is_used:
             agent = await self.update(agent_id, lambda row: _first_use(row, digest, now_ns))
         return agent
+
+    def admit(self, agent_id: int) -> None:
+        """Refuse an agent that an operator has disabled.
+
+        Raises:
+            RequestError: ERR_FORBIDDEN.
+        """
+        agent = self._agents.get(agent_id)
+        if agent is not None and agent.is_disabled:
+            raise RequestError(ErrorCode.FORBIDDEN, "this agent is disabled by an operator")
 
     async def update(self, agent_id: int, change: AgentChange) -> AgentRow:
         """Change an agent's row.

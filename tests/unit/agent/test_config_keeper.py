@@ -464,6 +464,15 @@ async def test_an_announcement_is_followed_at_once_and_only_once(rig: Rig) -> No
         assert len(rig.source.asked) == 2
 
 
+async def test_an_order_to_look_again_is_followed_and_judges_again(rig: Rig) -> None:
+    rig.source.serve(envelope(1, config(1)))
+    async with rig.running():
+        await rig.keeper.refresh()
+        await rig.clock.advance(FETCH_GAP_NS + FETCH_SPREAD_NS)
+    assert rig.source.asked == [None, None]  # whatever it has, it wants to see it
+    assert len(rig.applied) == 1
+
+
 async def test_whatever_is_announced_it_asks_only_so_often(rig: Rig) -> None:
     async with rig.running():
         for number in range(600):

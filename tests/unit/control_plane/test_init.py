@@ -15,8 +15,8 @@ FIXED = {
     "TaskKind", "TaskSpec", "TcpSpec", "TraceSpec", "TransportError",
 }  # fmt: skip
 BESIDE = {
-    "ClaimGrant", "ClaimSink", "Extension", "MemoryControlPlaneTransport", "Repeat",
-    "ReportSource", "TransportRequest", "TransportResponse", "TransportStream",
+    "AgentCommand", "ClaimGrant", "ClaimSink", "Extension", "MemoryControlPlaneTransport",
+    "Repeat", "ReportSource", "TransportRequest", "TransportResponse", "TransportStream",
 }  # fmt: skip
 
 

@@ -493,3 +493,42 @@ async def test_a_forbidden_agent_asks_at_the_cap_and_says_so_once(
 
     assert rig.clock.boottime_ns() - before_ns == 90 * NS_PER_S
     assert len(messages(caplog, "control_plane_refuses")) == 1
+
+
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_commands_are_handed_over_with_every_answer(rig: Rig) -> None:
+    await rig.started()
+    listed: list[list[tuple[int, str]]] = []
+    rig.session.on_commands = lambda commands: listed.append([(c.id, c.type) for c in commands])
+    rig.server.answers["heartbeat"] = [
+        (200, {"agent_id": 7, "commands": [{"id": 5, "type": "drain", "why": "x"}]}),
+        (200, {"agent_id": 7, "commands": [{"id": 6, "type": "dance"}]}),
+        (200, {"agent_id": 7}),
+        (200, b""),
+    ]
+
+    await run_for(rig, 60)
+
+    assert listed[:4] == [[(5, "drain")], [(6, "dance")], [], []]
+
+
+async def test_news_is_told_as_soon_as_a_heartbeat_may_be_sent(rig: Rig) -> None:
+    await rig.started()
+    sent_s: list[float] = []
+    server, started_ns = rig.server, rig.clock.boottime_ns()
+
+    async def handler(request: Any) -> Any:
+        sent_s.append((rig.clock.boottime_ns() - started_ns) / NS_PER_S)
+        return await server(request)
+
+    def news(second: int) -> None:
+        if second in (4, 5):
+            rig.session.hurry()
+
+    rig.transport._handler = handler
+    await run_for(rig, 30, news)
+
+    assert sent_s[:3] == [0, 4, 6], "at once, but no two of them within two seconds"
+    assert sent_s[3] - sent_s[2] > 13

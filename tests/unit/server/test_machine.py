@@ -38,6 +38,7 @@ from netsonde.server.core import ControlPlane
 from netsonde.server.leasing import HeldTask
 from netsonde.server.store import Store
 from netsonde.server.store.agents import AgentRow
+from netsonde.server.store.dead_letters import DeadQuery
 from netsonde.server.store.results import ResultQuery
 from netsonde.server.store.tasks import NewTask, pinned_queue
 from netsonde.ticks import Grid
@@ -392,7 +393,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         live = sum(depth.ready + depth.delayed + depth.leased for depth in depths)
         rows = self.store.results(ResultQuery(limit=10**6))
         final = {row.task_id for row in rows if row.tick is None}
-        dead = {letter.task_id for letter in self.store.dead_letters(None, 10**6)}
+        dead = {letter.task_id for letter in self.store.find_dead(DeadQuery(limit=10**6))}
         revoked = {task_id for task_id, task in self.model.tasks.items() if task.is_revoked}
         still = {held.task_id for agent in self.agents.values() for held in self._held(agent)}
         cancelled = self.model.dropped + len(revoked - still)
@@ -401,7 +402,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_dead_have_a_reason(self) -> None:
-        for letter in self.store.dead_letters(None, 10**6):
+        for letter in self.store.find_dead(DeadQuery(limit=10**6)):
             assert letter.reason
             assert self.model.tasks[letter.task_id].grid is None, "a standing task died"
             assert 1 <= letter.attempt <= MAX_ATTEMPTS

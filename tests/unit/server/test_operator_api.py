@@ -185,7 +185,7 @@ async def test_cancel_keeps_the_schedule(caller: Caller) -> None:
     _, kept, _ = await caller.operator("GET", path)
     assert kept["next_at"] == made["next_at"]
     _, queues, _ = await caller.operator("GET", "/v1/queues")
-    assert queues == {"queues": [], "counters": {"cancelled": 1}}
+    assert (queues["queues"], queues["counters"]) == ([], {"cancelled": 1})
 
 
 @pytest.mark.parametrize("path", ["/v1/checks/9", "/v1/checks/x", f"/v1/checks/{10**30}"])

@@ -1,6 +1,6 @@
 """Agents: who measures."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,14 @@ from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server import documents
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
+from netsonde.server.core import ControlPlane
+from netsonde.server.fleet import is_revoked
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id
 from netsonde.server.queries import Query, decode_cursor, encode_cursor
 from netsonde.server.registry import LABEL_MAX_CHARS, LABELS_MAX, update_agent
 from netsonde.server.store import Store
 from netsonde.server.store.agents import AgentRow
+from netsonde.server.store.fleet import Command
 
 
 class AgentPatch(Struct, frozen=True, kw_only=True):
@@ -42,8 +45,10 @@ class AgentCalls(Calls):
         rows = [one for one in self._plane.registry.all() if one.agent_id > after][:limit]
         cursor = encode_cursor(rows[-1].agent_id) if len(rows) == limit else None
         ids = [row.agent_id for row in rows]
-        flights = await self._plane.writer.read(lambda store: documents.in_flight(store, ids))
-        agents = [self._agent(row, flights) for row in rows]
+        flights, commands = await self._plane.writer.read(
+            lambda store: (documents.in_flight(store, ids), store.commands(ids))
+        )
+        agents = [self._agent(row, flights, commands) for row in rows]
         return ok({"agents": agents, "cursor": cursor})
 
     async def _get_agent(self, request: ApiRequest) -> ApiResponse:
@@ -51,10 +56,7 @@ class AgentCalls(Calls):
         row = self._plane.registry.get(agent_id)
         if row is None:
             raise RequestError(ErrorCode.NOT_FOUND, f"there is no agent {agent_id}")
-        flights = await self._plane.writer.read(
-            lambda store: documents.in_flight(store, [agent_id])
-        )
-        return ok(self._agent(row, flights))
+        return ok(await self._plane.writer.read(lambda store: shown_agent(self._plane, store, row)))
 
     def _patch_agent(self, request: ApiRequest) -> Operation:
         agent_id = item_id(request)
@@ -87,10 +89,31 @@ class AgentCalls(Calls):
                     self._plane.waiters.end(agent_id)  # what it holds open brings nothing more
                 self._plane.waiters.wake_all()
 
-            return ok(self._agent(row, documents.in_flight(store, [agent_id]))), committed
+            return ok(shown_agent(self._plane, store, row)), committed
 
         return operation
 
-    def _agent(self, row: AgentRow, flights: dict[int, dict[str, int]]) -> dict[str, Any]:
-        last_seen_ns = self._plane.registry.last_seen_ns(row)
-        return documents.agent(row, last_seen_ns, flights[row.agent_id])
+    def _agent(
+        self, row: AgentRow, flights: dict[int, dict[str, int]], commands: Collection[Command]
+    ) -> dict[str, Any]:
+        since_ns = self._plane.fleet.drained.get(row.agent_id)
+        return _document(self._plane, row, flights[row.agent_id], commands, since_ns)
+
+
+def shown_agent(plane: ControlPlane, store: Store, row: AgentRow) -> dict[str, Any]:
+    """Write an agent as a transaction has it."""
+    agent_id = row.agent_id
+    held = documents.in_flight(store, [agent_id])[agent_id]
+    return _document(plane, row, held, store.commands([agent_id]), store.drained_since(agent_id))
+
+
+def _document(
+    plane: ControlPlane,
+    row: AgentRow,
+    held: Mapping[str, int],
+    commands: Collection[Command],
+    since_ns: int | None,
+) -> dict[str, Any]:
+    document = documents.agent(row, plane.registry.last_seen_ns(row), held)
+    document["revoked"] = is_revoked(row, plane.time.now_ns())
+    return document | dict(plane.fleet.shown(row.agent_id, commands, since_ns))

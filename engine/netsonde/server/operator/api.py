@@ -10,11 +10,22 @@ from netsonde.server.handlers import bearer, health_routes
 from netsonde.server.operator.agents import AgentCalls
 from netsonde.server.operator.checks import CheckCalls
 from netsonde.server.operator.configs import ConfigCalls
+from netsonde.server.operator.dead_letters import DeadLetterCalls
+from netsonde.server.operator.fleet import FleetCalls
 from netsonde.server.operator.queues import QueueCalls
 from netsonde.server.operator.results import ResultCalls
 from netsonde.server.operator.tasks import TaskCalls
 
-RESOURCES = (CheckCalls, TaskCalls, ResultCalls, AgentCalls, QueueCalls, ConfigCalls)
+RESOURCES = (
+    CheckCalls,
+    TaskCalls,
+    ResultCalls,
+    AgentCalls,
+    FleetCalls,
+    QueueCalls,
+    DeadLetterCalls,
+    ConfigCalls,
+)
 
 
 class OperatorApi(Api):

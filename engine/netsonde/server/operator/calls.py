@@ -9,9 +9,8 @@ from netsonde.server.api import ApiRequest, ApiResponse, Handler, Route
 from netsonde.server.core import Announcement, ControlPlane
 from netsonde.server.idempotency import remembered
 from netsonde.server.queries import Query
+from netsonde.server.registry import ID_DIGITS_MAX
 from netsonde.server.store import Store
-
-ID_DIGITS_MAX = 16  # 2^53 has 16
 
 Committed = Callable[[], None]
 Operation = Callable[[Store], tuple[ApiResponse, Committed]]

@@ -1,11 +1,13 @@
-"""Queues and dead letters: what waits, and what was given up."""
+"""Queues: what waits and what runs."""
 
 from collections.abc import Sequence
 
 from netsonde.server import documents
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
-from netsonde.server.queries import Query, decode_cursor, encode_cursor
+from netsonde.server.queries import Query
+from netsonde.server.store import Store
+from netsonde.server.store.tasks import QueueDepth
 
 
 class QueueCalls(Calls):
@@ -13,24 +15,22 @@ class QueueCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        return (
-            Route("GET", "/v1/queues", self._list_queues),
-            Route("GET", "/v1/dead-letters", self._list_dead_letters),
-        )
+        return (Route("GET", "/v1/queues", self._list_queues),)
 
     async def _list_queues(self, request: ApiRequest) -> ApiResponse:
         Query(request.query).end()
         now_ns = self._plane.time.now_ns()
-        depths, labels, counters = await self._plane.writer.read(
-            lambda store: (store.depths(now_ns), store.label_queues(), store.counters())
-        )
-        queues = [documents.queue(depth, labels, now_ns) for depth in depths]
-        return ok({"queues": queues, "counters": counters})
 
-    async def _list_dead_letters(self, request: ApiRequest) -> ApiResponse:
-        query = Query(request.query)
-        limit, before = query.limit(), decode_cursor(query.take("cursor"))
-        query.end()
-        rows = await self._plane.writer.read(lambda store: store.dead_letters(before, limit))
-        cursor = encode_cursor(rows[-1].task_id) if len(rows) == limit else None
-        return ok({"dead_letters": [documents.dead_letter(row) for row in rows], "cursor": cursor})
+        def look(store: Store) -> tuple[list[QueueDepth], dict[int, bytes], dict[str, int], int]:
+            depths, labels = store.depths(now_ns), store.label_queues()
+            return depths, labels, store.counters(), store.dead_count()
+
+        depths, labels, counters, dead = await self._plane.writer.read(look)
+        return ok(
+            {
+                "queues": [documents.queue(depth, labels, now_ns) for depth in depths],
+                "totals": documents.totals(depths, now_ns),
+                "dead_letters": dead,
+                "counters": counters,
+            }
+        )

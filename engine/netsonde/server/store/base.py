@@ -12,6 +12,8 @@ from typing import Protocol
 from netsonde.server.store.agents import AgentStore
 from netsonde.server.store.checks import CheckStore
 from netsonde.server.store.configs import ConfigStore
+from netsonde.server.store.dead_letters import DeadLetterStore
+from netsonde.server.store.fleet import FleetStore
 from netsonde.server.store.results import ResultStore
 from netsonde.server.store.tasks import TaskStore
 
@@ -25,7 +27,16 @@ class RememberedAnswer:
     body: bytes
 
 
-class Store(TaskStore, ResultStore, AgentStore, CheckStore, ConfigStore, Protocol):
+class Store(
+    TaskStore,
+    ResultStore,
+    AgentStore,
+    CheckStore,
+    FleetStore,
+    DeadLetterStore,
+    ConfigStore,
+    Protocol,
+):
     """The control plane's state. Every verb may raise what `fault` explains."""
 
     # transactions

@@ -15,6 +15,8 @@ from netsonde.server.leasing import (
     TaskState,
 )
 from netsonde.server.store.memory_configs import MemoryConfigs
+from netsonde.server.store.memory_dead import MemoryDead
+from netsonde.server.store.memory_fleet import MemoryFleet
 from netsonde.server.store.memory_records import MemoryRecords
 from netsonde.server.store.memory_rows import Results, Standing, Task, depth, letter, matches
 from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
@@ -28,12 +30,18 @@ from netsonde.server.store.tasks import (
 )
 
 
-class MemoryStore(MemoryRecords, MemoryConfigs):
+class MemoryStore(
+    MemoryRecords,
+    MemoryFleet,
+    MemoryDead,
+    MemoryConfigs,
+):
     """The store protocol over dictionaries; an operation that raises must not have begun."""
 
     def __init__(self) -> None:
         MemoryRecords.__init__(self)
         MemoryConfigs.__init__(self)
+        MemoryFleet.__init__(self)
         self._tasks: dict[int, Task] = {}
         self._by_lease: dict[int, Task] = {}
         self._specs: list[bytes] = [b""]
@@ -389,9 +397,3 @@ class MemoryStore(MemoryRecords, MemoryConfigs):
         """Remove dead letters whose result came after all."""
         for task_id in task_ids:
             self._dead.pop(task_id, None)
-
-    def dead_letters(self, before: int | None, limit: int) -> list[DeadLetter]:
-        """Return dead letters, the youngest task first, with ids below `before`."""
-        ids = sorted(self._dead, reverse=True)
-        chosen = [task_id for task_id in ids if before is None or task_id < before]
-        return [self._dead[task_id] for task_id in chosen[:limit]]

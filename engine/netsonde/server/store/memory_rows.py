@@ -108,6 +108,9 @@ def letter(task: Task, reason: str, now_ns: int) -> DeadLetter:
         spec_id=task.spec_id,
         check_id=task.new.check_id,
         scheduled_ns=task.new.scheduled_ns,
+        queue=task.new.queue,
+        priority=task.new.priority,
+        max_attempts=task.new.max_attempts,
     )
 
 

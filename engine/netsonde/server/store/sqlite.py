@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.server.store.sqlite_configs import SqliteConfigs
+from netsonde.server.store.sqlite_dead import SqliteDead
+from netsonde.server.store.sqlite_fleet import SqliteFleet
 from netsonde.server.store.sqlite_records import SqliteRecords
 from netsonde.server.store.sqlite_standing import SqliteStanding
 from netsonde.server.store.sqlite_tasks import SqliteTasks
@@ -27,7 +29,14 @@ _MAGIC = b"SQLite format 3\x00"
 _RETRY_AFTER_MS = 1_000
 
 
-class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords, SqliteConfigs):
+class SqliteStore(
+    SqliteTasks,
+    SqliteStanding,
+    SqliteRecords,
+    SqliteFleet,
+    SqliteDead,
+    SqliteConfigs,
+):
     """The store protocol on one connection.
 
     The connection may be used by one thread at a time. `reader()` makes a second one that only
@@ -39,6 +48,8 @@ class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords, SqliteConfigs):
         SqliteStanding.__init__(self, self)
         SqliteRecords.__init__(self, self)
         SqliteConfigs.__init__(self, self)
+        SqliteFleet.__init__(self, self)
+        SqliteDead.__init__(self, self)
         self._connection = connection
         self._path = path
         self._lock = lock

@@ -293,16 +293,11 @@ class SqliteTasks:
     def dead_by_lease(self, lease_ids: Collection[int]) -> dict[int, DeadLetter]:
         """Return dead letters whose last lease id is one of these."""
         rows = self._db.run("dead_by_lease", id_list(lease_ids)).fetchall()
-        return {row[1]: _dead(row) for row in rows}
+        return {row[1]: dead_letter(row) for row in rows}
 
     def unbury(self, task_ids: Collection[int]) -> None:
         """Remove dead letters whose result came after all."""
         self._db.run("unbury", id_list(task_ids))
-
-    def dead_letters(self, before: int | None, limit: int) -> list[DeadLetter]:
-        """Return dead letters, the youngest task first, with ids below `before`."""
-        bound = 2**62 if before is None else before
-        return [_dead(row) for row in self._db.run("dead_letters", bound, limit).fetchall()]
 
 
 def _conditions(query: ResultQuery) -> tuple[list[str], list[Any]]:
@@ -379,7 +374,8 @@ def _stored(row: Sequence[Any]) -> StoredResult:
     )
 
 
-def _dead(row: Sequence[Any]) -> DeadLetter:
+def dead_letter(row: Sequence[Any]) -> DeadLetter:
+    """Read a row of dead_letter and its spec."""
     return DeadLetter(
         task_id=row[0],
         lease_id=row[1],
@@ -392,4 +388,7 @@ def _dead(row: Sequence[Any]) -> DeadLetter:
         spec_id=row[8],
         check_id=row[9],
         scheduled_ns=row[10],
+        queue=row[11],
+        priority=row[12],
+        max_attempts=row[13],
     )

@@ -96,6 +96,9 @@ class DeadLetter:
     spec_id: int = 0
     check_id: int | None = None
     scheduled_ns: int | None = None
+    queue: int = ANY_QUEUE
+    priority: int = 0
+    max_attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +217,4 @@ class TaskStore(Protocol):
 
     def unbury(self, task_ids: Collection[int]) -> None:
         """Remove dead letters whose result came after all."""
-        ...
-
-    def dead_letters(self, before: int | None, limit: int) -> list[DeadLetter]:
-        """Return dead letters, the youngest task first, with ids below `before`."""
         ...

@@ -20,6 +20,7 @@ from netsonde.server.store import Store
 from netsonde.server.store.agents import AgentRow, TokenRow
 from netsonde.server.store.base import RememberedAnswer
 from netsonde.server.store.checks import CheckRow
+from netsonde.server.store.dead_letters import DeadQuery
 from netsonde.server.store.results import NewResult, ResultQuery
 from netsonde.server.store.tasks import (
     ANY_QUEUE,
@@ -197,13 +198,13 @@ def test_changes(store: Store) -> None:
     ]
     store.apply(changes, 44)
     assert store.by_lease([100, 101, 102, 103]) == {}
-    (dead,) = store.dead_letters(None, 10)
+    (dead,) = store.find_dead(DeadQuery(limit=10))
     assert (dead.task_id, dead.lease_id, dead.agent_id, dead.reason) == (2, 101, 7, "why")
     assert (dead.died_ns, dead.spec, dead.check_id, dead.attempt) == (44, TCP_SPEC, 6, 1)
     assert store.dead_by_lease([100, 101]) == {101: dead}
-    assert store.dead_letters(2, 10) == []
+    assert store.find_dead(DeadQuery(limit=10, before=2)) == []
     store.unbury([2])
-    assert store.dead_letters(None, 10) == []
+    assert store.find_dead(DeadQuery(limit=10)) == []
     (again,) = take(store, first_lease_id=200, now_ns=60)
     assert (again.task_id, again.attempt) == (1, 1)
 

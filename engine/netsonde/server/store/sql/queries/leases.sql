@@ -94,8 +94,9 @@ UPDATE task SET lease_id = NULL WHERE task_id IN (SELECT value FROM json_each(?)
 
 -- name: bury
 INSERT INTO dead_letter (task_id, lease_id, agent_id, kind, attempt, reason, died_ns, spec_id,
-                         check_id, scheduled_ns)
-SELECT task_id, lease_id, agent_id, kind, attempt, ?, ?, spec_id, check_id, scheduled_ns
+                         check_id, scheduled_ns, queue, priority, max_attempts)
+SELECT task_id, lease_id, agent_id, kind, attempt, ?, ?, spec_id, check_id, scheduled_ns, queue,
+       priority, max_attempts
 FROM task WHERE task_id = ?;
 
 -- name: finish
@@ -196,18 +197,12 @@ WHERE tick IS NULL AND lease_id IN (SELECT value FROM json_each(?));
 
 -- name: dead_by_lease
 SELECT task_id, lease_id, agent_id, kind, attempt, reason, died_ns, body, spec_id, check_id,
-       scheduled_ns
+       scheduled_ns, coalesce(queue, -agent_id), priority, coalesce(max_attempts, attempt)
 FROM dead_letter JOIN spec USING (spec_id)
 WHERE lease_id IN (SELECT value FROM json_each(?));
 
 -- name: unbury
 DELETE FROM dead_letter WHERE task_id IN (SELECT value FROM json_each(?));
-
--- name: dead_letters
-SELECT task_id, lease_id, agent_id, kind, attempt, reason, died_ns, body, spec_id, check_id,
-       scheduled_ns
-FROM dead_letter JOIN spec USING (spec_id)
-WHERE task_id < ? ORDER BY task_id DESC LIMIT ?;
 
 -- name: save_agent
 INSERT INTO agent (agent_id, identity, hostname, is_legacy, registered_ns, last_seen_ns,
