@@ -104,6 +104,7 @@ async def _persist(plane: ControlPlane) -> None:
     """Write down what is kept in memory between times; nothing of it was promised to anybody."""
     try:
         await plane.registry.flush_seen(at_once=True)
+        await plane.operators.flush_used(at_once=True)
         await plane.housekeep()
     except (RequestError, StorageError) as error:
         _log.warning("at shutdown: %s", error, extra={"action": "persist_failed"})

@@ -79,12 +79,13 @@ class AgentApi(Api):
         ]
         super().__init__([*routes, *health_routes(plane)])
 
-    async def admit(self, request: ApiRequest, route: Route) -> None:
+    async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
         """Refuse what is neither plain JSON nor a stream where one is taken."""
         if request.chunks is not None:
             require_identity(request)
         elif route.method == "POST":
             require_json(request)
+        return request
 
     # ── the calls ──
 

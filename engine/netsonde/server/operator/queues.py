@@ -6,6 +6,7 @@ from netsonde.server import documents
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query, decode_cursor, encode_cursor
+from netsonde.server.scopes import Scope
 
 
 class QueueCalls(Calls):
@@ -14,8 +15,8 @@ class QueueCalls(Calls):
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
         return (
-            Route("GET", "/v1/queues", self._list_queues),
-            Route("GET", "/v1/dead-letters", self._list_dead_letters),
+            Route("GET", "/v1/queues", self._list_queues, scope=Scope.READ),
+            Route("GET", "/v1/dead-letters", self._list_dead_letters, scope=Scope.READ),
         )
 
     async def _list_queues(self, request: ApiRequest) -> ApiResponse:

@@ -9,6 +9,7 @@ thousand are msgspec Structs, which cost a tenth of a dataclass to make.
 from dataclasses import dataclass
 from typing import Protocol
 
+from netsonde.server.store.access import AccessStore
 from netsonde.server.store.agents import AgentStore
 from netsonde.server.store.checks import CheckStore
 from netsonde.server.store.results import ResultStore
@@ -24,7 +25,7 @@ class RememberedAnswer:
     body: bytes
 
 
-class Store(TaskStore, ResultStore, AgentStore, CheckStore, Protocol):
+class Store(TaskStore, ResultStore, AgentStore, CheckStore, AccessStore, Protocol):
     """The control plane's state. Every verb may raise what `fault` explains."""
 
     # transactions
