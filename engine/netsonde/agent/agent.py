@@ -14,6 +14,7 @@ from typing import Any
 from netsonde import __version__
 from netsonde.agent.config import AgentConfig
 from netsonde.agent.dispatcher import Dispatcher
+from netsonde.agent.enrolment import EnrolmentToken
 from netsonde.agent.lease_extender import LeaseExtender
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.reporter import Reporter
@@ -74,6 +75,7 @@ class Agent:
         self._addresses: frozenset[str] = frozenset()
         self._capabilities = {} if probers is not None else capabilities()
         self._capacities = dict(config.capacities)
+        self._enrolment_token = EnrolmentToken(config)
         self._parts: _Parts | None = None
         self._beaten = 0  # leases named in heartbeats since the first one was
 
@@ -322,7 +324,7 @@ class Agent:
     def _describe(self) -> RegisterRequest:
         return RegisterRequest(
             hostname=self.config.hostname,
-            enrolment_token=self.config.enrolment_token,
+            enrolment_token=self._enrolment_token.read(),
             version=__version__,
             boot_id=boot_id(),
             instance_id=self.instance_id,
