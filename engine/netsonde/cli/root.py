@@ -37,6 +37,8 @@ ENTRIES = {
     "results": Entry("results:results", "Show results."),
     "agents": Entry("fleet:agents", "Show the agents."),
     "queues": Entry("fleet:queues", "Show how much work waits."),
+    "token": Entry("tokens:token", "Make, list and revoke tokens."),
+    "audit": Entry("audit:audit", "Show who changed what."),
     "doctor": Entry("doctor:doctor", "Say what this host lacks, and how to grant it."),
     "version": Entry("version:version", "Print the version."),
 }
