@@ -163,6 +163,9 @@ class Api:
         except RequestError:
             return False
 
+    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Refuse who may not call at all before the body is read, which may be large."""
+
     async def dispatch(self, request: ApiRequest) -> ApiResponse:
         """Answer a request; never raises but for cancellation."""
         request_id = new_request_id()

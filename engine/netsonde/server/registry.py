@@ -193,6 +193,24 @@ class AgentRegistry:
         Raises:
             RequestError: ERR_UNAUTHORIZED, ERR_TOKEN_EXPIRED, ERR_FORBIDDEN.
         """
+        agent, position, digest = self._proven(agent_id, token)
+        if agent.is_disabled:
+            raise RequestError(ErrorCode.FORBIDDEN, "this agent is disabled by an operator")
+        now_ns = self._time.now_ns()
+        self._seen[agent_id] = now_ns
+        if not agent.tokens[position].is_used:
+            agent = await self.update(agent_id, lambda row: _first_use(row, digest, now_ns))
+        return agent
+
+    def check(self, agent_id: int, token: str) -> None:
+        """Look whether a token is an agent's, without taking it as used.
+
+        Raises:
+            RequestError: ERR_UNAUTHORIZED, ERR_TOKEN_EXPIRED.
+        """
+        self._proven(agent_id, token)
+
+    def _proven(self, agent_id: int, token: str) -> tuple[AgentRow, int, bytes]:
         agent = self._agents.get(agent_id)
         digest = token_digest(token)
         # Every token is compared, known agent or not, so that time tells nothing.
@@ -205,12 +223,7 @@ class AgentRegistry:
         until_ns = agent.tokens[position].until_ns
         if until_ns is not None and until_ns <= now_ns:
             raise RequestError(ErrorCode.TOKEN_EXPIRED, "this token was replaced: register again")
-        if agent.is_disabled:
-            raise RequestError(ErrorCode.FORBIDDEN, "this agent is disabled by an operator")
-        self._seen[agent_id] = now_ns
-        if not agent.tokens[position].is_used:
-            agent = await self.update(agent_id, lambda row: _first_use(row, digest, now_ns))
-        return agent
+        return agent, position, digest
 
     async def update(self, agent_id: int, change: AgentChange) -> AgentRow:
         """Change an agent's row.

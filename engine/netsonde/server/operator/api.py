@@ -1,6 +1,7 @@
 """The operator API as a whole: its calls, and who may make them. Strict about what it reads."""
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import replace
 
 from netsonde.errors import ErrorCode, RequestError
@@ -41,6 +42,10 @@ class OperatorApi(Api):
         self._token = token
         self.routes = [route for resource in RESOURCES for route in resource(plane).routes()]
         super().__init__([*self.routes, *health_routes(plane)])
+
+    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Refuse who is no operator before the body is read."""
+        self._principal(ApiRequest(method=method, path=path, headers=headers))
 
     async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
         """Let operators in, by token or by being on this host, to what they may do."""
