@@ -179,6 +179,11 @@ def callers(name: str, directory: Path, **changes: Any) -> Iterator[Caller]:
         store.close()
 
 
+def written_in(directory: Path) -> bytes:
+    """Return all that the files of a directory hold."""
+    return b"".join(path.read_bytes() for path in directory.iterdir())
+
+
 async def settled(clock: ManualClock, task: "asyncio.Task[T]", step_ms: int, steps: int) -> T:
     """Advance the clock until task is done."""
     for _ in range(steps):

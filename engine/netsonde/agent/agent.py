@@ -16,6 +16,7 @@ from netsonde.agent.bounds import target_pacer
 from netsonde.agent.config import AgentConfig
 from netsonde.agent.config_keeper import ConfigKeeper
 from netsonde.agent.dispatcher import Dispatcher
+from netsonde.agent.enrolment import EnrolmentToken
 from netsonde.agent.knobs import Knobs, ceiling_of
 from netsonde.agent.lease_extender import LeaseExtender
 from netsonde.agent.orders import Orders
@@ -85,6 +86,7 @@ class Agent:
         self._addresses: frozenset[str] = frozenset()
         self._capabilities = {} if probers is not None else capabilities()
         self._capacities = dict(config.capacities)
+        self._enrolment_token = EnrolmentToken(config)
         self._parts: _Parts | None = None
         self._beaten = 0  # leases named in heartbeats since the first one was
 
@@ -344,7 +346,7 @@ class Agent:
     def _describe(self) -> RegisterRequest:
         return RegisterRequest(
             hostname=self.config.hostname,
-            enrolment_token=self.config.enrolment_token,
+            enrolment_token=self._enrolment_token.read(),
             version=__version__,
             boot_id=boot_id(),
             instance_id=self.instance_id,

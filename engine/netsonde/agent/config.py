@@ -51,8 +51,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     the control plane. `target_starts_per_s` bounds how often one target's measurements may begin,
     the `…packets_per_s` how often packets of ping may leave: the agent's, those of ping, those to
     one /24 or /48, to one address; 0 is no bound. `ping_backends` is what they may leave by.
-    `agent_id` and `auth_token`, both or neither, replace the first registration. `trusted_keys` are
-    whose configurations are taken, `ceiling_file` how much these may ask for.
+    `agent_id` and `auth_token`, both or neither, replace the first registration. What
+    `enrolment_token_file` holds goes before `enrolment_token`. `trusted_keys` are whose
+    configurations are taken, `ceiling_file` how much these may ask for.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -66,6 +67,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ("public",)
     deny: tuple[str, ...] = ()
     enrolment_token: str | None = None
+    enrolment_token_file: Path | None = None
     agent_id: int | None = None
     auth_token: str | None = None
     claim_wait_s: float | None = None
@@ -285,6 +287,7 @@ _CHECKS: Mapping[str, Check] = {
     "targets": _rules,
     "deny": _rules,
     "enrolment_token": _optional(_secret),
+    "enrolment_token_file": _optional(_path),
     "agent_id": _optional(_between(1, ID_MAX)),
     "auth_token": _optional(_secret),
     "claim_wait_s": _optional(_number_between(0, CLAIM_WAIT_MAX_S)),

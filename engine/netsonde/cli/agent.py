@@ -10,7 +10,7 @@ from netsonde.agent.config import LOG_LEVELS
 from netsonde.cli.exits import Exit
 from netsonde.cli.logs import configure
 from netsonde.cli.loop import draining, run
-from netsonde.cli.options import DURATION, NUMBER, read_token, split_pair
+from netsonde.cli.options import DURATION, NUMBER, split_pair
 from netsonde.cli.state import AGENT_DIR, default_state_dir, usable_dir
 
 
@@ -40,7 +40,7 @@ def agent() -> None:
 @click.option(
     "--enrolment-token-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Token to enrol with; needed where the control plane is not on loopback.",
+    help="Token to enrol with, where the control plane is not on loopback; read when needed.",
 )
 @click.option("--drain-timeout", type=DURATION, help="How long running probes may take at the end.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Log from this level on (info).")
@@ -74,12 +74,10 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
     pairs = dict(split_pair("--capacity", text) for text in options.pop("capacities"))
     capacities = {kind: NUMBER.convert(text, None, None) for kind, text in pairs.items()}
     drain_ms = options.pop("drain_timeout")
-    token = read_token(options.pop("enrolment_token_file"))
     return options | {
         "labels": labels or None,
         "capacities": capacities or None,
         "targets": options["targets"] or None,
         "deny": options["deny"] or None,
-        "enrolment_token": token,
         "drain_timeout_s": None if drain_ms is None else drain_ms / 1000,
     }

@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from netsonde.cli.loop import run
-from netsonde.cli.options import read_token
+from netsonde.cli.options import OPERATOR_TOKEN_VARIABLE, operator_token
 from netsonde.control_plane.operator import OperatorClient
-from netsonde.errors import NetsondeError, TransportError
+from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
 
 T = TypeVar("T")
 
 HINT = "is `netsonde up` or `netsonde server run` running there? --server URL names another"
+TOKEN_HINT = (
+    "name the file of an operator token with --token-file or NETSONDE_OPERATOR_TOKEN_FILE,"
+    f" or put the token into {OPERATOR_TOKEN_VARIABLE}"
+)
+UNAUTHORIZED = 401
 
 
 def operate(
@@ -20,7 +25,7 @@ def operate(
     """Run work with a client of the operator API at server_url.
 
     Raises:
-        NetsondeError: the API cannot be reached; says what to look at.
+        NetsondeError: the API cannot be reached, or wants a token; says what to look at.
     """
 
     async def main() -> T:
@@ -29,6 +34,10 @@ def operate(
                 return await work(client)
             except TransportError as error:
                 raise NetsondeError(f"{error}; {HINT}") from error
+            except ControlPlaneError as error:
+                if error.status == UNAUTHORIZED:
+                    raise NetsondeError(f"{error}; {TOKEN_HINT}") from error
+                raise
 
-    token = read_token(token_file)
+    token = operator_token(token_file)
     return run(main())

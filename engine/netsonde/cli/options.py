@@ -1,6 +1,7 @@
 """Options that several commands share, and the types of what people type."""
 
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 OTHER_OPTIONS = "Other"
 OPERATOR_URL = "http://127.0.0.1:8090"  # where `server run` and `up` listen for operators
+OPERATOR_TOKEN_VARIABLE = "NETSONDE_OPERATOR_TOKEN"  # noqa: S105 (a name, not a token)
 TOKEN_MAX_BYTES = 4096  # a token file that is longer is not one
 
 _UNIT_MS = {"ms": 1, "": 1000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -161,7 +163,7 @@ def operator_options(command: F) -> F:
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="NETSONDE_OPERATOR_TOKEN_FILE",
         show_envvar=True,
-        help="File that holds the operator token.",
+        help=f"File that holds the operator token; else {OPERATOR_TOKEN_VARIABLE} is the token.",
     )(command)
 
 
@@ -204,6 +206,21 @@ def read_token(path: Path | None) -> str | None:
     if not text or len(text) > TOKEN_MAX_BYTES or any(character.isspace() for character in text):
         raise ConfigError(f"token file {path} must hold one token and nothing else")
     return text
+
+
+def operator_token(path: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the token that a file holds, or else the environment; None where neither does.
+
+    Raises:
+        ConfigError: what is there is no token.
+    """
+    if path is not None:
+        return read_token(path)
+    text = environ.get(OPERATOR_TOKEN_VARIABLE, "").strip()
+    is_token = text.isascii() and text.isprintable() and " " not in text
+    if not is_token or len(text) > TOKEN_MAX_BYTES:
+        raise ConfigError(f"{OPERATOR_TOKEN_VARIABLE} must be one token and nothing else")
+    return text or None
 
 
 def split_pair(option: str, text: str, separator: str = "=") -> tuple[str, str]:

@@ -39,6 +39,8 @@ ENTRIES = {
     "agents": Entry("fleet:agents", "Show the agents; drain, resume and revoke them."),
     "queues": Entry("queues:queues", "Show how much work waits."),
     "dead-letters": Entry("dead_letters:dead_letters", "Look after work that was given up."),
+    "token": Entry("tokens:token", "Make, list and revoke tokens."),
+    "audit": Entry("audit:audit", "Show who changed what."),
     "doctor": Entry("doctor:doctor", "Say what this host lacks, and how to grant it."),
     "version": Entry("version:version", "Print the version."),
 }

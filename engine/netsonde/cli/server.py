@@ -44,7 +44,7 @@ def server() -> None:
 @click.option(
     "--enrolment-token-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Token that agents present; needed off loopback.",
+    help="Token that any number of new agents may present; `netsonde token` makes better ones.",
 )
 @click.option(
     "--operator-token-file",
@@ -73,6 +73,14 @@ def server() -> None:
     default="24h",
     show_default=True,
     help="How long past that an agent goes on that cannot reach this control plane.",
+)
+@click.option(
+    "--keep-audit",
+    "audit_ms",
+    type=DURATION,
+    default="366d",
+    show_default=True,
+    help="How long the log of operators' calls is kept.",
 )
 @log_options()
 def run_server(

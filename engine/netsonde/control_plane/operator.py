@@ -1,4 +1,4 @@
-"""The operator API's client: checks, results, agents and queues, over any transport."""
+"""The operator API's client: checks, results, agents, queues, tokens, over any transport."""
 
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -130,6 +130,35 @@ class OperatorClient:
         path = f"/v1/configs/{revision}/status"
         answer = await self._call("GET", _with_query(path, {"limit": 1}))
         return {"counts": answer.get("counts"), "agents": await self._all(path, "agents")}
+
+    async def create_token(self, token: Mapping[str, Any]) -> JsonObject:
+        """Make an operator's token; the answer shows it, once."""
+        return await self._call("POST", "/v1/tokens", body=token)
+
+    async def tokens(self) -> list[JsonObject]:
+        """Return every operator's token."""
+        return await self._all("/v1/tokens", "tokens")
+
+    async def revoke_token(self, token_id: int) -> JsonObject:
+        """End an operator's token."""
+        return await self._call("DELETE", f"/v1/tokens/{token_id}")
+
+    async def create_enrolment_token(self, token: Mapping[str, Any]) -> JsonObject:
+        """Make a token that agents enrol with; the answer shows it, once."""
+        return await self._call("POST", "/v1/enrolment-tokens", body=token)
+
+    async def enrolment_tokens(self) -> list[JsonObject]:
+        """Return every enrolment token."""
+        return await self._all("/v1/enrolment-tokens", "enrolment_tokens")
+
+    async def revoke_enrolment_token(self, token_id: int) -> JsonObject:
+        """End an enrolment token; who enrolled with it stays."""
+        return await self._call("DELETE", f"/v1/enrolment-tokens/{token_id}")
+
+    async def audit(self, query: Mapping[str, Any]) -> Page:
+        """Return one page of the audit log; query has the API's own names, None leaves one out."""
+        asked = {name: value for name, value in query.items() if value is not None}
+        return _page(await self._call("GET", _with_query("/v1/audit", asked)), "calls")
 
     async def results(self, query: Mapping[str, Any], *, wait_ms: int = 0) -> Page:
         """Return one page of results; with wait_ms an empty one is held until a result comes.

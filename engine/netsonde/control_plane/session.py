@@ -13,7 +13,13 @@ from netsonde.control_plane import credentials as stored
 from netsonde.control_plane.client import ControlPlaneClient
 from netsonde.control_plane.credentials import Credentials
 from netsonde.control_plane.exchange import Identity, needs_operator
-from netsonde.errors import ControlPlaneError, NetsondeError, StorageError, TransportError
+from netsonde.errors import (
+    ControlPlaneError,
+    ErrorCode,
+    NetsondeError,
+    StorageError,
+    TransportError,
+)
 from netsonde.model import (
     AgentCommand,
     HeartbeatRequest,
@@ -29,6 +35,10 @@ BEAT_JITTER = 0.1  # a fleet that was started together must not beat together
 SETTLED_NS = 60 * NS_PER_S  # a token refused sooner than this was never good
 # Calls that are made again until they succeed, so that their success tells that all is well.
 LASTING_VERBS = frozenset({Verb.REGISTER, Verb.HEARTBEAT, Verb.CLAIM, Verb.REPORT})
+ENROLMENT_CURE = (
+    "make a token there with `netsonde token create --enrol` and give it to this agent"
+    " (enrolment_token_file, which is read again, or enrolment_token)"
+)
 
 logger = logging.getLogger("netsonde.agent")
 
@@ -280,15 +290,17 @@ class _Watch:
 
     def _refused(self, verb: Verb, failure: ControlPlaneError) -> None:
         """Log a refusal when it is new, louder when only a person can lift it."""
-        if self._refusals.get(verb) == failure.code:
+        is_enrolment = failure.code == ErrorCode.ENROLMENT_REQUIRED
+        refusal = str(failure) if is_enrolment else failure.code  # another token, another reason
+        if self._refusals.get(verb) == refusal:
             return
-        self._refusals[verb] = failure.code
-        cure = (
-            f"; an operator has to allow this agent, it asks again every"
-            f" {POLICIES[verb].cap_ms // 1000} s"
-            if needs_operator(verb, failure)
-            else ""
-        )
+        self._refusals[verb] = refusal
+        again = f"it asks again every {POLICIES[verb].cap_ms // 1000} s"
+        cure = ""
+        if is_enrolment:
+            cure = f"; {ENROLMENT_CURE}, {again}"
+        elif needs_operator(verb, failure):
+            cure = f"; an operator has to allow this agent, {again}"
         logger.error(
             "the control plane %s refuses %s: %s%s",
             self._control_plane,

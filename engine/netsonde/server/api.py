@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError, StorageError
+from netsonde.server.scopes import Principal, Scope
 
 PROTOCOL = "1"
 JSON = "application/json"
@@ -23,7 +24,8 @@ _log = logging.getLogger("netsonde.server")
 class ApiRequest:
     """One request. Header names are lower case; `received_ns` is the server's clock.
 
-    A body that is a stream comes as `chunks`, and `body` is empty.
+    A body that is a stream comes as `chunks`, and `body` is empty. `call` is the route that was
+    found, such as `GET /v1/checks/{id}`; `principal` is set where callers are told apart by scopes.
     """
 
     method: str
@@ -35,6 +37,9 @@ class ApiRequest:
     received_ns: int = 0
     remote: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    call: str = ""
+    principal: Principal | None = None
 
     def header(self, name: str) -> str:
         """Return a header's value, empty when it is absent."""
@@ -43,12 +48,18 @@ class ApiRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """One answer. One that is a stream comes as `chunks`, and whoever sends it closes them."""
+    """One answer. One that is a stream comes as `chunks`, and whoever sends it closes them.
+
+    `about` names what was made or changed, for the audit log. `kept` is what may be remembered of a
+    body that holds a secret.
+    """
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     chunks: AsyncGenerator[bytes] | None = None
+    about: str = ""
+    kept: bytes | None = None
 
 
 Handler = Callable[[ApiRequest], Awaitable[ApiResponse]]
@@ -58,7 +69,8 @@ Handler = Callable[[ApiRequest], Awaitable[ApiResponse]]
 class Route:
     """One call: a method, a path whose `{name}` parts are variables, and its body's limit.
 
-    One that `takes_lines` takes its body as a stream of NDJSON as well.
+    One that `takes_lines` takes its body as a stream of NDJSON as well. `scope` is what an operator
+    needs for it.
     """
 
     method: str
@@ -66,6 +78,7 @@ class Route:
     handler: Handler
     max_bytes: int = wire.BODY_MAX_BYTES
     takes_lines: bool = False
+    scope: Scope | None = None
 
 
 class Router:
@@ -150,13 +163,21 @@ class Api:
         except RequestError:
             return False
 
+    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Refuse who may not call at all before the body is read, which may be large."""
+
     async def dispatch(self, request: ApiRequest) -> ApiResponse:
         """Answer a request; never raises but for cancellation."""
         request_id = new_request_id()
         try:
             route, variables = self._router.find(request.method, request.path)
-            await self.admit(request, route)
-            answer = await route.handler(replace(request, variables=variables))
+            found = replace(
+                request,
+                variables=variables,
+                request_id=request_id,
+                call=f"{route.method} {route.path}",
+            )
+            answer = await route.handler(await self.admit(found, route))
         except Exception as error:
             return problem(_refusal(error, request, request_id), request_id)
         return ApiResponse(
@@ -166,8 +187,9 @@ class Api:
             answer.chunks and _guarded(answer.chunks, request, request_id),
         )
 
-    async def admit(self, request: ApiRequest, route: Route) -> None:
-        """Refuse what may not be answered at all."""
+    async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
+        """Refuse what may not be answered at all; return the request, with who makes it."""
+        return request
 
 
 async def _guarded(
@@ -230,9 +252,9 @@ def problem(error: RequestError, request_id: str | None = None) -> ApiResponse:
     return ApiResponse(error.facts.status, wire.error_body(error, request_id), headers)
 
 
-def ok(value: Any, status: int = 200) -> ApiResponse:
-    """Answer with a value."""
-    return ApiResponse(status, wire.encode(value))
+def ok(value: Any, status: int = 200, *, about: str = "") -> ApiResponse:
+    """Answer with a value; `about` names what was made or changed, where the path does not."""
+    return ApiResponse(status, wire.encode(value), about=about)
 
 
 def lines(chunks: AsyncGenerator[bytes]) -> ApiResponse:

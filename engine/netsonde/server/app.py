@@ -105,6 +105,7 @@ async def _persist(plane: ControlPlane) -> None:
     try:
         await plane.registry.flush_seen(at_once=True)
         await plane.fleet.flush(at_once=True)
+        await plane.operators.flush_used(at_once=True)
         await plane.housekeep()
     except (RequestError, StorageError) as error:
         _log.warning("at shutdown: %s", error, extra={"action": "persist_failed"})
@@ -188,7 +189,8 @@ class _Listener:
         return _response(answer)
 
     async def _read(self, request: web.BaseRequest, received_ns: int) -> ApiRequest:
-        path = _text(request.path)
+        # As it was sent: an encoded path is another one, so that no filter in front is got round.
+        path = _text(request.rel_url.raw_path)
         media_type = request.headers.get("Content-Type", "")
         is_lines = self._api.takes_lines(request.method, path, media_type)
         limit = wire.STREAM_MAX_BYTES
@@ -196,6 +198,9 @@ class _Listener:
             limit = self._api.body_limit(request.method, path)
         if (request.content_length or 0) > limit:
             raise _too_large(limit)
+        headers = {name.lower(): _text(value) for name, value in request.headers.items()}
+        if not is_lines and request.can_read_body:
+            self._api.check_sender(request.method, path, headers)
         expectation = request.headers.get("Expect", "")
         if expectation.lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -219,7 +224,7 @@ class _Listener:
             method=request.method,
             path=path,
             chunks=chunks,
-            headers={name.lower(): _text(value) for name, value in request.headers.items()},
+            headers=headers,
             query=query,
             body=body,
             received_ns=received_ns,

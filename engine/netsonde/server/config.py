@@ -22,6 +22,7 @@ TERM_MIN_MS = 100  # below this the round trip of an extension is the term
 TERM_MAX_MS = 3_600_000
 STANDING_TERM_MIN_MS = 1_000
 OFFLINE_MAX_MS = 31 * 86_400_000
+AUDIT_MAX_MS = 3_660 * 86_400_000
 CLAIM_WAIT_MAX_MS = 55_000  # proxies cut a silent answer at 60 s
 
 
@@ -30,8 +31,9 @@ class ServerConfig:
     """What a control plane is told.
 
     `database` None keeps everything in memory. `listen` and `operator_listen` are `host:port`,
-    `[v6]:port` or `:port` on loopback; port 0 lets the kernel choose. `enrolment_token` is needed
-    when agents reach the server from other hosts, `operator_token_file` when operators do.
+    `[v6]:port` or `:port` on loopback; port 0 lets the kernel choose. Agents that reach the server
+    from other hosts enrol with `enrolment_token`, which has no end, or with tokens made later;
+    operators on other hosts need `operator_token_file`. Their calls are kept for `audit_ms`.
     `standing_term_ms` is the term of leases that repeat, `offline_ms` how long past it an agent
     goes on that reaches nobody. `quota_scale` multiplies how often one agent may call.
 
@@ -56,6 +58,7 @@ class ServerConfig:
     claim_wait_ms: int = 20_000
     legacy_hold_ms: int = 20_000
     quota_scale: int = 1
+    audit_ms: int = 366 * 86_400_000
     shutdown_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
@@ -75,16 +78,12 @@ class ServerConfig:
         _between("claim_wait_ms", self.claim_wait_ms, 0, CLAIM_WAIT_MAX_MS)
         _between("legacy_hold_ms", self.legacy_hold_ms, 0, 20_000)
         _between("quota_scale", self.quota_scale, 1, 1_000)
+        _between("audit_ms", self.audit_ms, 3_600_000, AUDIT_MAX_MS)
         if self.enrolment_token is not None and len(self.enrolment_token) < 16:
             raise ConfigError("enrolment_token must have at least 16 characters")
         self._check_exposure()
 
     def _check_exposure(self) -> None:
-        if not self.is_enrolment_open and self.enrolment_token is None:
-            raise ConfigError(
-                f"listen {self.listen} is reachable from other hosts: set an enrolment_token, "
-                "which agents present when they register, or listen on loopback"
-            )
         if not is_loopback(self.operator_listen) and self.operator_token_file is None:
             raise ConfigError(
                 f"operator_listen {self.operator_listen} is reachable from other hosts: name an "

@@ -21,7 +21,8 @@ from netsonde.model import (
     ReportStatus,
     TaskKind,
 )
-from netsonde.server import idempotency
+from netsonde.server import audit, idempotency
+from netsonde.server.access import EXPIRED_KEPT_NS, OperatorTokens
 from netsonde.server.config import ServerConfig
 from netsonde.server.configs import Configs
 from netsonde.server.fleet import Fleet
@@ -79,6 +80,7 @@ class ControlPlane:
         self.lease_ids = LeaseIds(store.last_lease_id())
         self.registry = AgentRegistry(config, self.time, self.policy, writer)
         self.fleet = Fleet(self.time, writer)
+        self.operators = OperatorTokens(self.time, writer)
         self.waiters = Waiters()
         self.configs = Configs(self.registry, writer, self.time, self.waiters)
         self.results_pulse = Pulse()
@@ -92,6 +94,7 @@ class ControlPlane:
         self.registry.load(store)
         self.configs.load(store)
         self.fleet.load(store)
+        self.operators.load(store)
         self.keep_label_queues(store.label_queues())
         for queue, kind, run_ns in store.delayed(self.time.now_ns()):
             self.waiters.announce_at(run_ns, queue, kind)
@@ -269,13 +272,16 @@ class ControlPlane:
             now_ns = self.time.now_ns()
             store.keep_clock(now_ns, self.lease_ids.last)
             store.forget_before(now_ns - idempotency.KEPT_NS)
+            audit.forget(store, now_ns - self.config.audit_ms * NS_PER_MS)
             if now_ns - self._forgot_ns >= FORGET_NS:
                 store.forget_standing(now_ns - self.policy.offline_ns - SPOOLED_NS)
+                store.forget_tokens(now_ns - EXPIRED_KEPT_NS)
                 self._forgot_ns = now_ns
 
         await self.writer.write(operation)
         await self.registry.flush_seen()
         await self.fleet.flush()
+        await self.operators.flush_used()
 
     def changed(self, changes: Sequence[tuple[HeldTask, Change]]) -> None:
         """Wake those who wait for what a committed transaction took from its holders."""

@@ -51,6 +51,7 @@ HEARTBEATS_MISSED = 3  # before an agent counts as late
 EXTEND_FRACTION = 0.4
 METRIC_SAMPLES_MAX = 500
 METRIC_NAME_MAX_CHARS = 128
+_PROVEN_CALLS = frozenset({"report", "metrics"})  # whose bodies may have 4 MiB
 _TAKEN = frozenset({ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED, ReportStatus.DUPLICATE})
 
 
@@ -80,12 +81,20 @@ class AgentApi(Api):
         ]
         super().__init__([*routes, *health_routes(plane)])
 
-    async def admit(self, request: ApiRequest, route: Route) -> None:
+    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Refuse who is no agent before the body is read; a register's is small, and proves it."""
+        if path.rpartition("/")[2] in _PROVEN_CALLS:
+            self._plane.registry.check(
+                *_credentials(ApiRequest(method=method, path=path, headers=headers))
+            )
+
+    async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
         """Refuse what is neither plain JSON nor a stream where one is taken."""
         if request.chunks is not None:
             require_identity(request)
         elif route.method == "POST":
             require_json(request)
+        return request
 
     # ── the calls ──
 

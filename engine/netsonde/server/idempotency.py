@@ -23,11 +23,12 @@ def remembered(request: ApiRequest, operation: Operation, now_ns: int) -> Operat
         RequestError: ERR_VALIDATION when the key is too long; inside the operation ERR_CONFLICT
             when the key was used for something else.
     """
-    key = request.header("idempotency-key")
-    if request.method != "POST" or not key:
+    given = request.header("idempotency-key")
+    if request.method != "POST" or not given:
         return operation
-    if len(key) > KEY_MAX_CHARS:
+    if len(given) > KEY_MAX_CHARS:
         refuse("Idempotency-Key", f"Idempotency-Key must have 1 to {KEY_MAX_CHARS} characters")
+    key = _own_key(request, given)
     asked = b"\0".join((request.method.encode(), request.path.encode(), request.body))
     digest = hashlib.sha256(asked).digest()
 
@@ -40,10 +41,18 @@ def remembered(request: ApiRequest, operation: Operation, now_ns: int) -> Operat
                 )
             return ApiResponse(known.status, known.body), _nothing
         response, committed = operation(store)
-        store.remember(key, RememberedAnswer(digest, response.status, response.body), now_ns)
+        body = response.body if response.kept is None else response.kept
+        store.remember(key, RememberedAnswer(digest, response.status, body), now_ns)
         return response, committed
 
     return once
+
+
+def _own_key(request: ApiRequest, key: str) -> str:
+    """Keep the keys of one token apart from those of others, whose answers are not its."""
+    principal = request.principal
+    is_named = principal is not None and principal.token_id is not None
+    return f"token {principal.token_id}: {key}" if principal and is_named else key
 
 
 def _nothing() -> None:

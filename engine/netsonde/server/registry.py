@@ -6,7 +6,6 @@ requests look it up without a query.
 
 import hashlib
 import hmac
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,11 +15,12 @@ from netsonde.clock import NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import MINTED_ID_MAX, RegisterRequest
 from netsonde.server.config import ServerConfig
+from netsonde.server.enrolment import Admission, Enrolment
 from netsonde.server.leasing import Change, LeasingPolicy, ServerTime
 from netsonde.server.store import Store, StoreWriter
 from netsonde.server.store.agents import AgentRow, TokenRow
+from netsonde.server.tokens import new_token, token_digest
 
-TOKEN_BYTES = 32  # 256 bits
 TOKEN_OVERLAP_NS = 60 * NS_PER_S  # the old token's life after the new one is first used
 LEGACY_OVERLAP_NS = 24 * 3600 * NS_PER_S  # an original agent never learns of a new token
 TOKENS_MAX = 4  # lost answers in a row that an agent survives
@@ -46,7 +46,8 @@ class AgentRegistry:
     def __init__(
         self, config: ServerConfig, time: ServerTime, policy: LeasingPolicy, writer: StoreWriter
     ) -> None:
-        self._config = config
+        self._is_open = config.is_enrolment_open
+        self._enrolment = Enrolment(config)
         self._time = time
         self._policy = policy
         self._writer = writer
@@ -103,20 +104,23 @@ class AgentRegistry:
         A new instance of a known agent has forgotten what the old one held: that goes back.
 
         Raises:
-            RequestError: ERR_ENROLMENT_REQUIRED, ERR_UNAVAILABLE.
+            RequestError: ERR_ENROLMENT_REQUIRED, ERR_FORBIDDEN, ERR_UNAVAILABLE.
         """
-        self._check_enrolment(request)
-        token = secrets.token_urlsafe(TOKEN_BYTES)
+        if not self._is_open:  # who is refused has nobody wait for a commit
+            await self._writer.read(lambda store: self._admitted(store, request))
+        token = new_token()
         digest = token_digest(token)
 
         def operation(store: Store) -> tuple[AgentRow, list[Change]]:
             now_ns = self._time.now_ns()
-            known = self._known(store, request)
-            if known is not None and known.is_disabled:
-                raise RequestError(ErrorCode.FORBIDDEN, "this agent is disabled by an operator")
+            known, admission = self._admitted(store, request)
             agent = self._described(store, known, request, is_legacy=is_legacy, now_ns=now_ns)
+            if not agent.has_operator_labels:
+                labels = admission.label(_own_labels(request), LABELS_MAX)
+                agent = replace(agent, labels=wire.encode(labels))
             agent = replace(agent, tokens=_with_new(agent, TokenRow(digest), now_ns))
             store.save_agent(agent)
+            admission.note(store, agent.identity, now_ns)
             changes = self._orphaned(store, known, agent, now_ns)
             store.apply(changes, now_ns)
             store.count("returned", len(changes))
@@ -127,20 +131,18 @@ class AgentRegistry:
         self._seen[agent.agent_id] = self._time.now_ns()
         return agent, token, changes
 
-    def _check_enrolment(self, request: RegisterRequest) -> None:
-        if self._config.is_enrolment_open:
-            return
-        expected = self._config.enrolment_token or ""
-        given = request.enrolment_token or ""
-        if not hmac.compare_digest(given.encode(), expected.encode()):
-            raise RequestError(
-                ErrorCode.ENROLMENT_REQUIRED,
-                "this control plane registers agents that present its enrolment token",
-            )
-
-    def _known(self, store: Store, request: RegisterRequest) -> AgentRow | None:
-        identity = identity_of(request)
-        return None if identity is None else store.agent_by_identity(identity)
+    def _admitted(
+        self, store: Store, request: RegisterRequest
+    ) -> tuple[AgentRow | None, Admission]:
+        """Return the agent as it is known, and that it may register."""
+        identity, now_ns = identity_of(request), self._time.now_ns()
+        known = None if identity is None else store.agent_by_identity(identity)
+        admission = self._enrolment.admit(
+            store, request, identity, is_known=known is not None, now_ns=now_ns
+        )
+        if known is not None and known.is_disabled:
+            raise RequestError(ErrorCode.FORBIDDEN, "this agent is disabled by an operator")
+        return known, admission
 
     def _described(
         self,
@@ -153,7 +155,6 @@ class AgentRegistry:
     ) -> AgentRow:
         document = _document(request)
         instance_id = (request.instance_id or "")[:INSTANCE_MAX_CHARS] or None
-        labels = wire.encode(clean_labels(request.inventory.get("labels")))
         if known is None:
             if len(self._agents) >= AGENTS_MAX:
                 raise RequestError(ErrorCode.UNAVAILABLE, f"{AGENTS_MAX} agents are registered")
@@ -166,7 +167,6 @@ class AgentRegistry:
                 registered_ns=now_ns,
                 last_seen_ns=now_ns,
                 instance_id=instance_id,
-                labels=labels,
                 document=document,
             )
         return replace(
@@ -175,7 +175,6 @@ class AgentRegistry:
             is_legacy=is_legacy,
             last_seen_ns=now_ns,
             instance_id=instance_id,
-            labels=known.labels if known.has_operator_labels else labels,
             document=document,
         )
 
@@ -197,6 +196,22 @@ class AgentRegistry:
         Raises:
             RequestError: ERR_UNAUTHORIZED, ERR_TOKEN_EXPIRED, ERR_FORBIDDEN.
         """
+        agent, position, digest = self._proven(agent_id, token)
+        now_ns = self._time.now_ns()
+        self._seen[agent_id] = now_ns
+        if not agent.tokens[position].is_used:
+            agent = await self.update(agent_id, lambda row: _first_use(row, digest, now_ns))
+        return agent
+
+    def check(self, agent_id: int, token: str) -> None:
+        """Look whether a token is an agent's, without taking it as used.
+
+        Raises:
+            RequestError: as `authenticate`.
+        """
+        self._proven(agent_id, token)
+
+    def _proven(self, agent_id: int, token: str) -> tuple[AgentRow, int, bytes]:
         agent = self._agents.get(agent_id)
         digest = token_digest(token)
         # Every token is compared, known agent or not, so that time tells nothing.
@@ -210,10 +225,7 @@ class AgentRegistry:
         until_ns = agent.tokens[position].until_ns
         if until_ns is not None and until_ns <= now_ns:
             raise RequestError(ErrorCode.TOKEN_EXPIRED, "this token was replaced: register again")
-        self._seen[agent_id] = now_ns
-        if not agent.tokens[position].is_used:
-            agent = await self.update(agent_id, lambda row: _first_use(row, digest, now_ns))
-        return agent
+        return agent, position, digest
 
     def admit(self, agent_id: int) -> None:
         """Refuse an agent that an operator has disabled.
@@ -278,11 +290,6 @@ def update_agent(store: Store, agent_id: int, change: AgentChange) -> AgentRow:
     return changed
 
 
-def token_digest(token: str) -> bytes:
-    """Hash a token for keeping and comparing; it is random, so a plain hash will do."""
-    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
-
-
 def clean_labels(given: Any) -> dict[str, str]:
     """Keep what is a label; the rest of an agent's account of itself is not an error."""
     if not isinstance(given, dict):
@@ -296,6 +303,10 @@ def clean_labels(given: Any) -> dict[str, str]:
         and len(value) <= LABEL_MAX_CHARS
     }
     return dict(sorted(fitting.items())[:LABELS_MAX])
+
+
+def _own_labels(request: RegisterRequest) -> dict[str, str]:
+    return clean_labels(request.inventory.get("labels"))
 
 
 def matches_labels(wanted: Mapping[str, str], carried: Mapping[str, str]) -> bool:

@@ -167,3 +167,34 @@ async def test_follow_ends_when_the_query_is_refused() -> None:
     api = Api(refusal(400, b'{"error":"ERR_VALIDATION","message":"kind","retryable":false}'))
     with pytest.raises(ControlPlaneError, match="ERR_VALIDATION"):
         await collect(api, 1)
+
+
+async def test_tokens_are_made_listed_and_revoked() -> None:
+    api = Api(
+        {"token_id": 1, "token": "nop_x"},
+        {"tokens": [{"token_id": 1}], "cursor": None},
+        {"token_id": 1},
+        {"token_id": 2, "token": "net_x"},
+        {"enrolment_tokens": [{"token_id": 2}], "cursor": None},
+        {"token_id": 2},
+        {"calls": [{"audit_id": 1}], "cursor": "c"},
+    )
+    async with api.client() as client:
+        assert (await client.create_token({"name": "a"}))["token"] == "nop_x"
+        assert await client.tokens() == [{"token_id": 1}]
+        await client.revoke_token(1)
+        assert (await client.create_enrolment_token({}))["token"] == "net_x"
+        assert await client.enrolment_tokens() == [{"token_id": 2}]
+        await client.revoke_enrolment_token(2)
+        assert await client.audit({"limit": 5, "token": None}) == Page(({"audit_id": 1},), "c")
+    asked = [(one.method, one.path.partition("?")[0]) for one in api.asked]
+    assert asked == [
+        ("POST", "/v1/tokens"),
+        ("GET", "/v1/tokens"),
+        ("DELETE", "/v1/tokens/1"),
+        ("POST", "/v1/enrolment-tokens"),
+        ("GET", "/v1/enrolment-tokens"),
+        ("DELETE", "/v1/enrolment-tokens/2"),
+        ("GET", "/v1/audit"),
+    ]
+    assert api.query(6) == {"limit": "5"}

@@ -211,7 +211,18 @@ async def test_a_refused_registration_is_an_operators_problem_retried_at_the_cap
     assert rig.clock.boottime_ns() - before_ns == 900 * NS_PER_S
     (said,) = messages(caplog, "control_plane_refuses")
     assert "no enrolment token" in said
-    assert "an operator has to allow this agent" in said
+    assert "make a token there with `netsonde token create --enrol`" in said
+    assert "it asks again every 300 s" in said
+
+
+async def test_another_reason_against_a_token_is_said_too(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    for reason in ("none", "expired", "expired"):
+        body = b'{"error":"ERR_ENROLMENT_REQUIRED","message":"%s"}' % reason.encode()
+        rig.transport.inject(Answered(401, body), path_end="/register")
+    await rig.started()
+    assert len(messages(caplog, "control_plane_refuses")) == 2
 
 
 async def test_a_wrong_address_is_said_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,6 @@ TOKEN = "0123456789abcdef"
         ({"listen": "8080"}, "listen must be host:port"),
         ({"listen": "127.0.0.1:70000"}, "0 to 65535"),
         ({"operator_listen": "x"}, "operator_listen must be host:port"),
-        ({"listen": "0.0.0.0:8080"}, "set an enrolment_token"),
         ({"operator_listen": "[::]:8090"}, "name an operator_token_file"),
         ({"enrolment_token": "short"}, "at least 16"),
         ({"terms_ms": dict(DEFAULT_TERMS_MS) | {TaskKind.DNS: 1}}, "terms_ms[dns] must be 100"),
@@ -31,6 +30,7 @@ TOKEN = "0123456789abcdef"
         ({"quota_scale": 0}, "quota_scale"),
         ({"standing_term_ms": 1}, "standing_term_ms must be 1000 to"),
         ({"offline_ms": -1}, "offline_ms must be 0 to"),
+        ({"audit_ms": 1}, "audit_ms must be 3600000 to"),
     ],
 )
 def test_a_wrong_setting_is_named(changes: dict[str, Any], named: str) -> None:
@@ -43,6 +43,7 @@ def test_enrolment_is_open_on_loopback_only() -> None:
     assert ServerConfig().is_enrolment_open
     assert not ServerConfig(enrolment_token=TOKEN).is_enrolment_open
     assert not ServerConfig(listen="0.0.0.0:1", enrolment_token=TOKEN).is_enrolment_open
+    assert not ServerConfig(listen="0.0.0.0:1").is_enrolment_open, "with tokens made later"
 
 
 def test_tokens_are_not_shown() -> None:

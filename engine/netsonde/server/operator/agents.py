@@ -15,6 +15,7 @@ from netsonde.server.fleet import is_revoked
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id
 from netsonde.server.queries import Query, decode_cursor, encode_cursor
 from netsonde.server.registry import LABEL_MAX_CHARS, LABELS_MAX, update_agent
+from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.agents import AgentRow
 from netsonde.server.store.fleet import Command
@@ -33,9 +34,11 @@ class AgentCalls(Calls):
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
         return (
-            Route("GET", "/v1/agents", self._list_agents),
-            Route("GET", "/v1/agents/{id}", self._get_agent),
-            Route("PATCH", "/v1/agents/{id}", self._write(self._patch_agent)),
+            Route("GET", "/v1/agents", self._list_agents, scope=Scope.READ),
+            Route("GET", "/v1/agents/{id}", self._get_agent, scope=Scope.READ),
+            Route(
+                "PATCH", "/v1/agents/{id}", self._write(self._patch_agent), scope=Scope.AGENTS_WRITE
+            ),
         )
 
     async def _list_agents(self, request: ApiRequest) -> ApiResponse:

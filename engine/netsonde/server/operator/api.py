@@ -1,13 +1,16 @@
 """The operator API as a whole: its calls, and who may make them. Strict about what it reads."""
 
-import hmac
 import ipaddress
+from collections.abc import Mapping
+from dataclasses import replace
 
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server.api import Api, ApiRequest, Route, require_json
+from netsonde.server.audit import note_refusal
 from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import bearer, health_routes
 from netsonde.server.operator.agents import AgentCalls
+from netsonde.server.operator.audit import AuditCalls
 from netsonde.server.operator.checks import CheckCalls
 from netsonde.server.operator.configs import ConfigCalls
 from netsonde.server.operator.dead_letters import DeadLetterCalls
@@ -15,6 +18,8 @@ from netsonde.server.operator.fleet import FleetCalls
 from netsonde.server.operator.queues import QueueCalls
 from netsonde.server.operator.results import ResultCalls
 from netsonde.server.operator.tasks import TaskCalls
+from netsonde.server.operator.tokens import EnrolmentTokenCalls, TokenCalls
+from netsonde.server.scopes import LOOPBACK, Principal
 
 RESOURCES = (
     CheckCalls,
@@ -25,7 +30,12 @@ RESOURCES = (
     QueueCalls,
     DeadLetterCalls,
     ConfigCalls,
+    TokenCalls,
+    EnrolmentTokenCalls,
+    AuditCalls,
 )
+OPEN_PATHS = ("/livez", "/readyz")  # for supervisors, who hold no token
+READING = ("GET", "HEAD")
 
 
 class OperatorApi(Api):
@@ -34,24 +44,56 @@ class OperatorApi(Api):
     name = "operator"
 
     def __init__(self, plane: ControlPlane, token: str | None = None) -> None:
+        self._plane = plane
         self._token = token
-        routes = [route for resource in RESOURCES for route in resource(plane).routes()]
-        super().__init__([*routes, *health_routes(plane)])
+        self.routes = [route for resource in RESOURCES for route in resource(plane).routes()]
+        super().__init__([*self.routes, *health_routes(plane)])
 
-    async def admit(self, request: ApiRequest, route: Route) -> None:
-        """Let operators in: by token, or by being on this host."""
-        if route.path in ("/livez", "/readyz"):
-            return
-        if self._token is not None:
-            if not hmac.compare_digest(bearer(request).encode(), self._token.encode()):
-                raise RequestError(ErrorCode.UNAUTHORIZED, "the operators' bearer token is needed")
-        elif not _names_loopback(request.header("host")):
+    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Refuse who is no operator before the body is read."""
+        self._principal(ApiRequest(method=method, path=path, headers=headers))
+
+    async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
+        """Let operators in, by token or by being on this host, to what they may do."""
+        if route.path in OPEN_PATHS:
+            return request
+        admitted = replace(request, principal=self._principal(request))
+        try:
+            _check_scope(admitted.principal, route)
+            if request.method in ("POST", "PATCH"):
+                require_json(request)
+        except RequestError as error:
+            if request.method not in READING:
+                await note_refusal(admitted, error, self._plane.writer, self._plane.time)
+            raise
+        return admitted
+
+    def _principal(self, request: ApiRequest) -> Principal:
+        token = bearer(request)
+        if token:
+            return self._plane.operators.identify(token, self._token)
+        if self._token is not None or request.header("authorization"):
+            raise RequestError(
+                ErrorCode.UNAUTHORIZED, "an operator token is needed: Authorization: Bearer <token>"
+            )
+        if not _names_loopback(request.header("host")):
             # A web page can make a browser send here by pointing a name at 127.0.0.1.
             raise RequestError(
                 ErrorCode.FORBIDDEN, "without a token this API is called by a loopback address"
             )
-        if request.method in ("POST", "PATCH"):
-            require_json(request)
+        return LOOPBACK
+
+
+def _check_scope(principal: Principal | None, route: Route) -> None:
+    """Refuse a call that its token does not allow; what names no scope is for the server's own."""
+    if principal is None or (route.scope is None and principal.token_id is not None):
+        raise RequestError(ErrorCode.FORBIDDEN, "this call is for the server's own token only")
+    if route.scope is not None and route.scope not in principal.scopes:
+        raise RequestError(
+            ErrorCode.FORBIDDEN,
+            f"this call needs the scope {route.scope}, which the token {principal.name} does not"
+            " have",
+        )
 
 
 def _names_loopback(host: str) -> bool:

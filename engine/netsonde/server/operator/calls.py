@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import TaskKind
 from netsonde.server.api import ApiRequest, ApiResponse, Handler, Route
+from netsonde.server.audit import audited, note_refusal
 from netsonde.server.core import Announcement, ControlPlane
 from netsonde.server.idempotency import remembered
 from netsonde.server.queries import Query
@@ -28,15 +29,7 @@ class Calls(ABC):
 
     def _write(self, prepare: Callable[[ApiRequest], Operation]) -> Handler:
         """Turn what prepares an operation into a handler that runs it, once per key."""
-
-        async def handler(request: ApiRequest) -> ApiResponse:
-            Query(request.query).end()
-            operation = remembered(request, prepare(request), self._plane.time.now_ns())
-            response, committed = await self._plane.writer.write(operation)
-            committed()
-            return response
-
-        return handler
+        return Change(self._plane, prepare)
 
     def _made(
         self, made: Sequence[tuple[int, TaskKind, int]], store: Store, now_ns: int
@@ -52,6 +45,28 @@ class Calls(ABC):
             self._plane.checks_pulse.fire()
 
         return committed
+
+
+class Change:
+    """A call that changes something: it runs once per key, and the audit log tells of it."""
+
+    def __init__(self, plane: ControlPlane, prepare: Callable[[ApiRequest], Operation]) -> None:
+        self._plane = plane
+        self._prepare = prepare
+
+    async def __call__(self, request: ApiRequest) -> ApiResponse:
+        """Answer the call."""
+        plane = self._plane
+        try:
+            Query(request.query).end()
+            operation = audited(request, self._prepare(request), plane.time)
+            operation = remembered(request, operation, plane.time.now_ns())
+            response, committed = await plane.writer.write(operation)
+        except RequestError as error:
+            await note_refusal(request, error, plane.writer, plane.time)
+            raise
+        committed()
+        return response
 
 
 def both(first: Committed, second: Committed) -> Committed:

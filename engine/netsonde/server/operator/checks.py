@@ -9,6 +9,7 @@ from netsonde.server import checks, documents
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls, Committed, Operation, both, item_id, nothing
 from netsonde.server.queries import Query, decode_cursor, encode_cursor
+from netsonde.server.scopes import Scope
 from netsonde.server.selection import Carrier, carriers_of
 from netsonde.server.store import Store
 from netsonde.server.store.checks import CheckRow
@@ -19,15 +20,15 @@ class CheckCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        admin = wire.ADMIN_MAX_BYTES
+        admin, read, write = wire.ADMIN_MAX_BYTES, Scope.READ, Scope.CHECKS_WRITE
         return (
-            Route("POST", "/v1/checks", self._write(self._create_check), admin),
-            Route("GET", "/v1/checks", self._list_checks),
-            Route("GET", "/v1/checks/{id}", self._get_check),
-            Route("PATCH", "/v1/checks/{id}", self._write(self._patch_check), admin),
-            Route("DELETE", "/v1/checks/{id}", self._write(self._delete_check)),
-            Route("POST", "/v1/checks/{id}/cancel", self._write(self._cancel_check)),
-            Route("POST", "/v1/checks/{id}/run-now", self._write(self._run_check)),
+            Route("POST", "/v1/checks", self._write(self._create_check), admin, scope=write),
+            Route("GET", "/v1/checks", self._list_checks, scope=read),
+            Route("GET", "/v1/checks/{id}", self._get_check, scope=read),
+            Route("PATCH", "/v1/checks/{id}", self._write(self._patch_check), admin, scope=write),
+            Route("DELETE", "/v1/checks/{id}", self._write(self._delete_check), scope=write),
+            Route("POST", "/v1/checks/{id}/cancel", self._write(self._cancel_check), scope=write),
+            Route("POST", "/v1/checks/{id}/run-now", self._write(self._run_check), scope=write),
         )
 
     def _create_check(self, request: ApiRequest) -> Operation:
@@ -63,7 +64,8 @@ class CheckCalls(Calls):
     ) -> tuple[ApiResponse, Committed]:
         """Run the first tick of a new or changed check in the same transaction."""
         if not row.is_enabled:
-            return ok(documents.check(row), status), self._plane.checks_pulse.fire
+            answer = ok(documents.check(row), status, about=f"checks/{row.check_id}")
+            return answer, self._plane.checks_pulse.fire
         tick = checks.run_tick(
             store,
             row,
@@ -71,7 +73,8 @@ class CheckCalls(Calls):
             now_ns,
             default_attempts=self._plane.config.max_attempts,
         )
-        return ok(documents.check(tick.check), status), self._made(tick.made, store, now_ns)
+        answer = ok(documents.check(tick.check), status, about=f"checks/{row.check_id}")
+        return answer, self._made(tick.made, store, now_ns)
 
     async def _list_checks(self, request: ApiRequest) -> ApiResponse:
         query = Query(request.query)

@@ -13,6 +13,7 @@ from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.configs import STATES
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id
 from netsonde.server.queries import Query, decode_cursor, encode_cursor
+from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.configs import ConfigRow
 
@@ -23,10 +24,10 @@ class ConfigCalls(Calls):
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
         return (
-            Route("POST", "/v1/configs", self._write(self._publish)),
-            Route("GET", "/v1/configs", self._list_configs),
-            Route("GET", "/v1/configs/{id}", self._get_config),
-            Route("GET", "/v1/configs/{id}/status", self._get_status),
+            Route("POST", "/v1/configs", self._write(self._publish), scope=Scope.CONFIGS_WRITE),
+            Route("GET", "/v1/configs", self._list_configs, scope=Scope.READ),
+            Route("GET", "/v1/configs/{id}", self._get_config, scope=Scope.READ),
+            Route("GET", "/v1/configs/{id}/status", self._get_status, scope=Scope.READ),
         )
 
     def _publish(self, request: ApiRequest) -> Operation:

@@ -14,6 +14,7 @@ from netsonde.server.core import Announcement
 from netsonde.server.leasing import LeaseIds
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id, nothing
 from netsonde.server.queries import Query, agent_id_of, decode_cursor, encode_cursor, instant_of
+from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.dead_letters import DeadQuery, Revival
 from netsonde.server.store.tasks import DeadLetter
@@ -45,13 +46,16 @@ class DeadLetterCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
+        write = Scope.CHECKS_WRITE
         return (
-            Route("GET", "/v1/dead-letters", self._list_dead_letters),
-            Route("GET", "/v1/dead-letters/{id}", self._get_dead_letter),
-            Route("DELETE", "/v1/dead-letters/{id}", self._write(self._delete_one)),
-            Route("POST", "/v1/dead-letters/{id}/requeue", self._write(self._requeue_one)),
-            Route("POST", "/v1/dead-letters/requeue", self._write(self._requeue_many)),
-            Route("POST", "/v1/dead-letters/delete", self._write(self._delete_many)),
+            Route("GET", "/v1/dead-letters", self._list_dead_letters, scope=Scope.READ),
+            Route("GET", "/v1/dead-letters/{id}", self._get_dead_letter, scope=Scope.READ),
+            Route("DELETE", "/v1/dead-letters/{id}", self._write(self._delete_one), scope=write),
+            Route(
+                "POST", "/v1/dead-letters/{id}/requeue", self._write(self._requeue_one), scope=write
+            ),
+            Route("POST", "/v1/dead-letters/requeue", self._write(self._requeue_many), scope=write),
+            Route("POST", "/v1/dead-letters/delete", self._write(self._delete_many), scope=write),
         )
 
     async def _list_dead_letters(self, request: ApiRequest) -> ApiResponse:

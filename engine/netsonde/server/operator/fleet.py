@@ -6,6 +6,7 @@ from netsonde.server import fleet
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.agents import shown_agent
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id
+from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.agents import AgentRow
 
@@ -17,10 +18,11 @@ class FleetCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
+        write = Scope.AGENTS_WRITE
         return (
-            Route("POST", "/v1/agents/{id}/drain", self._write(self._drain_agent)),
-            Route("POST", "/v1/agents/{id}/resume", self._write(self._resume_agent)),
-            Route("POST", "/v1/agents/{id}/revoke", self._write(self._revoke_agent)),
+            Route("POST", "/v1/agents/{id}/drain", self._write(self._drain_agent), scope=write),
+            Route("POST", "/v1/agents/{id}/resume", self._write(self._resume_agent), scope=write),
+            Route("POST", "/v1/agents/{id}/revoke", self._write(self._revoke_agent), scope=write),
         )
 
     def _drain_agent(self, request: ApiRequest) -> Operation:

@@ -6,6 +6,7 @@ from netsonde.server import documents
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query
+from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.tasks import QueueDepth
 
@@ -15,7 +16,7 @@ class QueueCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        return (Route("GET", "/v1/queues", self._list_queues),)
+        return (Route("GET", "/v1/queues", self._list_queues, scope=Scope.READ),)
 
     async def _list_queues(self, request: ApiRequest) -> ApiResponse:
         Query(request.query).end()

@@ -8,6 +8,7 @@ from netsonde.server import documents
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import encode_cursor, results_query
+from netsonde.server.scopes import Scope
 
 
 class ResultCalls(Calls):
@@ -15,7 +16,7 @@ class ResultCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        return (Route("GET", "/v1/results", self._list_results),)
+        return (Route("GET", "/v1/results", self._list_results, scope=Scope.READ),)
 
     async def _list_results(self, request: ApiRequest) -> ApiResponse:
         wanted, wait_ms = results_query(request.query, self._plane.registry)

@@ -7,6 +7,7 @@ from netsonde import wire
 from netsonde.server import oneoff
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.operator.calls import Calls, Committed, Operation
+from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 
 
@@ -15,7 +16,15 @@ class TaskCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        return (Route("POST", "/v1/tasks", self._write(self._add_tasks), wire.ADMIN_MAX_BYTES),)
+        return (
+            Route(
+                "POST",
+                "/v1/tasks",
+                self._write(self._add_tasks),
+                wire.ADMIN_MAX_BYTES,
+                scope=Scope.CHECKS_WRITE,
+            ),
+        )
 
     def _add_tasks(self, request: ApiRequest) -> Operation:
         raw = wire.decode(list[dict[str, Any]], request.body, max_bytes=wire.ADMIN_MAX_BYTES)
@@ -25,6 +34,14 @@ class TaskCalls(Calls):
         plan = oneoff.Plan(raw, self._plane.registry, self._plane.config.max_attempts, now_ns)
 
         def operation(store: Store) -> tuple[ApiResponse, Committed]:
-            return ok({"tasks": plan.run(store)}), self._made(plan.made(), store, now_ns)
+            tasks = plan.run(store)
+            answer = ok({"tasks": tasks}, about=_named(tasks))
+            return answer, self._made(plan.made(), store, now_ns)
 
         return operation
+
+
+def _named(tasks: Sequence[dict[str, Any]]) -> str:
+    """Name the tasks that were made; their ids follow one another."""
+    ids = [one["task_id"] for one in tasks if "task_id" in one]
+    return f"tasks/{ids[0]}-{ids[-1]}" if ids else "tasks"

@@ -9,6 +9,7 @@ thousand are msgspec Structs, which cost a tenth of a dataclass to make.
 from dataclasses import dataclass
 from typing import Protocol
 
+from netsonde.server.store.access import AccessStore
 from netsonde.server.store.agents import AgentStore
 from netsonde.server.store.checks import CheckStore
 from netsonde.server.store.configs import ConfigStore
@@ -35,6 +36,7 @@ class Store(
     FleetStore,
     DeadLetterStore,
     ConfigStore,
+    AccessStore,
     Protocol,
 ):
     """The control plane's state. Every verb may raise what `fault` explains."""

@@ -14,6 +14,7 @@ from netsonde.server.leasing import (
     StandingLease,
     TaskState,
 )
+from netsonde.server.store.memory_access import MemoryAccess
 from netsonde.server.store.memory_configs import MemoryConfigs
 from netsonde.server.store.memory_dead import MemoryDead
 from netsonde.server.store.memory_fleet import MemoryFleet
@@ -35,6 +36,7 @@ class MemoryStore(
     MemoryFleet,
     MemoryDead,
     MemoryConfigs,
+    MemoryAccess,
 ):
     """The store protocol over dictionaries; an operation that raises must not have begun."""
 
@@ -42,6 +44,7 @@ class MemoryStore(
         MemoryRecords.__init__(self)
         MemoryConfigs.__init__(self)
         MemoryFleet.__init__(self)
+        MemoryAccess.__init__(self)
         self._tasks: dict[int, Task] = {}
         self._by_lease: dict[int, Task] = {}
         self._specs: list[bytes] = [b""]

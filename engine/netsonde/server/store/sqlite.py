@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from netsonde.errors import ErrorCode, RequestError, StorageError
+from netsonde.server.store.sqlite_access import SqliteAccess
 from netsonde.server.store.sqlite_configs import SqliteConfigs
 from netsonde.server.store.sqlite_dead import SqliteDead
 from netsonde.server.store.sqlite_fleet import SqliteFleet
@@ -36,6 +37,7 @@ class SqliteStore(
     SqliteFleet,
     SqliteDead,
     SqliteConfigs,
+    SqliteAccess,
 ):
     """The store protocol on one connection.
 
@@ -50,6 +52,7 @@ class SqliteStore(
         SqliteConfigs.__init__(self, self)
         SqliteFleet.__init__(self, self)
         SqliteDead.__init__(self, self)
+        SqliteAccess.__init__(self, self)
         self._connection = connection
         self._path = path
         self._lock = lock
