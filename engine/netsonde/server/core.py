@@ -21,7 +21,7 @@ from netsonde.model import (
     ReportStatus,
     TaskKind,
 )
-from netsonde.server import idempotency
+from netsonde.server import idempotency, rollups
 from netsonde.server.config import ServerConfig
 from netsonde.server.leasing import (
     Change,
@@ -45,6 +45,7 @@ from netsonde.server.waiting import Pulse, Waiters
 SWEEP_MAX = 1_000  # leases per sweep transaction, so that it delays a claim by milliseconds
 FORGET_NS = 3600 * NS_PER_S  # how often leases are looked for that nobody reports under
 SPOOLED_NS = 7 * 86_400 * NS_PER_S  # how long a host that was off may keep results after that
+ROLL_STEPS = 8  # of metrics, after each of which others have their turn
 ID_LIST_MAX = wire.LEASE_IDS_PER_EXTEND_MAX
 
 
@@ -267,6 +268,9 @@ class ControlPlane:
 
         await self.writer.write(operation)
         await self.registry.flush_seen()
+        for _ in range(ROLL_STEPS):
+            if not await self.writer.write(lambda store: rollups.step(store, self.time.now_ns())):
+                break
 
     def _changed(self, changes: Sequence[tuple[HeldTask, Change]]) -> None:
         """Wake those who wait for what a committed transaction took from its holders."""

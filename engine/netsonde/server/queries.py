@@ -92,7 +92,7 @@ def results_query(
         position=decode_cursor(query.take("cursor")),
         descending=query.choice("order", ("asc", "desc")) == "desc",
         check_id=query.number("check_id", 1, MINTED_ID_MAX),
-        agent_id=_agent_id(query.take("agent"), registry),
+        agent_id=agent_named(query.take("agent"), registry),
         task_id=query.number("task_id", 1, MINTED_ID_MAX),
         kind=None if kind is None else TaskKind(kind),
         outcome=outcome,
@@ -105,7 +105,8 @@ def results_query(
     return wanted, wait_ms
 
 
-def _agent_id(name: str | None, registry: AgentRegistry) -> int | None:
+def agent_named(name: str | None, registry: AgentRegistry) -> int | None:
+    """Return the id of the agent that a parameter names, by id or hostname."""
     if name is None:
         return None
     found = registry.find(name)

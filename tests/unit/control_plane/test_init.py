@@ -15,8 +15,9 @@ FIXED = {
     "TaskKind", "TaskSpec", "TcpSpec", "TraceSpec", "TransportError",
 }  # fmt: skip
 BESIDE = {
-    "ClaimGrant", "ClaimSink", "Extension", "MemoryControlPlaneTransport", "Repeat",
-    "ReportSource", "TransportRequest", "TransportResponse", "TransportStream",
+    "ClaimGrant", "ClaimSink", "Extension", "MemoryControlPlaneTransport", "MetricHistogram",
+    "MetricRejection", "MetricsResponse", "Repeat", "ReportSource", "TransportRequest",
+    "TransportResponse", "TransportStream",
 }  # fmt: skip
 
 

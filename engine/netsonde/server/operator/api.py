@@ -9,11 +9,12 @@ from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import bearer, health_routes
 from netsonde.server.operator.agents import AgentCalls
 from netsonde.server.operator.checks import CheckCalls
+from netsonde.server.operator.metrics import MetricCalls
 from netsonde.server.operator.queues import QueueCalls
 from netsonde.server.operator.results import ResultCalls
 from netsonde.server.operator.tasks import TaskCalls
 
-RESOURCES = (CheckCalls, TaskCalls, ResultCalls, AgentCalls, QueueCalls)
+RESOURCES = (CheckCalls, TaskCalls, ResultCalls, AgentCalls, QueueCalls, MetricCalls)
 
 
 class OperatorApi(Api):

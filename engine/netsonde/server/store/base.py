@@ -11,6 +11,7 @@ from typing import Protocol
 
 from netsonde.server.store.agents import AgentStore
 from netsonde.server.store.checks import CheckStore
+from netsonde.server.store.metrics import MetricStore
 from netsonde.server.store.results import ResultStore
 from netsonde.server.store.tasks import TaskStore
 
@@ -24,7 +25,7 @@ class RememberedAnswer:
     body: bytes
 
 
-class Store(TaskStore, ResultStore, AgentStore, CheckStore, Protocol):
+class Store(TaskStore, ResultStore, AgentStore, CheckStore, MetricStore, Protocol):
     """The control plane's state. Every verb may raise what `fault` explains."""
 
     # transactions
@@ -69,7 +70,7 @@ class Store(TaskStore, ResultStore, AgentStore, CheckStore, Protocol):
         """Return the greatest lease id ever granted from here."""
         ...
 
-    # counters, remembered answers and metrics
+    # counters and remembered answers
     def count(self, counter: str, by: int) -> None:
         """Add to a counter that survives restarts."""
         ...
@@ -88,12 +89,4 @@ class Store(TaskStore, ResultStore, AgentStore, CheckStore, Protocol):
 
     def forget_before(self, instant_ns: int) -> None:
         """Drop answers that are older."""
-        ...
-
-    def save_metrics(self, agent_id: int, body: bytes, now_ns: int) -> None:
-        """Keep an agent's latest metrics."""
-        ...
-
-    def metrics(self, agent_id: int) -> bytes | None:
-        """Return an agent's latest metrics."""
         ...

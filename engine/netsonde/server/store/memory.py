@@ -14,6 +14,7 @@ from netsonde.server.leasing import (
     StandingLease,
     TaskState,
 )
+from netsonde.server.store.memory_metrics import MemoryMetrics
 from netsonde.server.store.memory_records import MemoryRecords
 from netsonde.server.store.memory_rows import Results, Standing, Task, depth, letter, matches
 from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
@@ -27,11 +28,12 @@ from netsonde.server.store.tasks import (
 )
 
 
-class MemoryStore(MemoryRecords):
+class MemoryStore(MemoryRecords, MemoryMetrics):
     """The store protocol over dictionaries; an operation that raises must not have begun."""
 
     def __init__(self) -> None:
-        super().__init__()
+        MemoryRecords.__init__(self)
+        MemoryMetrics.__init__(self)
         self._tasks: dict[int, Task] = {}
         self._by_lease: dict[int, Task] = {}
         self._specs: list[bytes] = [b""]

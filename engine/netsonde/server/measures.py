@@ -1,0 +1,221 @@
+"""Answers what metrics were: the latest of every series, and one name's values over time."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from netsonde.clock import NS_PER_MS, NS_PER_S, rfc3339
+from netsonde.server.api import refuse
+from netsonde.server.cells import Body, Cell, Latest, merged
+from netsonde.server.rollups import LEVELS
+from netsonde.server.store import Store
+from netsonde.server.store.metrics import Level, MetricSeries
+from netsonde.wire.metrics import MetricType, SeriesIdentity, series_identity
+
+SERIES_MAX = 1_000  # of one answer
+POINTS_MAX = 100_000  # of one answer
+STEPS_MAX = 2_000
+BLOCKS_MAX = 20_000  # looked at for one answer
+
+
+class Aggregate(StrEnum):
+    """What becomes of the samples of one step."""
+
+    LAST = "last"
+    AVG = "avg"
+    MAX = "max"
+    RATE = "rate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One name's values from one instant to before another, a point per step."""
+
+    name: str
+    aggregate: Aggregate
+    from_ns: int
+    to_ns: int
+    step_ns: int
+    agent_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One series of an answer, and its steps."""
+
+    series: MetricSeries
+    identity: SeriesIdentity
+    steps: dict[int, list[Cell]]
+
+
+def ask(store: Store, question: Question, now_ns: int) -> dict[str, Any]:
+    """Answer a question.
+
+    Raises:
+        RequestError: ERR_VALIDATION, the series have no such value, or are too many.
+    """
+    found = store.metric_series(question.name, question.agent_id, 0, SERIES_MAX + 1)
+    steps = -(-(question.to_ns - question.from_ns) // question.step_ns)
+    if len(found) > SERIES_MAX or len(found) * steps > POINTS_MAX:
+        refuse(
+            "agent",
+            f"there are {len(found)} series or more, at most {SERIES_MAX} with {POINTS_MAX} points"
+            " are answered: name one agent, or take a longer step",
+        )
+    wanted = [_Wanted(series, series_identity(series.key), {}) for series in found]
+    _check_types(question, wanted)
+    _fill(store, question, wanted, now_ns)
+    return {
+        "name": question.name,
+        "agg": question.aggregate,
+        "from": rfc3339(question.from_ns),
+        "to": rfc3339(question.to_ns),
+        "step_ms": question.step_ns // NS_PER_MS,
+        "series": [_line(one, question) for one in wanted if one.steps],
+    }
+
+
+def _check_types(question: Question, wanted: Sequence[_Wanted]) -> None:
+    types = {one.identity.type for one in wanted}
+    if question.aggregate is Aggregate.RATE and MetricType.GAUGE in types:
+        refuse("agg", f"{question.name} is a gauge and has no rate: ask for last, avg or max")
+    if question.aggregate is Aggregate.MAX and MetricType.HISTOGRAM in types:
+        refuse("agg", f"{question.name} is a histogram: ask for last, avg or rate")
+
+
+def _fill(store: Store, question: Question, wanted: Sequence[_Wanted], now_ns: int) -> None:
+    """Read the blocks that cover the question and put each series' cells into its steps."""
+    by_agent: dict[int, list[_Wanted]] = {}
+    for one in wanted:
+        by_agent.setdefault(one.series.agent_id, []).append(one)
+    left = BLOCKS_MAX
+    for level, from_ns, to_ns in _spans(store, question, now_ns):
+        for agent_id, its in by_agent.items():
+            blocks = store.metric_blocks(level, agent_id, from_ns, to_ns, left + 1)
+            left -= len(blocks)
+            if left < 0:
+                refuse("from", "the answer is in too many blocks: name one agent, or ask for less")
+            for block in blocks:
+                body = Body(block.body)
+                place = (block.at_ns - question.from_ns) // question.step_ns
+                for one in its:
+                    _add(one, body, place)
+
+
+def _spans(store: Store, question: Question, now_ns: int) -> Iterator[tuple[Level, int, int]]:
+    """Return which level answers for which part: the finest that is kept, and fits the step.
+
+    What the chosen one has not summed up yet is taken from those below it.
+    """
+    level = Level.RAW
+    for coarser in (Level.MINUTE, Level.HOUR):
+        is_gone = question.from_ns < now_ns - LEVELS[Level(coarser - 1)].kept_ns
+        if is_gone:
+            level = coarser
+    from_ns = question.from_ns
+    while level is not Level.RAW:
+        until_ns = min(store.roll_progress(level).window_ns, question.to_ns)
+        if until_ns > from_ns:
+            yield level, from_ns, until_ns
+            from_ns = until_ns
+        level = Level(level - 1)
+    if question.to_ns > from_ns:
+        yield Level.RAW, from_ns, question.to_ns
+
+
+def _add(one: _Wanted, body: Body, place: int) -> None:
+    """Add a series' numbers of one block to a step: count and sum, where it is a histogram."""
+    first = one.series.series_id
+    numbers = 2 if one.identity.type is MetricType.HISTOGRAM else 1
+    cells = [cell for at in range(first, first + numbers) if (cell := body.find(at)) is not None]
+    if len(cells) == numbers:
+        before = one.steps.get(place)
+        one.steps[place] = (
+            cells
+            if before is None
+            else [merged(old, new) for old, new in zip(before, cells, strict=True)]
+        )
+
+
+def _line(one: _Wanted, question: Question) -> dict[str, Any]:
+    points = []
+    for place, cells in one.steps.items():
+        value = _value(one.identity, cells, question.aggregate)
+        if value is not None and math.isfinite(value):
+            at_ms = (question.from_ns + place * question.step_ns) // NS_PER_MS
+            points.append([at_ms, value])
+    return {**_named(one.series, one.identity), "points": points}
+
+
+def _value(identity: SeriesIdentity, cells: Sequence[Cell], aggregate: Aggregate) -> float | None:
+    """Return what a step says, None for nothing: of a histogram, count and the mean of values."""
+    cell = cells[0]
+    match aggregate:
+        case Aggregate.LAST:
+            return cell.last
+        case Aggregate.MAX:
+            return cell.peak
+        case Aggregate.RATE:
+            return cell.increase / cell.elapsed_s if cell.elapsed_s > 0 else None
+    if identity.type is MetricType.HISTOGRAM:
+        return cells[1].increase / cell.increase if cell.increase > 0 else None
+    return cell.total / cell.samples
+
+
+def latest(
+    store: Store, name: str | None, agent_id: int | None, after: int, limit: int
+) -> tuple[list[dict[str, Any]], int | None]:
+    """Return what series of runs that send now said last, and where to go on."""
+    page = store.metric_series(name, agent_id, after, limit)
+    known: dict[int, Latest] = {}
+    lines = []
+    for series in page:
+        if series.agent_id not in known:
+            source = store.metric_source(series.agent_id)
+            known[series.agent_id] = Latest(b"" if source is None else source.latest)
+        line = _latest(series, known[series.agent_id])
+        if line is not None:
+            lines.append(line)
+    return lines, page[-1].series_id if len(page) == limit else None
+
+
+def _latest(series: MetricSeries, last: Latest) -> dict[str, Any] | None:
+    identity = series_identity(series.key)
+    numbers = [last.get(series.series_id + place) for place in range(identity.width)]
+    if numbers[0] is None:
+        return None
+    line = {**_named(series, identity), "at": rfc3339(numbers[0][1])}
+    values = [number[0] for number in numbers if number is not None]
+    if identity.type is not MetricType.HISTOGRAM:
+        return line | {"value": values[0]}
+    return line | {
+        "count": round(values[0]),
+        "sum": values[1],
+        "bounds": identity.bounds,
+        "counts": [round(value) for value in values[2:]],
+    }
+
+
+def _named(series: MetricSeries, identity: SeriesIdentity) -> Mapping[str, Any]:
+    return {
+        "agent_id": series.agent_id,
+        "name": identity.name,
+        "type": identity.type,
+        "unit": identity.unit,
+        "labels": identity.labels,
+    }
+
+
+def step_ns(text: str) -> int | None:
+    """Read a step such as 30s, 5m, 1h or 1d; None when it is none."""
+    number, unit = text[:-1], text[-1:]
+    if unit.isdecimal():
+        number, unit = text, "s"
+    if unit not in _UNITS or not number.isascii() or not number.isdecimal() or len(number) > 7:
+        return None
+    return int(number) * _UNITS[unit] * NS_PER_S
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
