@@ -20,6 +20,7 @@ class Verb(StrEnum):
     EXTEND = "extend"
     RELEASE = "release"
     REPORT = "report"
+    METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ POLICIES: Mapping[Verb, BackoffPolicy] = {
     Verb.EXTEND: BackoffPolicy(100, 30_000),
     Verb.RELEASE: BackoffPolicy(100, 30_000),
     Verb.REPORT: BackoffPolicy(100, 30_000),
+    Verb.METRICS: BackoffPolicy(1000, 60_000),
 }
 
 RETRY_COST = 5  # so that in a steady state at most one call in six is a retry

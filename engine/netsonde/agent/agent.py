@@ -15,8 +15,11 @@ from netsonde import __version__
 from netsonde.agent.config import AgentConfig
 from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.lease_extender import LeaseExtender
+from netsonde.agent.metrics import AgentMetrics
+from netsonde.agent.metrics_sender import MetricsSender
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.reporter import Reporter
+from netsonde.agent.scrape import metrics_page
 from netsonde.agent.standing import StandingLeases
 from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
 from netsonde.agent.worker import Worker, target_pacer
@@ -108,6 +111,9 @@ class Agent:
                 return
             probers = await stack.enter_async_context(self._probers())
             parts = self._parts = self._join(client, leases, spool, probers, session, telemetry)
+            await stack.enter_async_context(
+                metrics_page(self.config.metrics_endpoint, parts.metrics.read)
+            )
             with quiet_collector():
                 await self._serve(parts)
 
@@ -200,9 +206,15 @@ class Agent:
         extender = LeaseExtender(
             clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
         )
+        metrics = AgentMetrics(
+            client=client, leases=leases, spool=spool, telemetry=telemetry, worker=worker,
+            standing=standing, dispatcher=dispatcher, reporter=reporter, extender=extender,
+        )  # fmt: skip
+        metrics_ns = round(config.metrics_interval_s * NS_PER_S)
+        sender = MetricsSender(clock, client, metrics.read, self.instance_id, metrics_ns)
         parts = _Parts(
             client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
-            extender,
+            extender, metrics, sender,
         )  # fmt: skip
         parts.connect()
         return parts
@@ -244,6 +256,7 @@ class Agent:
                     parts.extender.run,
                     parts.reporter.run,
                     parts.telemetry.run,
+                    partial(self._tell, parts),
                 )
             ]
             dispatching = group.create_task(self._dispatch(parts))
@@ -251,6 +264,11 @@ class Agent:
             await self._wind_down(parts)
             for task in (dispatching, *steady):
                 task.cancel()
+
+    async def _tell(self, parts: "_Parts") -> None:
+        """Send metrics, where that is wanted."""
+        if self.config.metrics_interval_s and parts.client.identity is not None:
+            await parts.sender.run(parts.client.identity.agent_id)
 
     async def _dispatch(self, parts: "_Parts") -> None:
         """Claim work, once the results of an earlier run were reported.
@@ -369,6 +387,8 @@ class _Parts:
     dispatcher: Dispatcher
     reporter: Reporter
     extender: LeaseExtender
+    metrics: AgentMetrics
+    sender: MetricsSender
 
     def connect(self) -> None:
         """Let the parts tell each other what happens."""
@@ -397,6 +417,7 @@ class _Parts:
             "dispatcher": self.dispatcher.counters,
             "reporter": self.reporter.counters,
             "extender": self.extender.counters,
+            "metrics": self.sender.counters,
         }
         return {
             f"{part}.{name}": count

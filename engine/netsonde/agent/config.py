@@ -50,6 +50,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     the control plane. `target_starts_per_s` bounds how often one target's measurements may begin,
     the `…packets_per_s` how often packets of ping may leave: the agent's, those of ping, those to
     one /24 or /48, to one address; 0 is no bound. `ping_backends` is what they may leave by.
+    `metrics_interval_s` is how often the control plane is told the agent's metrics, 0 for never;
+    `metrics_listen` where they can be scraped.
     `agent_id` and `auth_token`, both or neither, replace the first registration.
 
     Raises:
@@ -77,6 +79,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     ping_backends: tuple[Backend, ...] = DEFAULT_BACKENDS
     spool_rows: int = 1_000_000
     spool_bytes: int = 256 << 20
+    metrics_interval_s: float = 30.0
+    metrics_listen: str | None = None
     log_level: str = "info"
     log_json: bool = False
 
@@ -91,6 +95,11 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
         if (self.agent_id is None) != (self.auth_token is None):
             raise ConfigError("agent_id and auth_token belong together: set both or neither")
         TargetPolicy(self.targets, deny=self.deny)
+
+    @property
+    def metrics_endpoint(self) -> tuple[str, int] | None:
+        """Where to listen for whoever scrapes metrics; loopback where no host is named."""
+        return None if self.metrics_listen is None else _endpoint(self.metrics_listen)
 
     def __repr__(self) -> str:
         """Show every setting but the secrets."""
@@ -250,6 +259,24 @@ def _labels(value: Any) -> Mapping[str, str]:
     return MappingProxyType(dict(value))
 
 
+def _endpoint(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    is_port = port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535
+    if not separator or not is_port:
+        raise ValueError(f"must be host:port or :port, which is loopback, not {text!r}")
+    return host, int(port)
+
+
+def _listen(value: Any) -> str:
+    _endpoint(_text(value))
+    return str(value)
+
+
+def _interval(value: Any) -> float:
+    return 0.0 if value == 0 and value is not False else float(_number_between(5, 3600)(value))
+
+
 def _level(value: Any) -> str:
     if value not in LOG_LEVELS:
         raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}, not {value!r}")
@@ -284,6 +311,8 @@ _CHECKS: Mapping[str, Check] = {
     "ping_backends": _backends,
     "spool_rows": _between(1, 100_000_000),
     "spool_bytes": _between(1 << 20, 1 << 40),  # below 1 MiB four large results fill it
+    "metrics_interval_s": _interval,
+    "metrics_listen": _optional(_listen),
     "log_level": _level,
     "log_json": _truth,
 }

@@ -6,6 +6,7 @@ Nothing here knows of sockets: `app` turns HTTP into `ApiRequest` and back, simu
 
 import logging
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,7 @@ class Api:
     name = "api"
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        self.requests: Counter[tuple[str, str]] = Counter()  # by call and class of status
         self._router = Router(routes)
 
     def body_limit(self, method: str, path: str) -> int:
@@ -153,18 +155,27 @@ class Api:
     async def dispatch(self, request: ApiRequest) -> ApiResponse:
         """Answer a request; never raises but for cancellation."""
         request_id = new_request_id()
+        call = "none"
         try:
             route, variables = self._router.find(request.method, request.path)
+            call = self.call_name(route)
             await self.admit(request, route)
             answer = await route.handler(replace(request, variables=variables))
         except Exception as error:
-            return problem(_refusal(error, request, request_id), request_id)
+            refusal = _refusal(error, request, request_id)
+            self.requests[call, f"{refusal.facts.status // 100}xx"] += 1
+            return problem(refusal, request_id)
+        self.requests[call, f"{answer.status // 100}xx"] += 1
         return ApiResponse(
             answer.status,
             answer.body,
             {**standard_headers(request_id), **answer.headers},
             answer.chunks and _guarded(answer.chunks, request, request_id),
         )
+
+    def call_name(self, route: Route) -> str:
+        """Return what a route is called where requests are counted."""
+        return route.path
 
     async def admit(self, request: ApiRequest, route: Route) -> None:
         """Refuse what may not be answered at all."""

@@ -8,6 +8,7 @@ means for those who wait is announced only after the commit.
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,6 +82,7 @@ class ControlPlane:
         self.results_pulse = Pulse()
         self.checks_pulse = Pulse()
         self.is_ready = True
+        self.requests: dict[str, Counter[tuple[str, str]]] = {}  # of each API, by call and class
         self._label_queues: dict[int, Mapping[str, str]] = {}
         self._forgot_ns = self.time.now_ns()
         self.is_roster_new = True

@@ -85,6 +85,11 @@ class AgentApi(Api):
             for method, call, handler, max_bytes in calls
         ]
         super().__init__([*routes, *health_routes(plane)])
+        plane.requests[self.name] = self.requests
+
+    def call_name(self, route: Route) -> str:
+        """Return the call, whatever its prefix."""
+        return route.path.rpartition("/")[2]
 
     async def admit(self, request: ApiRequest, route: Route) -> None:
         """Refuse what is neither plain JSON nor a stream where one is taken."""

@@ -8,6 +8,7 @@ between, so that no rate is negative and none is a leap.
 from netsonde import wire
 from netsonde.clock import NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
+from netsonde.metrics import MetricType
 from netsonde.model import MetricRejection, MetricsResponse
 from netsonde.server.cells import ID_MAX, Cell, Latest, encode_samples, sampled
 from netsonde.server.core import ControlPlane
@@ -16,7 +17,6 @@ from netsonde.server.store.metrics import Level, MetricBlock, MetricSource
 from netsonde.wire.metrics import (
     METRIC_REJECTIONS_MAX,
     MetricsBatch,
-    MetricType,
     MetricValue,
     series_identity,
 )

@@ -7,12 +7,13 @@ from enum import StrEnum
 from typing import Any
 
 from netsonde.clock import NS_PER_MS, NS_PER_S, rfc3339
+from netsonde.metrics import MetricType
 from netsonde.server.api import refuse
 from netsonde.server.cells import Body, Cell, Latest, merged
 from netsonde.server.rollups import LEVELS
 from netsonde.server.store import Store
 from netsonde.server.store.metrics import Level, MetricSeries
-from netsonde.wire.metrics import MetricType, SeriesIdentity, series_identity
+from netsonde.wire.metrics import SeriesIdentity, series_identity
 
 SERIES_MAX = 1_000  # of one answer
 POINTS_MAX = 100_000  # of one answer

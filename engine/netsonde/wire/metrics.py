@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
 
 import msgspec
 from msgspec import Raw, Struct
 
 from netsonde.errors import ErrorCode, RequestError
+from netsonde.metrics import MetricType
 from netsonde.model import (
     MINTED_ID_MAX,
     MetricHistogram,
@@ -27,14 +27,6 @@ METRIC_LABEL_MAX_CHARS = 128  # of a label's name, and of its value
 METRIC_BOUNDS_MAX = 64
 METRIC_ID_MAX_CHARS = 128  # of an instance's name, and of its start
 METRIC_REJECTIONS_MAX = 100  # told one by one; beyond, an answer would be larger than its request
-
-
-class MetricType(StrEnum):
-    """What a series is."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.errors import ErrorCode, RequestError
+from netsonde.metrics import MetricType
 from netsonde.model import MetricSample, MetricsEnvelope
 from netsonde.wire.metrics import (
     METRIC_BOUNDS_MAX,
     METRIC_SAMPLES_MAX,
     MetricsBatch,
-    MetricType,
     decode_metrics,
     names_its_instance,
     original_metrics,

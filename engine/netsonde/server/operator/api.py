@@ -26,6 +26,7 @@ class OperatorApi(Api):
         self._token = token
         routes = [route for resource in RESOURCES for route in resource(plane).routes()]
         super().__init__([*routes, *health_routes(plane)])
+        plane.requests[self.name] = self.requests
 
     async def admit(self, request: ApiRequest, route: Route) -> None:
         """Let operators in: by token, or by being on this host."""

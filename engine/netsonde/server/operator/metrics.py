@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from netsonde.clock import NS_PER_S
-from netsonde.server import measures
+from netsonde.exposition import CONTENT_TYPE, exposition
+from netsonde.server import measures, metrics
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query, agent_named, decode_cursor, encode_cursor
@@ -22,7 +23,15 @@ class MetricCalls(Calls):
         return (
             Route("GET", "/v1/metrics/latest", self._latest),
             Route("GET", "/v1/metrics/query", self._query),
+            Route("GET", "/metrics", self._page),
         )
+
+    async def _page(self, request: ApiRequest) -> ApiResponse:
+        """Answer what this control plane counts of itself, for Prometheus."""
+        Query(request.query).end()
+        readings = await metrics.read(self._plane)
+        page = exposition(lambda: readings)
+        return ApiResponse(200, page, {"Content-Type": CONTENT_TYPE})
 
     async def _latest(self, request: ApiRequest) -> ApiResponse:
         query = Query(request.query)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from netsonde.metrics import MetricType
 from netsonde.server.store import Store
 from netsonde.server.store.metrics import Level, MetricBlock, MetricSource, RollProgress
-from netsonde.wire.metrics import MetricType
 from support.stores import STORES, open_store
 
 
