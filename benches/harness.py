@@ -22,6 +22,7 @@ BENCHES = {
     "leases": ("bench_deadlines", "bench_leases", "bench_pipeline"),
     "ping": ("bench_ping", "bench_in_flight", "bench_footprint"),
     "trace": ("bench_trace",),
+    "metrics": ("bench_metrics",),
 }
 OURS = "netsonde"
 

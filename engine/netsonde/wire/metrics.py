@@ -237,16 +237,14 @@ def _check_name(name: str, unit: str | None, labels: Mapping[str, str]) -> None:
             f"a name has at most {METRIC_NAME_MAX_CHARS} characters, a unit"
             f" {METRIC_UNIT_MAX_CHARS}",
         )
-    if len(labels) > METRIC_LABELS_MAX or any(
-        len(text) > METRIC_LABEL_MAX_CHARS for pair in labels.items() for text in pair
-    ):
+    texts = (*labels, *labels.values())
+    if len(labels) > METRIC_LABELS_MAX or max(map(len, texts), default=0) > METRIC_LABEL_MAX_CHARS:
         raise _Refused(
             ErrorCode.LIMIT,
             f"a sample has at most {METRIC_LABELS_MAX} labels of {METRIC_LABEL_MAX_CHARS}"
             " characters",
         )
-    texts = (name, unit or "", *labels, *labels.values())
-    if not name or "" in labels or not all(text.isprintable() for text in texts):
+    if not name or "" in labels or not "".join((name, unit or "", *texts)).isprintable():
         raise _Refused(
             ErrorCode.VALIDATION, "name, unit and labels must be printable, names not empty"
         )

@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S, rfc3339
+from netsonde.exposition import CONTENT_TYPE
+from netsonde.server import metrics
+from netsonde.server.api import ApiRequest
 from netsonde.server.intake import NUMBERS_PER_AGENT_MAX
 from netsonde.server.rollups import LEVELS
 from netsonde.server.store.metrics import Level
@@ -287,3 +290,45 @@ async def test_series_that_are_not_sent_any_more_are_forgotten(caller: Caller) -
         store.first_metric_block_ns(Level.RAW, 0)
         > caller.plane.time.now_ns() - LEVELS[Level.RAW].kept_ns - 1
     )
+
+
+async def test_the_control_plane_counts_itself(caller: Caller) -> None:
+    agent = await caller.register()
+    await caller.register(agent_key="o" * 32)
+    await caller.tasks(3)
+    await agent.claim(1)
+    await send(agent, 1, counters=counted(1), gauges=[5])
+    await agent.call("/nowhere", {})
+    await caller.clock.advance(46 * NS_PER_S)
+    await agent.call("/heartbeat", {})
+    readings = {
+        (reading.family.name, *reading.labels): reading.value
+        for reading in await metrics.read(caller.plane)
+    }
+    assert {name for name, *_ in readings} == {family.name for family in metrics.FAMILIES}
+    assert readings["netsonde_server_tasks", "tcp", "ready"] == 2
+    assert readings["netsonde_server_tasks", "tcp", "leased"] == 1
+    assert readings["netsonde_server_oldest_ready_seconds", "tcp"] == 46
+    assert readings["netsonde_server_agents", "heard"] == 1
+    assert readings["netsonde_server_agents", "silent"] == 1
+    assert readings["netsonde_server_metric_samples_total", "stored"] == 1
+    assert readings["netsonde_server_metric_samples_total", "rejected"] == 1
+    requests = {
+        labels: value for (name, *labels_), value in readings.items()
+        for labels in [tuple(labels_)] if name == "netsonde_server_requests_total"
+    }  # fmt: skip
+    assert requests["agent", "register", "2xx"] == 2
+    assert requests["agent", "none", "4xx"] == 1
+    assert requests["operator", "/v1/tasks", "2xx"] == 1
+
+
+async def test_the_page_is_for_operators_only(memory: Caller) -> None:
+    answer = await memory.operators.dispatch(
+        ApiRequest(method="GET", path="/metrics", headers={"host": "evil.example"})
+    )
+    assert answer.status == 403
+    answer = await memory.operators.dispatch(
+        ApiRequest(method="GET", path="/metrics", headers={"host": "127.0.0.1"})
+    )
+    assert (answer.status, answer.headers["Content-Type"]) == (200, CONTENT_TYPE)
+    assert b"netsonde_server_build_info" in answer.body
