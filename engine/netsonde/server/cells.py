@@ -9,7 +9,8 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 ID_MAX = 2**32 - 1  # an unsigned column of 4 bytes
@@ -71,7 +72,10 @@ def encode_samples(cells: Mapping[int, Cell]) -> bytes:
 def encode_rolled(cells: Mapping[int, Cell]) -> bytes:
     """Write cells that sum up many samples."""
     ids = sorted(cells)
-    columns = zip(*(cells[one] for one in ids), strict=True)
+    return _rolled(ids, [*zip(*(cells[one] for one in ids), strict=True)])
+
+
+def _rolled(ids: Sequence[int], columns: Sequence[Sequence[float]]) -> bytes:
     body = b"".join(
         (array("I", ids).tobytes(), *(array("d", column).tobytes() for column in columns))
     )
@@ -79,37 +83,86 @@ def encode_rolled(cells: Mapping[int, Cell]) -> bytes:
 
 
 class Body:
-    """A body, read where it is looked at."""
+    """A body, read where it is looked at. `ids` are its series, `layout` the same as bytes.
+
+    `numbers` are its columns, one after another.
+    """
 
     def __init__(self, body: bytes) -> None:
-        self._is_rolled = body[:1] == _ROLLED
-        count = int.from_bytes(body[1:_HEAD], "little")
-        plain = zlib.decompress(body[_HEAD:]) if self._is_rolled else body[_HEAD:]
+        self.is_rolled = body[:1] == _ROLLED
+        self.count = int.from_bytes(body[1:_HEAD], "little")
+        plain = zlib.decompress(body[_HEAD:]) if self.is_rolled else body[_HEAD:]
+        self.layout = plain[: 4 * self.count]
         view = memoryview(plain)
-        self.ids = view[: 4 * count].cast("I")
-        self._numbers = view[4 * count :].cast("d")
-        self._count = count
+        self.ids = view[: 4 * self.count].cast("I")
+        self.numbers = view[4 * self.count :].cast("d")
 
-    def find(self, series_id: int) -> Cell | None:
-        """Return one series' cell."""
+    def place(self, series_id: int) -> int | None:
+        """Return where in each column a series is."""
         place = bisect_left(self.ids, series_id)
-        if place == self._count or self.ids[place] != series_id:
-            return None
-        return self._at(place)
+        is_there = place < self.count and self.ids[place] == series_id
+        return place if is_there else None
 
-    def cells(self) -> Iterable[tuple[int, Cell]]:
+    def start(self, field: str) -> int | None:
+        """Return where the column of a cell's field begins; None: it is 1 throughout."""
+        columns = _ROLLED_COLUMNS if self.is_rolled else _RAW_COLUMNS
+        column = columns[field]
+        return None if column is None else column * self.count
+
+    def columns(self) -> list[Sequence[float]]:
+        """Return the columns of a cell's fields, in their order."""
+        starts = [self.start(field) for field in Cell._fields]
+        return [
+            _ones(self.count) if start is None else self.numbers[start : start + self.count]
+            for start in starts
+        ]
+
+    def cells(self) -> dict[int, Cell]:
         """Return every series' cell."""
-        if self._is_rolled:
-            size = self._count
-            columns = [self._numbers[start * size : (start + 1) * size] for start in range(6)]
-            return zip(self.ids, map(Cell._make, zip(*columns, strict=True)), strict=True)
-        return zip(self.ids, map(self._at, range(self._count)), strict=True)
+        rows = map(Cell._make, zip(*self.columns(), strict=True))
+        return dict(zip(self.ids, rows, strict=True))
 
-    def _at(self, place: int) -> Cell:
-        numbers, size = self._numbers, self._count
-        if self._is_rolled:
-            return Cell._make(numbers[place::size])
-        return sampled(numbers[place], numbers[place + size], numbers[place + 2 * size])
+
+_ROLLED_COLUMNS: Mapping[str, int | None] = {name: at for at, name in enumerate(Cell._fields)}
+_RAW_COLUMNS: Mapping[str, int | None] = {
+    "last": 0, "peak": 0, "total": 0, "samples": None, "increase": 1, "elapsed_s": 2,
+}  # fmt: skip
+
+
+def _ones(count: int) -> Sequence[float]:
+    return array("d", [1.0]) * count
+
+
+def summed(bodies: Sequence[bytes]) -> tuple[list[int], bytes]:
+    """Sum bodies up, in their order; return the series there are, and the body of the sum.
+
+    Bodies of the same series, which are nearly all, are summed up by the column.
+    """
+    runs = [
+        [*run] for _, run in groupby(map(Body, bodies), key=lambda body: (body.layout, body.count))
+    ]
+    if len(runs) == 1:
+        ids = [*runs[0][0].ids]
+        return ids, _rolled(ids, _summed_columns(runs[0]))
+    cells: dict[int, Cell] = {}
+    for run in runs:
+        rows = map(Cell._make, zip(*_summed_columns(run), strict=True))
+        for series_id, cell in zip(run[0].ids, rows, strict=True):
+            before = cells.get(series_id)
+            cells[series_id] = cell if before is None else merged(before, cell)
+    return sorted(cells), encode_rolled(cells)
+
+
+def _summed_columns(run: Sequence[Body]) -> Sequence[Sequence[float]]:
+    columns = [body.columns() for body in run]
+    if len(columns) == 1:
+        return columns[0]
+    last, peak, *sums = zip(*columns, strict=True)
+    return [
+        last[-1],
+        [*map(max, *peak)],
+        *([*map(sum, zip(*column, strict=True))] for column in sums),
+    ]
 
 
 class Latest:

@@ -1,18 +1,18 @@
 """Answers what metrics were: the latest of every series, and one name's values over time."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 from netsonde.clock import NS_PER_MS, NS_PER_S, rfc3339
 from netsonde.metrics import MetricType
 from netsonde.server.api import refuse
-from netsonde.server.cells import Body, Cell, Latest, merged
+from netsonde.server.cells import Body, Latest
 from netsonde.server.rollups import LEVELS
 from netsonde.server.store import Store
-from netsonde.server.store.metrics import Level, MetricSeries
+from netsonde.server.store.metrics import Level, MetricBlock, MetricSeries
 from netsonde.wire.metrics import SeriesIdentity, series_identity
 
 SERIES_MAX = 1_000  # of one answer
@@ -44,11 +44,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """One series of an answer, and its steps."""
+    """One series of an answer; `steps` has a pair of numbers each, of which a value is made."""
 
     series: MetricSeries
     identity: SeriesIdentity
-    steps: dict[int, list[Cell]]
+    steps: dict[int, tuple[float, float]]
 
 
 def ask(store: Store, question: Question, now_ns: int) -> dict[str, Any]:
@@ -98,11 +98,7 @@ def _fill(store: Store, question: Question, wanted: Sequence[_Wanted], now_ns: i
             left -= len(blocks)
             if left < 0:
                 refuse("from", "the answer is in too many blocks: name one agent, or ask for less")
-            for block in blocks:
-                body = Body(block.body)
-                place = (block.at_ns - question.from_ns) // question.step_ns
-                for one in its:
-                    _add(one, body, place)
+            _read(blocks, its, question)
 
 
 def _spans(store: Store, question: Question, now_ns: int) -> Iterator[tuple[Level, int, int]]:
@@ -126,43 +122,71 @@ def _spans(store: Store, question: Question, now_ns: int) -> Iterator[tuple[Leve
         yield Level.RAW, from_ns, question.to_ns
 
 
-def _add(one: _Wanted, body: Body, place: int) -> None:
-    """Add a series' numbers of one block to a step: count and sum, where it is a histogram."""
-    first = one.series.series_id
-    numbers = 2 if one.identity.type is MetricType.HISTOGRAM else 1
-    cells = [cell for at in range(first, first + numbers) if (cell := body.find(at)) is not None]
-    if len(cells) == numbers:
-        before = one.steps.get(place)
-        one.steps[place] = (
-            cells
-            if before is None
-            else [merged(old, new) for old, new in zip(before, cells, strict=True)]
-        )
+def _read(blocks: Sequence[MetricBlock], its: Sequence[_Wanted], question: Question) -> None:
+    """Put what blocks of one agent say of its series into their steps."""
+    reads = [_columns(one.identity, question.aggregate) for one in its]
+    layout: bytes | None = None
+    hits: list[tuple[dict[int, tuple[float, float]], int, int | None]] = []
+    for block in blocks:
+        body = Body(block.body)
+        step = (block.at_ns - question.from_ns) // question.step_ns
+        if body.layout != layout:  # they seldom change
+            layout = body.layout
+            hits = [*_hits(body, its, reads)]
+        numbers = body.numbers
+        for steps, x_at, y_at in hits:
+            x, y = numbers[x_at], 1.0 if y_at is None else numbers[y_at]
+            before = steps.get(step)
+            if before is None or question.aggregate is Aggregate.LAST:
+                steps[step] = x, y
+            elif question.aggregate is Aggregate.MAX:
+                steps[step] = max(before[0], x), y
+            else:
+                steps[step] = before[0] + x, before[1] + y
+
+
+Column = tuple[int, str]  # which of a series' numbers, and a cell's field
+
+
+def _columns(identity: SeriesIdentity, aggregate: Aggregate) -> tuple[Column, Column]:
+    """Return which two numbers a value is made of: the second divides, or is not looked at.
+
+    A histogram's first number is its count, its second the sum.
+    """
+    match aggregate:
+        case Aggregate.LAST:
+            return (0, "last"), (0, "last")
+        case Aggregate.MAX:
+            return (0, "peak"), (0, "peak")
+        case Aggregate.RATE:
+            return (0, "increase"), (0, "elapsed_s")
+    if identity.type is MetricType.HISTOGRAM:
+        return (1, "increase"), (0, "increase")
+    return (0, "total"), (0, "samples")
+
+
+def _hits(
+    body: Body, its: Sequence[_Wanted], reads: Sequence[tuple[Column, Column]]
+) -> Iterator[tuple[dict[int, tuple[float, float]], int, int | None]]:
+    """Return where in a body the two numbers are, of every series that is in it."""
+    for one, ((x_number, x_field), (y_number, y_field)) in zip(its, reads, strict=True):
+        x_place = body.place(one.series.series_id + x_number)
+        y_place = body.place(one.series.series_id + y_number)
+        x_start, y_start = body.start(x_field), body.start(y_field)
+        if x_place is not None and y_place is not None and x_start is not None:
+            yield one.steps, x_start + x_place, None if y_start is None else y_start + y_place
 
 
 def _line(one: _Wanted, question: Question) -> dict[str, Any]:
-    points = []
-    for place, cells in one.steps.items():
-        value = _value(one.identity, cells, question.aggregate)
-        if value is not None and math.isfinite(value):
-            at_ms = (question.from_ns + place * question.step_ns) // NS_PER_MS
-            points.append([at_ms, value])
+    first_ms, step_ms = question.from_ns // NS_PER_MS, question.step_ns // NS_PER_MS
+    if question.aggregate in (Aggregate.AVG, Aggregate.RATE):
+        values = {step: x / y for step, (x, y) in one.steps.items() if y > 0}
+    else:
+        values = {step: x for step, (x, _) in one.steps.items()}
+    points = [
+        (first_ms + step * step_ms, value) for step, value in values.items() if isfinite(value)
+    ]
     return {**_named(one.series, one.identity), "points": points}
-
-
-def _value(identity: SeriesIdentity, cells: Sequence[Cell], aggregate: Aggregate) -> float | None:
-    """Return what a step says, None for nothing: of a histogram, count and the mean of values."""
-    cell = cells[0]
-    match aggregate:
-        case Aggregate.LAST:
-            return cell.last
-        case Aggregate.MAX:
-            return cell.peak
-        case Aggregate.RATE:
-            return cell.increase / cell.elapsed_s if cell.elapsed_s > 0 else None
-    if identity.type is MetricType.HISTOGRAM:
-        return cells[1].increase / cell.increase if cell.increase > 0 else None
-    return cell.total / cell.samples
 
 
 def latest(

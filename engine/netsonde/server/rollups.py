@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from netsonde.clock import NS_PER_S
-from netsonde.server.cells import Body, Cell, encode_rolled, merged
+from netsonde.server.cells import summed
 from netsonde.server.store import Store
 from netsonde.server.store.metrics import Level, MetricBlock, RollProgress
 
@@ -79,22 +79,12 @@ def _roll_agents(store: Store, level: Level, agents: Sequence[int], window_ns: i
             return number
         end_ns = window_ns + facts.window_ns
         blocks = store.metric_blocks(source, agent_id, window_ns, end_ns, BLOCKS_PER_WINDOW_MAX)
-        cells = summed(blocks)
-        store.add_metric_block(level, MetricBlock(agent_id, window_ns, encode_rolled(cells)))
+        ids, body = summed([block.body for block in blocks])
+        store.add_metric_block(level, MetricBlock(agent_id, window_ns, body))
         if level is Level.HOUR:
-            store.saw_metric_series(list(cells), window_ns)
+            store.saw_metric_series(ids, window_ns)
         read += len(blocks)
     return len(agents)
-
-
-def summed(blocks: Sequence[MetricBlock]) -> dict[int, Cell]:
-    """Sum blocks up, series by series."""
-    cells: dict[int, Cell] = {}
-    for block in blocks:
-        for series_id, cell in Body(block.body).cells():
-            before = cells.get(series_id)
-            cells[series_id] = cell if before is None else merged(before, cell)
-    return cells
 
 
 def _drop(store: Store, now_ns: int) -> bool:

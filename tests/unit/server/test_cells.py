@@ -13,26 +13,57 @@ from netsonde.server.cells import (
     encode_samples,
     merged,
     sampled,
+    summed,
 )
 
 NUMBERS = st.floats(allow_nan=False)
 IDS = st.integers(1, ID_MAX)
 
 
-@given(st.dictionaries(IDS, st.builds(sampled, NUMBERS, NUMBERS, NUMBERS), max_size=30), IDS)
-def test_samples_are_read_as_they_were_written(cells: dict[int, Cell], other: int) -> None:
-    body = Body(encode_samples(cells))
-    assert dict(body.cells()) == cells
-    assert {one: body.find(one) for one in cells} == cells
-    assert body.find(other) == cells.get(other)
+SAMPLES = st.dictionaries(IDS, st.builds(sampled, NUMBERS, NUMBERS, NUMBERS), max_size=30)
+SUMS = st.dictionaries(IDS, st.builds(Cell, *[NUMBERS] * 6), max_size=30)
 
 
-@given(st.dictionaries(IDS, st.builds(Cell, *[NUMBERS] * 6), max_size=30), IDS)
-def test_sums_are_read_as_they_were_written(cells: dict[int, Cell], other: int) -> None:
-    body = Body(encode_rolled(cells))
-    assert dict(body.cells()) == cells
-    assert {one: body.find(one) for one in cells} == cells
-    assert body.find(other) == cells.get(other)
+@given(SAMPLES | SUMS, st.booleans(), IDS)
+def test_cells_are_read_as_they_were_written(
+    cells: dict[int, Cell], is_rolled: bool, other: int
+) -> None:
+    if not is_rolled:
+        cells = {one: sampled(cell.last, *cell[4:]) for one, cell in cells.items()}
+    body = Body((encode_rolled if is_rolled else encode_samples)(cells))
+    assert body.cells() == cells
+    for one, cell in cells.items():
+        place = body.place(one)
+        assert place is not None
+        for field, value in cell._asdict().items():
+            start = body.start(field)
+            assert value == (1 if start is None else body.numbers[start + place])
+    assert (body.place(other) is None) == (other not in cells)
+
+
+SMALL = st.integers(0, 1000).map(float)  # so that sums do not depend on their order
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.integers(1, 4), st.builds(Cell, *[SMALL] * 6) | st.builds(sampled, SMALL)
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_bodies_are_summed_up_series_by_series(batches: list[dict[int, Cell]]) -> None:
+    expected: dict[int, Cell] = {}
+    bodies = []
+    for cells in batches:
+        is_raw = all(cell == sampled(cell.last, *cell[4:]) for cell in cells.values())
+        bodies.append((encode_samples if is_raw else encode_rolled)(cells))
+        for one, cell in cells.items():
+            expected[one] = merged(expected[one], cell) if one in expected else cell
+    ids, body = summed(bodies)
+    assert ids == sorted(expected)
+    assert Body(body).cells() == expected
 
 
 def test_cells_are_merged_the_earlier_one_first() -> None:
