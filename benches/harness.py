@@ -23,6 +23,7 @@ BENCHES = {
     "server": ("bench_server",),
     "ping": ("bench_ping", "bench_in_flight", "bench_footprint"),
     "trace": ("bench_trace",),
+    "metrics": ("bench_metrics",),
 }
 OURS = "netsonde"
 

@@ -21,6 +21,7 @@ class Verb(StrEnum):
     RELEASE = "release"
     REPORT = "report"
     CONFIG = "config"
+    METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ POLICIES: Mapping[Verb, BackoffPolicy] = {
     Verb.RELEASE: BackoffPolicy(100, 30_000),
     Verb.REPORT: BackoffPolicy(100, 30_000),
     Verb.CONFIG: BackoffPolicy(100, 30_000),
+    Verb.METRICS: BackoffPolicy(1000, 60_000),
 }
 
 RETRY_COST = 5  # so that in a steady state at most one call in six is a retry

@@ -83,6 +83,7 @@ def test_the_table_is_the_contracts() -> None:
         "release": (100, 30_000),
         "report": (100, 30_000),
         "config": (100, 30_000),
+        "metrics": (1000, 60_000),
     }
 
 

@@ -19,6 +19,7 @@ LAYER = {
     "model": 1,
     "backoff": 2,
     "leases": 2,
+    "metrics": 2,
     "congestion": 2,
     "dsse": 2,
     "pacing": 2,
@@ -28,6 +29,7 @@ LAYER = {
     "ticks": 2,
     "wire": 2,
     "control_plane": 3,
+    "exposition": 3,
     "netinfo": 3,
     "probe": 3,
     "spool": 3,
@@ -45,10 +47,11 @@ IO_MODULES = {
 }  # fmt: skip
 # One outside thing, one adapter: who may import what. A folder's name covers its files.
 ADAPTERS = {
-    "aiohttp": {"control_plane/http.py", "server/app.py"},
+    "aiohttp": {"agent/scrape.py", "control_plane/http.py", "server/app.py"},
     "dns": {"probe/dns/", "server/beacon.py"},
     "httptools": {"probe/http/"},
     "orjson": {"wire/"},
+    "prometheus_client": {"exposition.py"},
     "pyroute2": {"netinfo/"},
     "sqlite3": {"spool/file.py", "server/store/"},
     "time": {"clock.py"},

@@ -19,9 +19,12 @@ from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.enrolment import EnrolmentToken
 from netsonde.agent.knobs import Knobs, ceiling_of
 from netsonde.agent.lease_extender import LeaseExtender
+from netsonde.agent.metrics import AgentMetrics
+from netsonde.agent.metrics_sender import MetricsSender
 from netsonde.agent.orders import Orders
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.reporter import Reporter
+from netsonde.agent.scrape import metrics_page
 from netsonde.agent.standby import Standby, Unstarted
 from netsonde.agent.standing import StandingLeases
 from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
@@ -121,6 +124,9 @@ class Agent:
                 return
             probers = await stack.enter_async_context(self._probers())
             parts = self._parts = self._join(client, leases, spool, probers, session, telemetry)
+            await stack.enter_async_context(
+                metrics_page(self.config.metrics_endpoint, parts.metrics.read)
+            )
             with quiet_collector():
                 await self._serve(parts)
 
@@ -239,9 +245,15 @@ class Agent:
                 CommandType.REFRESH_CONFIG: keeper.refresh,
             }
         )
+        metrics = AgentMetrics(
+            client=client, leases=leases, spool=spool, telemetry=telemetry, worker=worker,
+            standing=standing, dispatcher=dispatcher, reporter=reporter, extender=extender,
+        )  # fmt: skip
+        metrics_ns = round(config.metrics_interval_s * NS_PER_S)
+        sender = MetricsSender(clock, client, metrics.read, self.instance_id, metrics_ns)
         parts = _Parts(
             client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
-            extender, keeper, knobs, standby, orders,
+            extender, keeper, knobs, standby, orders, metrics, sender,
         )  # fmt: skip
         parts.connect()
         keeper.start()
@@ -286,6 +298,7 @@ class Agent:
                     parts.telemetry.run,
                     parts.keeper.run,
                     parts.orders.run,
+                    partial(self._tell, parts),
                 )
             ]
             dispatching = group.create_task(self._dispatch(parts))
@@ -293,6 +306,11 @@ class Agent:
             await self._wind_down(parts)
             for task in (dispatching, *steady):
                 task.cancel()
+
+    async def _tell(self, parts: "_Parts") -> None:
+        """Send metrics, where that is wanted."""
+        if self.config.metrics_interval_s and parts.client.identity is not None:
+            await parts.sender.run(parts.client.identity.agent_id)
 
     async def _dispatch(self, parts: "_Parts") -> None:
         """Claim work, once the results of an earlier run were reported.
@@ -408,6 +426,8 @@ class _Parts:
     knobs: Knobs
     standby: Standby
     orders: Orders
+    metrics: AgentMetrics
+    sender: MetricsSender
 
     def connect(self) -> None:
         """Let the parts tell each other what happens."""
@@ -441,6 +461,7 @@ class _Parts:
             "extender": self.extender.counters,
             "config": self.keeper.counters,
             "orders": self.orders.counters,
+            "metrics": self.sender.counters,
         }
         return {
             f"{part}.{name}": count

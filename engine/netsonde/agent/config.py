@@ -54,6 +54,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     `agent_id` and `auth_token`, both or neither, replace the first registration. What
     `enrolment_token_file` holds goes before `enrolment_token`. `trusted_keys` are whose
     configurations are taken, `ceiling_file` how much these may ask for.
+    `metrics_interval_s` is how often the control plane is told the agent's metrics, 0 for never;
+    `metrics_listen` where they can be scraped.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -81,6 +83,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     ping_backends: tuple[Backend, ...] = DEFAULT_BACKENDS
     spool_rows: int = 1_000_000
     spool_bytes: int = 256 << 20
+    metrics_interval_s: float = 30.0
+    metrics_listen: str | None = None
     log_level: str = "info"
     log_json: bool = False
     trusted_keys: tuple[str, ...] = ()
@@ -97,6 +101,11 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
         if (self.agent_id is None) != (self.auth_token is None):
             raise ConfigError("agent_id and auth_token belong together: set both or neither")
         TargetPolicy(self.targets, deny=self.deny)
+
+    @property
+    def metrics_endpoint(self) -> tuple[str, int] | None:
+        """Where to listen for whoever scrapes metrics; loopback where no host is named."""
+        return None if self.metrics_listen is None else _endpoint(self.metrics_listen)
 
     def __repr__(self) -> str:
         """Show every setting but the secrets."""
@@ -266,6 +275,24 @@ def _keys(value: Any) -> tuple[str, ...]:
         raise ValueError(f"must be a list of public keys: {error}") from None
 
 
+def _endpoint(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    is_port = port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535
+    if not separator or not is_port:
+        raise ValueError(f"must be host:port or :port, which is loopback, not {text!r}")
+    return host, int(port)
+
+
+def _listen(value: Any) -> str:
+    _endpoint(_text(value))
+    return str(value)
+
+
+def _interval(value: Any) -> float:
+    return 0.0 if value == 0 and value is not False else float(_number_between(5, 3600)(value))
+
+
 def _level(value: Any) -> str:
     if value not in LOG_LEVELS:
         raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}, not {value!r}")
@@ -301,6 +328,8 @@ _CHECKS: Mapping[str, Check] = {
     "ping_backends": _backends,
     "spool_rows": _between(1, 100_000_000),
     "spool_bytes": _between(1 << 20, 1 << 40),  # below 1 MiB four large results fill it
+    "metrics_interval_s": _interval,
+    "metrics_listen": _optional(_listen),
     "log_level": _level,
     "log_json": _truth,
     "trusted_keys": _keys,

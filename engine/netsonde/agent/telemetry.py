@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
+from netsonde.metrics import Durations
 from netsonde.spool import Spool
 
 TICK_NS = 250 * NS_PER_MS  # the loop's lag is sampled this often: 4 wake-ups a second
@@ -23,13 +24,14 @@ YOUNG, EVERYTHING = 1, 2  # generations, gc(3)
 class Telemetry:
     """Watches the loop and the process. `run` samples; `health` is what the heartbeat carries.
 
-    `on_lag` hears how late the loop was, at every sample.
+    `on_lag` hears how late the loop was, at every sample; `lags` counts that.
     """
 
     def __init__(self, clock: Clock, spool: Spool) -> None:
         self._clock = clock
         self._spool = spool
         self.on_lag: Callable[[int], None] = lambda _: None
+        self.lags = Durations()
         self._lags_ns: deque[int] = deque(maxlen=TICKS_KEPT)
 
     async def run(self) -> None:
@@ -40,9 +42,6 @@ class Telemetry:
 
     def health(self) -> dict[str, Any]:
         """Return the snapshot that a heartbeat carries."""
-        oldest_ns = self._spool.oldest_ns
-        # The wall clock may have been stepped back since the result was spooled.
-        age_ns = 0 if oldest_ns is None else max(0, self._clock.realtime_ns() - oldest_ns)
         return {
             "loop_lag_ms_p99": self.lag_p99_ns() / NS_PER_MS,
             "rss_bytes": rss_bytes(),
@@ -50,11 +49,17 @@ class Telemetry:
             "spool": {
                 "rows": self._spool.rows,
                 "bytes": self._spool.size_bytes,
-                "oldest_ms": age_ns // NS_PER_MS,
+                "oldest_ms": self.oldest_ns() // NS_PER_MS,
                 "full": self._spool.is_full,  # nothing is claimed meanwhile
             },
             "clock": self._clock.quality().as_env(),
         }
+
+    def oldest_ns(self) -> int:
+        """Return how long the oldest result has waited in the spool."""
+        oldest_ns = self._spool.oldest_ns
+        # The wall clock may have been stepped back since the result was spooled.
+        return 0 if oldest_ns is None else max(0, self._clock.realtime_ns() - oldest_ns)
 
     def lag_p99_ns(self) -> int:
         """Return the lag that one tick in a hundred exceeds; 0 before the first tick."""
@@ -67,6 +72,7 @@ class Telemetry:
             await self._clock.sleep(TICK_NS)
             lag_ns = max(0, self._clock.monotonic_ns() - started_ns - TICK_NS)
             self._lags_ns.append(lag_ns)
+            self.lags.observe(lag_ns)
             self.on_lag(lag_ns)
 
     async def _collect(self) -> None:

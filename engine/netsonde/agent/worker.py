@@ -22,6 +22,7 @@ from netsonde.agent.lanes import Lanes
 from netsonde.clock import Clock
 from netsonde.congestion import CongestionControl, Signal, signal_of
 from netsonde.leases import LeaseTable
+from netsonde.metrics import Durations
 from netsonde.model import (
     FailureSource,
     Lease,
@@ -74,7 +75,8 @@ class Worker:
 
     `on_free` is called when a slot becomes free, `on_kept` when a result is durable, `on_ran` with
     a standing lease's id when a run of it is over. `idle` is set while nothing runs or is queued.
-    `is_columnar` says that whoever reads the results knows columns.
+    `is_columnar` says that whoever reads the results knows columns. `durations` are of measurements
+    that took any time.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Worker:
         pacer: Pacer,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.durations = {kind: Durations() for kind in probers}
         self.idle = asyncio.Event()
         self.idle.set()
         self.on_free: Callable[[], None] = lambda: None
@@ -222,6 +225,7 @@ class Worker:
             if self._may_start(job):
                 measurement = await self._measure(job)
                 signal = signal_of(measurement)
+                self.durations[lease.kind].observe(measurement.duration_ns)
                 self._keeping[lease.lease_id] = lease.kind
                 number, scheduled_at = job.tick or (None, lease.scheduled_at)
                 if number is not None:

@@ -43,6 +43,11 @@ def agent() -> None:
     help="Token to enrol with, where the control plane is not on loopback; read when needed.",
 )
 @click.option("--drain-timeout", type=DURATION, help="How long running probes may take at the end.")
+@click.option(
+    "--metrics-listen",
+    metavar="HOST:PORT",
+    help="Where Prometheus may scrape it; :PORT is loopback, nothing is off.",
+)
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Log from this level on (info).")
 @click.option("--log-json", is_flag=True, default=None, help="Log JSON lines instead of text.")
 def run_agent(config_file: Path | None, **options: Any) -> int:

@@ -18,6 +18,8 @@ from netsonde.model import (
     ExtendRequest,
     HeartbeatRequest,
     HeartbeatResponse,
+    MetricsEnvelope,
+    MetricsResponse,
     RegisterRequest,
     RegisterResponse,
     ReleaseRequest,
@@ -174,6 +176,17 @@ def report_stream_call(report: ReportStream) -> Call[None]:
         timeout_s=STREAM_TIMEOUT_S,
         idle_timeout_s=STREAM_IDLE_S,
         tolerated=UNREPORTED_STATUSES,
+    )
+
+
+def metrics_call(envelope: MetricsEnvelope) -> Call[MetricsResponse]:
+    """Tell what the agent counts of itself."""
+    return Call(
+        verb=Verb.METRICS,
+        make=lambda agent_id: wire.encode(msgspec.structs.replace(envelope, agent_id=agent_id)),
+        read=lambda answer: wire.decode_answer(MetricsResponse, answer.response.body),
+        timeout_s=CALL_TIMEOUT_S,
+        tolerated=ABSENT_STATUSES,
     )
 
 

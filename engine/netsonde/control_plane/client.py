@@ -18,6 +18,7 @@ from netsonde.control_plane.calls import (
     config_call,
     extend_call,
     heartbeat_call,
+    metrics_call,
     register_call,
     release_call,
     report_call,
@@ -36,10 +37,13 @@ from netsonde.control_plane.streaming import (
 )
 from netsonde.control_plane.transport import ControlPlaneTransport
 from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
+from netsonde.metrics import Durations
 from netsonde.model import (
     HeartbeatRequest,
     HeartbeatResponse,
     Measurement,
+    MetricsEnvelope,
+    MetricsResponse,
     Observation,
     Outcome,
     RegisterRequest,
@@ -78,6 +82,11 @@ class ControlPlaneClient:
     def counters(self) -> Counter[str]:
         """What happened so far, by name; only ever grows."""
         return self._exchange.counters
+
+    @property
+    def durations(self) -> Mapping[Verb, Durations]:
+        """How long answers took that were not held, by verb."""
+        return self._exchange.durations
 
     @property
     def control_plane(self) -> str:
@@ -359,6 +368,10 @@ class ControlPlaneClient:
         report = ReportStream(source, self._clock)
         call = report_stream_call(report)
         return await self._streamed(call, report, self._report_streams, UNREPORTED_STATUSES)
+
+    async def metrics(self, envelope: MetricsEnvelope) -> MetricsResponse:
+        """Tell what this agent counts of itself, once: it costs nobody else's retries."""
+        return await self._exchange.call(metrics_call(envelope), attempts=1)
 
     async def _streamed(
         self,

@@ -18,6 +18,7 @@ from netsonde.control_plane.transport import (
     TransportStream,
 )
 from netsonde.errors import ControlPlaneError, ErrorCode, NetsondeError, TransportError
+from netsonde.metrics import Durations
 
 T = TypeVar("T")
 
@@ -100,6 +101,7 @@ class Exchange:
         self.prefix = "/v1/agents"
         self.is_legacy: bool | None = None
         self.counters: Counter[str] = Counter()
+        self.durations: dict[Verb, Durations] = {}
         self.reauthenticate: Callable[[Identity | None], Awaitable[None]] | None = None
         self.observe: Callable[[Verb, NetsondeError | None], None] | None = None
         self.budget = RetryBudget()
@@ -184,6 +186,9 @@ class Exchange:
     async def _read(self, call: Call[T], request: TransportRequest) -> tuple[T, Mapping[str, str]]:
         sent_ns = self._clock.boottime_ns()
         response = await self.transport.call(request)
+        if not request.is_held:
+            took = self.durations.setdefault(call.verb, Durations())
+            took.observe(self._clock.boottime_ns() - sent_ns)
         if not 200 <= response.status < 300 and response.status not in call.understood:
             raise self._refusal(response)
         assert call.read is not None  # noqa: S101 (or this is not called)

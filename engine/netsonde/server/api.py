@@ -6,6 +6,7 @@ Nothing here knows of sockets: `app` turns HTTP into `ApiRequest` and back, simu
 
 import logging
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -145,6 +146,7 @@ class Api:
     name = "api"
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        self.requests: Counter[tuple[str, str]] = Counter()  # by call and class of status
         self._router = Router(routes)
 
     def body_limit(self, method: str, path: str) -> int:
@@ -169,6 +171,7 @@ class Api:
     async def dispatch(self, request: ApiRequest) -> ApiResponse:
         """Answer a request; never raises but for cancellation."""
         request_id = new_request_id()
+        call = "none"
         try:
             route, variables = self._router.find(request.method, request.path)
             found = replace(
@@ -177,9 +180,13 @@ class Api:
                 request_id=request_id,
                 call=f"{route.method} {route.path}",
             )
+            call = self.call_name(route)
             answer = await route.handler(await self.admit(found, route))
         except Exception as error:
-            return problem(_refusal(error, request, request_id), request_id)
+            refusal = _refusal(error, request, request_id)
+            self.requests[call, f"{refusal.facts.status // 100}xx"] += 1
+            return problem(refusal, request_id)
+        self.requests[call, f"{answer.status // 100}xx"] += 1
         return ApiResponse(
             answer.status,
             answer.body,
@@ -190,6 +197,10 @@ class Api:
     async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
         """Refuse what may not be answered at all; return the request, with who makes it."""
         return request
+
+    def call_name(self, route: Route) -> str:
+        """Return what a route is called where requests are counted."""
+        return route.path
 
 
 async def _guarded(

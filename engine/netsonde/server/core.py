@@ -8,6 +8,7 @@ means for those who wait is announced only after the commit.
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from netsonde.model import (
     ReportStatus,
     TaskKind,
 )
-from netsonde.server import audit, idempotency
+from netsonde.server import audit, idempotency, rollups
 from netsonde.server.access import EXPIRED_KEPT_NS, OperatorTokens
 from netsonde.server.config import ServerConfig
 from netsonde.server.configs import Configs
@@ -48,6 +49,7 @@ from netsonde.server.waiting import Pulse, Waiters
 SWEEP_MAX = 1_000  # leases per sweep transaction, so that it delays a claim by milliseconds
 FORGET_NS = 3600 * NS_PER_S  # how often leases are looked for that nobody reports under
 SPOOLED_NS = 7 * 86_400 * NS_PER_S  # how long a host that was off may keep results after that
+ROLL_STEPS = 8  # of metrics, after each of which others have their turn
 ID_LIST_MAX = wire.LEASE_IDS_PER_EXTEND_MAX
 
 
@@ -86,6 +88,7 @@ class ControlPlane:
         self.results_pulse = Pulse()
         self.checks_pulse = Pulse()
         self.is_ready = True
+        self.requests: dict[str, Counter[tuple[str, str]]] = {}  # of each API, by call and class
         self._label_queues: dict[int, Mapping[str, str]] = {}
         self._forgot_ns = self.time.now_ns()
         self.is_roster_new = True
@@ -282,6 +285,9 @@ class ControlPlane:
         await self.registry.flush_seen()
         await self.fleet.flush()
         await self.operators.flush_used()
+        for _ in range(ROLL_STEPS):
+            if not await self.writer.write(lambda store: rollups.step(store, self.time.now_ns())):
+                break
 
     def changed(self, changes: Sequence[tuple[HeldTask, Change]]) -> None:
         """Wake those who wait for what a committed transaction took from its holders."""

@@ -39,19 +39,25 @@ from netsonde.server.api import (
 from netsonde.server.claims import Claimed, ClaimEvent, Claims, Configured, Ended, Ping, Revoked
 from netsonde.server.config_calls import answer_config
 from netsonde.server.core import ControlPlane
+from netsonde.server.intake import Intake
 from netsonde.server.leasing import ExtendStatus, Extension
 from netsonde.server.quotas import Quotas
 from netsonde.server.registry import identity_of
 from netsonde.server.store.agents import AgentRow
 from netsonde.server.store.tasks import GrantedTask
+from netsonde.wire.metrics import (
+    METRIC_NAME_MAX_CHARS,
+    decode_metrics,
+    names_its_instance,
+    original_metrics,
+)
 
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")  # aliases of the same handlers
 ORIGINAL_AGENT = "codecrafters-agent/"
 HEARTBEATS_MISSED = 3  # before an agent counts as late
 EXTEND_FRACTION = 0.4
-METRIC_SAMPLES_MAX = 500
-METRIC_NAME_MAX_CHARS = 128
 _PROVEN_CALLS = frozenset({"report", "metrics"})  # whose bodies may have 4 MiB
+ORIGINAL_SAMPLES_MAX = 500
 _TAKEN = frozenset({ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED, ReportStatus.DUPLICATE})
 
 
@@ -63,6 +69,7 @@ class AgentApi(Api):
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._claims = Claims(plane)
+        self._intake = Intake(plane)
         self._quotas = Quotas(plane.config.quota_scale)
         calls: tuple[tuple[str, str, Handler, int], ...] = (
             ("POST", "register", self._register, wire.BODY_MAX_BYTES),
@@ -80,6 +87,11 @@ class AgentApi(Api):
             for method, call, handler, max_bytes in calls
         ]
         super().__init__([*routes, *health_routes(plane)])
+        plane.requests[self.name] = self.requests
+
+    def call_name(self, route: Route) -> str:
+        """Return the call, whatever its prefix."""
+        return route.path.rpartition("/")[2]
 
     def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
         """Refuse who is no agent before the body is read; a register's is small, and proves it."""
@@ -280,17 +292,21 @@ class AgentApi(Api):
 
     async def _metrics(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "metrics")
+        if not names_its_instance(request.body):
+            return await self._original_metrics(agent, request)
+        batch = decode_metrics(request.body)
+        _same_agent(agent, batch.agent_id)
+        return ApiResponse(202, await self._intake.take(batch))
+
+    async def _original_metrics(self, agent: AgentRow, request: ApiRequest) -> ApiResponse:
         body = wire.decode(MetricsEnvelope, request.body, max_bytes=wire.REPORT_MAX_BYTES)
         _same_agent(agent, body.agent_id)
         samples = [*body.counters, *body.gauges]
-        if len(samples) > METRIC_SAMPLES_MAX:
-            refuse("counters", f"at most {METRIC_SAMPLES_MAX} samples are allowed")
+        if len(samples) > ORIGINAL_SAMPLES_MAX:
+            refuse("counters", f"at most {ORIGINAL_SAMPLES_MAX} samples are allowed")
         if any(not 0 < len(sample.name) <= METRIC_NAME_MAX_CHARS for sample in samples):
             refuse("counters", f"a name must have 1 to {METRIC_NAME_MAX_CHARS} characters")
-        now_ns = self._plane.time.now_ns()
-        await self._plane.writer.write(
-            lambda store: store.save_metrics(agent.agent_id, request.body, now_ns)
-        )
+        await self._intake.take_original(original_metrics(body), body.timestamp)
         return ok({"accepted": True, "id": f"{agent.agent_id}/{body.timestamp}"}, 202)
 
     async def _config(self, request: ApiRequest) -> ApiResponse:

@@ -21,6 +21,7 @@ from netsonde import wire
 from netsonde.control_plane import TransportRequest, TransportResponse, TransportStream
 from netsonde.control_plane.transport import Headers
 from netsonde.errors import StorageError
+from netsonde.metrics import Durations
 from netsonde.server.api import ApiRequest, ApiResponse
 from netsonde.server.background import schedule_forever, sweep_forever
 from netsonde.server.config import ServerConfig
@@ -273,6 +274,7 @@ class _Writer:
 
     def __init__(self, store: Store, host: ServerHost) -> None:
         self.store = store
+        self.commits = Durations()
         self.is_dead = False
         self._host = host
 

@@ -16,7 +16,8 @@ FIXED = {
 }  # fmt: skip
 BESIDE = {
     "AgentCommand", "ClaimGrant", "ClaimSink", "Extension", "MemoryControlPlaneTransport",
-    "Repeat", "ReportSource", "TransportRequest", "TransportResponse", "TransportStream",
+    "MetricHistogram", "MetricRejection", "MetricsResponse", "Repeat", "ReportSource",
+    "TransportRequest", "TransportResponse", "TransportStream",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from netsonde.server.operator.checks import CheckCalls
 from netsonde.server.operator.configs import ConfigCalls
 from netsonde.server.operator.dead_letters import DeadLetterCalls
 from netsonde.server.operator.fleet import FleetCalls
+from netsonde.server.operator.metrics import MetricCalls
 from netsonde.server.operator.queues import QueueCalls
 from netsonde.server.operator.results import ResultCalls
 from netsonde.server.operator.tasks import TaskCalls
@@ -30,6 +31,7 @@ RESOURCES = (
     QueueCalls,
     DeadLetterCalls,
     ConfigCalls,
+    MetricCalls,
     TokenCalls,
     EnrolmentTokenCalls,
     AuditCalls,
@@ -48,6 +50,7 @@ class OperatorApi(Api):
         self._token = token
         self.routes = [route for resource in RESOURCES for route in resource(plane).routes()]
         super().__init__([*self.routes, *health_routes(plane)])
+        plane.requests[self.name] = self.requests
 
     def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
         """Refuse who is no operator before the body is read."""

@@ -15,6 +15,7 @@ from netsonde.server.store.checks import CheckStore
 from netsonde.server.store.configs import ConfigStore
 from netsonde.server.store.dead_letters import DeadLetterStore
 from netsonde.server.store.fleet import FleetStore
+from netsonde.server.store.metrics import MetricStore
 from netsonde.server.store.results import ResultStore
 from netsonde.server.store.tasks import TaskStore
 
@@ -37,6 +38,7 @@ class Store(
     DeadLetterStore,
     ConfigStore,
     AccessStore,
+    MetricStore,
     Protocol,
 ):
     """The control plane's state. Every verb may raise what `fault` explains."""
@@ -83,7 +85,7 @@ class Store(
         """Return the greatest lease id ever granted from here."""
         ...
 
-    # counters, remembered answers and metrics
+    # counters and remembered answers
     def count(self, counter: str, by: int) -> None:
         """Add to a counter that survives restarts."""
         ...
@@ -102,12 +104,4 @@ class Store(
 
     def forget_before(self, instant_ns: int) -> None:
         """Drop answers that are older."""
-        ...
-
-    def save_metrics(self, agent_id: int, body: bytes, now_ns: int) -> None:
-        """Keep an agent's latest metrics."""
-        ...
-
-    def metrics(self, agent_id: int) -> bytes | None:
-        """Return an agent's latest metrics."""
         ...

@@ -18,6 +18,7 @@ from netsonde.server.store.memory_access import MemoryAccess
 from netsonde.server.store.memory_configs import MemoryConfigs
 from netsonde.server.store.memory_dead import MemoryDead
 from netsonde.server.store.memory_fleet import MemoryFleet
+from netsonde.server.store.memory_metrics import MemoryMetrics
 from netsonde.server.store.memory_records import MemoryRecords
 from netsonde.server.store.memory_rows import Results, Standing, Task, depth, letter, matches
 from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
@@ -37,6 +38,7 @@ class MemoryStore(
     MemoryDead,
     MemoryConfigs,
     MemoryAccess,
+    MemoryMetrics,
 ):
     """The store protocol over dictionaries; an operation that raises must not have begun."""
 
@@ -45,6 +47,7 @@ class MemoryStore(
         MemoryConfigs.__init__(self)
         MemoryFleet.__init__(self)
         MemoryAccess.__init__(self)
+        MemoryMetrics.__init__(self)
         self._tasks: dict[int, Task] = {}
         self._by_lease: dict[int, Task] = {}
         self._specs: list[bytes] = [b""]

@@ -1,4 +1,4 @@
-"""Agents, checks, remembered answers and metrics in memory."""
+"""Agents, checks and remembered answers in memory."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +19,6 @@ class MemoryRecords:
         self._label_queues: dict[bytes, int] = {}
         self._checks: dict[int, CheckRow] = {}
         self._answers: dict[str, tuple[RememberedAnswer, int]] = {}
-        self._metrics: dict[int, bytes] = {}
 
     def next_id(self, name: str, count: int = 1) -> int:
         """Reserve count ids of a sequence and return the first."""
@@ -130,7 +129,7 @@ class MemoryRecords:
             default=None,
         )
 
-    # idempotency and metrics
+    # idempotency
 
     def recall(self, key: str) -> RememberedAnswer | None:
         """Return what a key was answered with."""
@@ -146,11 +145,3 @@ class MemoryRecords:
         old = [key for key, (_, kept_ns) in self._answers.items() if kept_ns < instant_ns]
         for key in old:
             del self._answers[key]
-
-    def save_metrics(self, agent_id: int, body: bytes, now_ns: int) -> None:
-        """Keep an agent's latest metrics."""
-        self._metrics[agent_id] = body
-
-    def metrics(self, agent_id: int) -> bytes | None:
-        """Return an agent's latest metrics."""
-        return self._metrics.get(agent_id)

@@ -17,6 +17,7 @@ from netsonde.server.store.sqlite_access import SqliteAccess
 from netsonde.server.store.sqlite_configs import SqliteConfigs
 from netsonde.server.store.sqlite_dead import SqliteDead
 from netsonde.server.store.sqlite_fleet import SqliteFleet
+from netsonde.server.store.sqlite_metrics import SqliteMetrics
 from netsonde.server.store.sqlite_records import SqliteRecords
 from netsonde.server.store.sqlite_standing import SqliteStanding
 from netsonde.server.store.sqlite_tasks import SqliteTasks
@@ -38,6 +39,7 @@ class SqliteStore(
     SqliteDead,
     SqliteConfigs,
     SqliteAccess,
+    SqliteMetrics,
 ):
     """The store protocol on one connection.
 
@@ -53,6 +55,7 @@ class SqliteStore(
         SqliteFleet.__init__(self, self)
         SqliteDead.__init__(self, self)
         SqliteAccess.__init__(self, self)
+        SqliteMetrics.__init__(self, self)
         self._connection = connection
         self._path = path
         self._lock = lock

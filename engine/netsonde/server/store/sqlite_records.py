@@ -1,4 +1,4 @@
-"""Agents, checks, remembered answers and metrics in SQLite."""
+"""Agents, checks and remembered answers in SQLite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -153,7 +153,7 @@ class SqliteRecords:
         instant: int | None = self._db.run("next_tick").fetchone()[0]
         return instant
 
-    # idempotency and metrics
+    # idempotency
 
     def recall(self, key: str) -> RememberedAnswer | None:
         """Return what a key was answered with."""
@@ -167,15 +167,6 @@ class SqliteRecords:
     def forget_before(self, instant_ns: int) -> None:
         """Drop answers that are older."""
         self._db.run("forget_before", instant_ns)
-
-    def save_metrics(self, agent_id: int, body: bytes, now_ns: int) -> None:
-        """Keep an agent's latest metrics."""
-        self._db.run("save_metrics", agent_id, body, now_ns)
-
-    def metrics(self, agent_id: int) -> bytes | None:
-        """Return an agent's latest metrics."""
-        row = self._db.run("metrics", agent_id).fetchone()
-        return None if row is None else row[0]
 
 
 def _check(row: Sequence[Any]) -> CheckRow:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from netsonde.clock import NS_PER_MS, Clock
 from netsonde.errors import ErrorCode, RequestError
+from netsonde.metrics import Durations
 from netsonde.server.store.base import Store
 
 T = TypeVar("T")
@@ -32,7 +33,9 @@ _log = logging.getLogger("netsonde.server.store")
 
 
 class StoreWriter(Protocol):
-    """Runs operations on a store."""
+    """Runs operations on a store. `commits` counts how long groups of them took."""
+
+    commits: Durations
 
     async def write(self, operation: Operation[T], items: int = 1) -> T:
         """Run operation in a transaction; return once it is durable. `items` is its size."""
@@ -51,6 +54,7 @@ class InlineWriter:
     """Runs every operation at once on the caller's thread: for the store in memory."""
 
     def __init__(self, store: Store) -> None:
+        self.commits = Durations()
         self._store = store
 
     async def write(self, operation: Operation[T], items: int = 1) -> T:
@@ -85,6 +89,7 @@ class ThreadWriter:
     """A thread that owns the writing connection, and another for reading."""
 
     def __init__(self, store: Store, reader: Store, clock: Clock) -> None:
+        self.commits = Durations()
         self._store = store
         self._reader = reader
         self._clock = clock
@@ -136,12 +141,14 @@ class ThreadWriter:
 
     def _run_group(self, first: _Work) -> None:
         done: list[_Work] = []
+        begun_ns = self._clock.monotonic_ns()
         try:
             self._begin(first, done)
             self._fill_group(first, done)
             self._store.commit()
         except Exception as error:
             self._fail_group(done, error)
+        self.commits.observe(self._clock.monotonic_ns() - begun_ns)
         for work in done:
             work.settle()
 

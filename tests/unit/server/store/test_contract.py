@@ -361,13 +361,6 @@ def test_answers_are_remembered_for_a_while(store: Store) -> None:
     assert store.recall("key") is None
 
 
-def test_latest_metrics_are_kept(store: Store) -> None:
-    assert store.metrics(1) is None
-    store.save_metrics(1, b"a", 1)
-    store.save_metrics(1, b"b", 2)
-    assert store.metrics(1) == b"b"
-
-
 def test_the_clock_and_the_fence_only_grow(store: Store) -> None:
     assert (store.clock_ns(), store.last_lease_id()) == (0, 0)
     store.keep_clock(50, 7)

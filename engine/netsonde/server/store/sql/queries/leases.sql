@@ -296,10 +296,3 @@ ON CONFLICT (key) DO UPDATE SET
 
 -- name: forget_before
 DELETE FROM answer WHERE kept_ns < ?;
-
--- name: save_metrics
-INSERT INTO metrics (agent_id, body, received_ns) VALUES (?, ?, ?)
-ON CONFLICT (agent_id) DO UPDATE SET body = excluded.body, received_ns = excluded.received_ns;
-
--- name: metrics
-SELECT body FROM metrics WHERE agent_id = ?;

@@ -1,0 +1,85 @@
+"""The two pages that Prometheus scrapes, over real sockets."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from netsonde.agent import Agent, AgentConfig
+from netsonde.agent.scrape import metrics_page
+from netsonde.errors import ConfigError
+from netsonde.server import ServerConfig, serve
+from support.probers import gated
+
+TOKEN = "t" * 24
+
+
+async def fetch(url: str, token: str | None = None) -> tuple[int, str, str]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+        return answer.status, answer.headers.get("Content-Type", ""), await answer.text()
+
+
+def names(page: str) -> set[str]:
+    return {family.name for family in text_string_to_metric_families(page)}
+
+
+async def test_agent_and_control_plane_can_be_scraped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "netsonde")
+    served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def hear(record: logging.LogRecord) -> bool:
+        if getattr(record, "action", "") == "metrics_served":
+            served.set_result(record.url)  # type: ignore[attr-defined]
+        return True
+
+    caplog.handler.addFilter(hear)
+    token_file = tmp_path / "token"
+    token_file.write_text(TOKEN)
+    config = ServerConfig(
+        listen="127.0.0.1:0", operator_listen="127.0.0.1:0", operator_token_file=token_file
+    )
+    async with serve(config) as server, asyncio.TaskGroup() as group:
+        agent = Agent(
+            AgentConfig(
+                control_plane=server.agent_url, state_dir=tmp_path / "agent", metrics_listen=":0"
+            ),
+            probers=gated(),
+        )
+        running = group.create_task(agent.run())
+        async with asyncio.timeout(10):
+            page_url = await served
+        status, media_type, page = await fetch(page_url)
+        assert (status, media_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert {"netsonde_agent_spool_results", "netsonde_agent_requests"} <= names(page)
+        assert (await fetch(page_url.replace("/metrics", "/")))[0] == 404
+
+        url = f"{server.operator_url}/metrics"
+        assert (await fetch(url))[0] == 401
+        status, media_type, page = await fetch(url, TOKEN)
+        assert (status, media_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert {"netsonde_server_tasks", "netsonde_server_agents"} <= names(page)
+        assert 'requests_total{call="register",class="2xx",listener="agent"} 1.0' in page
+        caplog.handler.removeFilter(hear)
+        agent.drain()
+        async with asyncio.timeout(20):
+            await running
+
+
+async def test_an_address_that_is_taken_is_explained() -> None:
+    async with metrics_page(("127.0.0.1", 0), list) as url:
+        assert url is not None
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        with pytest.raises(ConfigError, match="metrics_listen"):
+            async with metrics_page(("127.0.0.1", port), list):
+                pass
+
+
+async def test_no_address_is_no_page() -> None:
+    async with metrics_page(None, list) as url:
+        assert url is None
