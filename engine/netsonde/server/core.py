@@ -21,7 +21,7 @@ from netsonde.model import (
     ReportStatus,
     TaskKind,
 )
-from netsonde.server import idempotency
+from netsonde.server import idempotency, uploads
 from netsonde.server.config import ServerConfig
 from netsonde.server.leasing import (
     Change,
@@ -261,6 +261,7 @@ class ControlPlane:
             now_ns = self.time.now_ns()
             store.keep_clock(now_ns, self.lease_ids.last)
             store.forget_before(now_ns - idempotency.KEPT_NS)
+            store.forget_uploads(now_ns - idempotency.KEPT_NS, uploads.FORGET_LINES)
             if now_ns - self._forgot_ns >= FORGET_NS:
                 store.forget_standing(now_ns - self.policy.offline_ns - SPOOLED_NS)
                 self._forgot_ns = now_ns

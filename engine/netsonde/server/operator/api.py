@@ -4,7 +4,7 @@ import hmac
 import ipaddress
 
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.server.api import Api, ApiRequest, Route, require_json
+from netsonde.server.api import Api, ApiRequest, Route, require_identity, require_json
 from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import bearer, health_routes
 from netsonde.server.operator.agents import AgentCalls
@@ -38,7 +38,9 @@ class OperatorApi(Api):
             raise RequestError(
                 ErrorCode.FORBIDDEN, "without a token this API is called by a loopback address"
             )
-        if request.method in ("POST", "PATCH"):
+        if request.chunks is not None:
+            require_identity(request)
+        elif request.method in ("POST", "PATCH"):
             require_json(request)
 
 

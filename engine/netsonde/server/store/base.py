@@ -13,6 +13,7 @@ from netsonde.server.store.agents import AgentStore
 from netsonde.server.store.checks import CheckStore
 from netsonde.server.store.results import ResultStore
 from netsonde.server.store.tasks import TaskStore
+from netsonde.server.store.uploads import UploadStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class RememberedAnswer:
     body: bytes
 
 
-class Store(TaskStore, ResultStore, AgentStore, CheckStore, Protocol):
+class Store(TaskStore, ResultStore, AgentStore, CheckStore, UploadStore, Protocol):
     """The control plane's state. Every verb may raise what `fault` explains."""
 
     # transactions

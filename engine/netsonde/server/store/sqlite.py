@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from netsonde.errors import ErrorCode, RequestError, StorageError
+from netsonde.server.store.sqlite_feed import SqliteFeed
 from netsonde.server.store.sqlite_records import SqliteRecords
 from netsonde.server.store.sqlite_standing import SqliteStanding
 from netsonde.server.store.sqlite_tasks import SqliteTasks
+from netsonde.server.store.sqlite_uploads import SqliteUploads
 from netsonde.server.store.statements import named_queries, schema
 
 APPLICATION_ID = 0x6E736F6E  # "nson"
@@ -26,7 +28,7 @@ _MAGIC = b"SQLite format 3\x00"
 _RETRY_AFTER_MS = 1_000
 
 
-class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords):
+class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords, SqliteFeed, SqliteUploads):
     """The store protocol on one connection.
 
     The connection may be used by one thread at a time. `reader()` makes a second one that only
@@ -37,6 +39,8 @@ class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords):
         SqliteTasks.__init__(self, self)
         SqliteStanding.__init__(self, self)
         SqliteRecords.__init__(self, self)
+        SqliteFeed.__init__(self, self)
+        SqliteUploads.__init__(self, self)
         self._connection = connection
         self._path = path
         self._lock = lock
