@@ -2,11 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
+from urllib.parse import parse_qsl
 
 from netsonde import wire
+from netsonde.control_plane import (
+    MemoryControlPlaneTransport,
+    TransportRequest,
+    TransportResponse,
+    TransportStream,
+)
+from netsonde.control_plane.transport import Headers
 from netsonde.server.api import ApiRequest, ApiResponse
 from support.stores import Caller
 
@@ -88,6 +96,40 @@ async def upload(
         return [json.loads(answer.body)]
     body = b"".join([chunk async for chunk in answer.chunks])
     return [json.loads(line) for line in body.splitlines()]
+
+
+def operator_transport(caller: Caller) -> MemoryControlPlaneTransport:
+    """Make a way to the operator API, on which faults can be injected."""
+
+    async def served(
+        request: TransportRequest, lines: AsyncIterator[bytes] | None
+    ) -> TransportStream:
+        path, _, query = request.path.partition("?")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        is_lines = headers.get("content-type") == wire.NDJSON and request.method == "POST"
+        answer = await caller.operators.dispatch(
+            ApiRequest(
+                method=request.method,
+                path=path,
+                query=parse_qsl(query),
+                headers={"host": "localhost"} | headers,
+                body=b"" if is_lines else request.body,
+                chunks=lines or _piece(request.body) if is_lines else None,
+                received_ns=caller.plane.time.now_ns(),
+            )
+        )
+        return TransportStream(
+            answer.status, Headers(answer.headers), answer.chunks or _piece(answer.body)
+        )
+
+    async def handled(request: TransportRequest) -> TransportResponse:
+        return await (await served(request, None)).response(1 << 30)
+
+    return MemoryControlPlaneTransport(handled, caller.clock, streamer=served)
+
+
+async def _piece(body: bytes) -> AsyncGenerator[bytes]:
+    yield body
 
 
 def task_line(**changes: Any) -> bytes:

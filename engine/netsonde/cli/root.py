@@ -34,6 +34,7 @@ ENTRIES = {
     "agent": Entry("agent:agent", "Run a measuring agent."),
     "server": Entry("server:server", "Run a control plane."),
     "check": Entry("checks:check", "Add, list and remove checks."),
+    "task": Entry("tasks:task", "Add one-off tasks, one by one or in bulk."),
     "results": Entry("results:results", "Show results."),
     "agents": Entry("fleet:agents", "Show the agents."),
     "queues": Entry("fleet:queues", "Show how much work waits."),
