@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from netsonde import wire
 from netsonde.cli.inputs import Input, read_chunk
 from netsonde.control_plane.uploading import PART_BYTES, PART_LINES
-from netsonde.errors import ConfigError, ErrorCode
+from netsonde.errors import ConfigError, ErrorCode, RequestError
 
 ARRAY_MAX_BYTES = 256 << 20  # an array is read whole; lines have no such limit
 BLANKS = b" \t\r\n"
@@ -100,10 +100,10 @@ async def _array(source: Input, start: bytes) -> list[Read]:
                 " write one task a line instead"
             )
     try:
-        items = wire.parse(bytes(body))
-    except wire.DecodeError as error:
+        items = wire.array_items(bytes(body), max_bytes=ARRAY_MAX_BYTES)
+        return [_item(number, wire.compact(item)) for number, item in enumerate(items, 1)]
+    except (RequestError, wire.DecodeError) as error:
         raise ConfigError(f"{source.what} {source.path} is no JSON array: {error}") from error
-    return [_item(number, wire.encode(item)) for number, item in enumerate(items, 1)]
 
 
 def _item(number: int, body: bytes) -> Read:

@@ -189,7 +189,7 @@ def _named(file: str | None, more: dict[str, Any]) -> list[Read]:
     kind, targets = more["kind"], more["targets"]
     if (file is None) == (kind is None) or (kind is None) != (not targets):
         raise ConfigError("give either FILE (- for standard input), or --kind and --target")
-    if file is not None and (more["options"] or more["agent"] or more["priority"]):
+    if file is not None and (more["options"] or more["agent"] or more["priority"] is not None):
         raise ConfigError("--option, --agent and --priority belong to --kind; FILE has its own")
     options = dict(spec_option(text) for text in more["options"])
     agent = more["agent"]

@@ -8,7 +8,16 @@ from netsonde.wire.claims import (
     lease_deadline_ns,
     relative_ms,
 )
-from netsonde.wire.codec import DecodeError, decode, decode_answer, encode, fragment, parse
+from netsonde.wire.codec import (
+    DecodeError,
+    array_items,
+    compact,
+    decode,
+    decode_answer,
+    encode,
+    fragment,
+    parse,
+)
 from netsonde.wire.envelopes import decode_error, error_body
 from netsonde.wire.feeds import (
     RESULT_LINE_MAX_BYTES,
@@ -118,10 +127,12 @@ __all__ = [
     "ResultColumns",
     "UploadEnd",
     "acknowledgement_lines",
+    "array_items",
     "build_spec",
     "check_spec",
     "claim_lines",
     "classify",
+    "compact",
     "convert_spec",
     "cursor_line",
     "decode",

@@ -70,6 +70,19 @@ async def test_who_waits_for_work_gets_it_at_once(caller: Caller) -> None:
         (task_line(spec={"host": "192.0.2.1", "port": 99999}), ErrorCode.VALIDATION, "1 to 65535"),
         (task_line(agent="nobody"), ErrorCode.VALIDATION, "0 agents"),
         (task_line(max_attempts=0), ErrorCode.VALIDATION, "1 to"),
+        (task_line(spec={"host": "192.0.2.1", "port": 2**80}), ErrorCode.VALIDATION, "port"),
+        (task_line(spec={"host": "192.0.2.1", "port": 80, "x": 2**80}), ErrorCode.VALIDATION, "x"),
+        (
+            task_line(kind="http", spec={"url": "http://x/", "headers": {"a": 2**80}}),
+            ErrorCode.VALIDATION,
+            "headers",
+        ),
+        (
+            task_line(kind="ping", spec={"host": "x", "expect": {"loss_pct_max": 2**80}}),
+            ErrorCode.VALIDATION,
+            "loss_pct_max",
+        ),
+        (task_line(agent=2**80), ErrorCode.VALIDATION, "agent"),
         (task_line(priority=2**80), ErrorCode.VALIDATION, "priority"),
     ],
 )
@@ -83,6 +96,13 @@ async def test_a_bad_line_costs_itself(
     assert {"task_id"} <= set(first) & set(last)
     assert last["line"] == end["through"] == 3
     assert await queued(caller) == 2
+
+
+async def test_a_number_beyond_64_bits_costs_its_item_in_an_array_too(caller: Caller) -> None:
+    items = b"[%s,%s]" % (task_line(), task_line(priority=2**80))
+    status, answer, _ = await caller.operator("POST", "/v1/tasks", items)
+    assert status == 200
+    assert [one.get("error") for one in answer["tasks"]] == [None, "ERR_VALIDATION"]
 
 
 async def test_the_last_line_of_a_whole_body_needs_no_newline(caller: Caller) -> None:

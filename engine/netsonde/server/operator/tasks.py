@@ -50,10 +50,11 @@ class TaskCalls(Calls):
         return lines(self._answer_lines(request.chunks, upload))
 
     def _add_tasks(self, request: ApiRequest) -> Operation:
-        raw = wire.decode(list[dict[str, Any]], request.body, max_bytes=wire.ADMIN_MAX_BYTES)
-        if len(raw) > oneoff.TASKS_MAX:
-            refuse("", f"at most {oneoff.TASKS_MAX} tasks are allowed, not {len(raw)}")
-        plan, now_ns = self._plan([wire.encode(item) for item in raw])
+        wire.decode(list[dict[str, Any]], request.body, max_bytes=wire.ADMIN_MAX_BYTES)
+        items = wire.array_items(request.body, max_bytes=wire.ADMIN_MAX_BYTES)
+        if len(items) > oneoff.TASKS_MAX:
+            refuse("", f"at most {oneoff.TASKS_MAX} tasks are allowed, not {len(items)}")
+        plan, now_ns = self._plan(items)
 
         def operation(store: Store) -> tuple[ApiResponse, Committed]:
             return ok({"tasks": plan.run(store)}), self._made(plan.made(), store, now_ns)
