@@ -1,9 +1,29 @@
 """An operator API without a server, for the commands that talk to one."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
+from netsonde import wire
 from netsonde.control_plane.operator import Page
+
+
+class FakeUploader:
+    """Makes a task of every line, save those that a test wants refused or to fail."""
+
+    def __init__(self, key: str, refused: Mapping[int, Exception | wire.LineAnswer]) -> None:
+        self.key = key
+        self.lines: dict[int, Any] = {}
+        self._refused = refused
+
+    async def answers(
+        self, first_line: int, lines: Sequence[bytes]
+    ) -> AsyncIterator[wire.LineAnswer]:
+        for number, line in enumerate(lines, first_line):
+            told = self._refused.get(number, wire.LineAnswer(number, number + 1000))
+            if isinstance(told, Exception):
+                raise told
+            self.lines[number] = wire.parse(line) if line.startswith(b"{") else line
+            yield told
 
 
 class FakeOperator:
@@ -23,6 +43,8 @@ class FakeOperator:
         self.published: list[dict[str, Any]] = []
         self.config_list: list[dict[str, Any]] = []
         self.status_answer: dict[str, Any] = {"counts": {}, "agents": []}
+        self.uploads: list[FakeUploader] = []
+        self.refused: Mapping[int, Exception | wire.LineAnswer] = {}
         self.queue_answer: dict[str, Any] = {"queues": [], "counters": {}}
 
     def client(self, url: str, *, token: str | None = None) -> Self:
@@ -70,6 +92,10 @@ class FakeOperator:
             if isinstance(item, BaseException) and not isinstance(item, Exception):
                 raise item
             yield item
+
+    def uploader(self, key: str, **_: object) -> "FakeUploader":
+        self.uploads.append(FakeUploader(key, self.refused))
+        return self.uploads[-1]
 
     async def agents(self) -> list[dict[str, Any]]:
         return self.agent_list

@@ -117,13 +117,13 @@ def parse_check(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, 
     if parts[0] not in list(TaskKind):
         raise ConfigError(f"kind must be one of {allowed}, not {parts[0]!r}")
     kind, targets = TaskKind(parts[0]), parts[1:]
-    spec = dict(_option(text) for text in options)
+    spec = dict(spec_option(text) for text in options)
     for target in targets:
         wire.build_spec(kind, target, spec)
     return {"kind": kind.value, "targets": targets} | ({"spec": spec} if spec else {})
 
 
-def _option(text: str) -> tuple[str, Any]:
+def spec_option(text: str) -> tuple[str, Any]:
     """Read a spec option: numbers and booleans as such, the rest as text."""
     name, value = split_pair("--option", text)
     if value.isascii() and value.removeprefix("-").isdecimal() and len(value) <= 18:

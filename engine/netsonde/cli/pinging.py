@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from netsonde import wire
+from netsonde.cli.inputs import opened
 from netsonde.cli.ping_report import PingReport
 from netsonde.cli.report import watched
-from netsonde.cli.target_lists import all_hosts, count_hosts, hosts_in, opened, spec_maker
+from netsonde.cli.target_lists import all_hosts, count_hosts, hosts_in, spec_maker
 from netsonde.cli.way_out import check_way_out, open_preferred
 from netsonde.clock import Clock
 from netsonde.errors import ConfigError, NetsondeError, PrivilegeError, RequestError

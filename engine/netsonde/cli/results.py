@@ -13,8 +13,8 @@ from netsonde.cli.options import json_options, operator_options
 from netsonde.cli.output import printable, warn, write_text, write_value
 from netsonde.cli.render import headline_text
 from netsonde.clock import SystemClock
+from netsonde.control_plane.following import Outage, Resumed
 from netsonde.control_plane.operator import OperatorClient
-from netsonde.errors import NetsondeError
 from netsonde.model import Outcome, TaskKind
 
 PAGE_MAX = 1000  # the server's own limit
@@ -23,6 +23,7 @@ PAGE_MAX = 1000  # the server's own limit
 @click.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on with results as they come.")
 @click.option("--check", "check_id", type=click.IntRange(min=1), help="Only this check's.")
+@click.option("--task", "task_id", type=click.IntRange(min=1), help="Only this one-off task's.")
 @click.option("--agent", metavar="ID|HOSTNAME", help="Only this agent's.")
 @click.option(
     "--kind", type=click.Choice([kind.value for kind in TaskKind]), help="Only this kind."
@@ -71,10 +72,22 @@ def results(
 
 async def _follow(client: OperatorClient, query: Mapping[str, Any], as_json: bool) -> None:
     async for item in client.follow(query, clock=SystemClock(), rng=Random()):  # noqa: S311 (jitter)
-        if isinstance(item, NetsondeError):
-            warn(f"{item}; trying again")
-        else:
+        if isinstance(item, dict):
             write_result(item, as_json)
+        else:
+            tell_outage(item)
+
+
+def tell_outage(event: Outage | Resumed) -> None:
+    """Say on standard error that results stay away, or come again."""
+    if isinstance(event, Outage):
+        warn(f"{event.error}; trying again")
+        return
+    again = f"results go on after {event.after_ms / 1000:.1f} s"
+    if event.is_anew:
+        warn(f"{again}, from the earliest that are kept: some may be missing, or come twice")
+    else:
+        warn(f"{again}; none was missed")
 
 
 def write_result(result: Mapping[str, Any], as_json: bool) -> None:

@@ -34,6 +34,7 @@ ENTRIES = {
     "agent": Entry("agent:agent", "Run a measuring agent."),
     "server": Entry("server:server", "Run a control plane."),
     "check": Entry("checks:check", "Add, list and remove checks."),
+    "task": Entry("tasks:task", "Add one-off tasks, one by one or in bulk."),
     "results": Entry("results:results", "Show results."),
     "config": Entry("config:config", "Sign, check and publish the agents' configuration."),
     "agents": Entry("fleet:agents", "Show the agents; drain, resume and revoke them."),

@@ -9,8 +9,9 @@ from typing import Any, cast
 from msgspec import structs
 
 from netsonde import wire
+from netsonde.cli.inputs import opened
 from netsonde.cli.report import watched
-from netsonde.cli.target_lists import all_hosts, count_hosts, opened, spec_maker
+from netsonde.cli.target_lists import all_hosts, count_hosts, spec_maker
 from netsonde.cli.trace_names import ReverseNames
 from netsonde.cli.trace_report import NAMES, TraceReport
 from netsonde.cli.way_out import check_way_out, open_preferred

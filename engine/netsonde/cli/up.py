@@ -31,12 +31,12 @@ from netsonde.cli.loop import draining, run, until
 from netsonde.cli.options import DURATION, json_options
 from netsonde.cli.output import explain, warn
 from netsonde.cli.printer import Printer
-from netsonde.cli.results import write_result
+from netsonde.cli.results import tell_outage, write_result
 from netsonde.cli.starter import Check, Services, install, named, refusal, starter_checks
 from netsonde.cli.state import default_state_dir, owned_dir
 from netsonde.clock import SystemClock
 from netsonde.control_plane.operator import OperatorClient
-from netsonde.errors import NetsondeError, PrivilegeError
+from netsonde.errors import PrivilegeError
 from netsonde.model import TaskKind
 
 ONCE_TIMEOUT_S = 60.0  # the longest starter check may take 10 s; the rest is for a slow host
@@ -152,10 +152,10 @@ async def _results(client: OperatorClient, cursor: str | None) -> AsyncGenerator
     rng = Random()  # noqa: S311 (jitter)
     async with aclosing(client.follow({"cursor": cursor}, clock=SystemClock(), rng=rng)) as items:
         async for item in items:
-            if isinstance(item, NetsondeError):
-                warn(f"{item}; trying again")
-            else:
+            if isinstance(item, dict):
                 yield item
+            else:
+                tell_outage(item)
 
 
 async def run_once(

@@ -8,19 +8,16 @@ from typing import Any
 from urllib.parse import urlencode
 
 from netsonde import __version__, wire
-from netsonde.backoff import BackoffPolicy
-from netsonde.clock import NS_PER_MS, Clock
+from netsonde.clock import Clock
+from netsonde.control_plane.following import Followed, Follower
 from netsonde.control_plane.http import HttpControlPlaneTransport
 from netsonde.control_plane.transport import ControlPlaneTransport, TransportRequest
-from netsonde.errors import ControlPlaneError, TransportError
+from netsonde.control_plane.uploading import Uploader
 
 ANSWER_TIMEOUT_S = 15.0  # for a person who waits; a long poll adds what it asked for
 ANSWER_MAX_BYTES = 256 << 20  # a page of 1000 results of the largest size a report may carry
-POLL_WAIT_MS = 20_000  # how long `follow` lets the server hold an empty answer
 PAGE_LIMIT = 1000  # the server's largest page
 PAGES_MAX = 10_000  # a listing that is longer never ends
-RETRY_BASE_MS = 250
-RETRY_CAP_MS = 5_000  # a person who follows results sees the server's return within seconds
 
 JsonObject = dict[str, Any]
 
@@ -37,7 +34,7 @@ class OperatorClient:
     """Speaks the operator API; one method per call.
 
     `base_url` is where the control plane's operator listener is. `token` is needed only where
-    that listener is not on loopback. Nothing is retried, save by `follow`.
+    that listener is not on loopback. Nothing is retried, save by `follow` and `uploader`.
     """
 
     def __init__(
@@ -172,33 +169,22 @@ class OperatorClient:
         answer = await self._call("GET", _with_query("/v1/results", asked), wait_ms=wait_ms)
         return _page(answer, "results")
 
-    async def follow(
+    def follow(
         self, query: Mapping[str, Any], *, clock: Clock, rng: Random
-    ) -> AsyncGenerator[JsonObject | ControlPlaneError | TransportError, None]:
+    ) -> AsyncGenerator[Followed, None]:
         """Yield results as they are committed, for ever, beginning after query's cursor.
 
-        While the server cannot be reached the error is yielded once and the same page is asked
-        for again with growing delays, so no result is missed or repeated.
+        query has the names of `results`, without limit and order. While the server cannot be
+        reached that is told once, and again when results go on: none is missed or repeated.
 
         Raises:
             ControlPlaneError: the server refuses the query.
         """
-        backoff = BackoffPolicy(RETRY_BASE_MS, RETRY_CAP_MS)
-        cursor, failures = query.get("cursor"), 0
-        while True:
-            try:
-                page = await self.results({**query, "cursor": cursor}, wait_ms=POLL_WAIT_MS)
-            except (ControlPlaneError, TransportError) as error:
-                if isinstance(error, ControlPlaneError) and not error.retryable:
-                    raise
-                if failures == 0:
-                    yield error
-                await clock.sleep(backoff.delay_ms(failures, rng, _hint_ms(error)) * NS_PER_MS)
-                failures += 1
-                continue
-            failures, cursor = 0, page.cursor or cursor
-            for item in page.items:
-                yield item
+        return Follower(self._transport, self._headers, query, clock, rng).items()
+
+    def uploader(self, key: str, *, clock: Clock, rng: Random) -> Uploader:
+        """Return what uploads lines of tasks under key; a retry makes no task twice."""
+        return Uploader(self._transport, self._headers, key, clock, rng)
 
     async def close(self) -> None:
         """Close the transport. Idempotent."""
@@ -254,7 +240,3 @@ def _page(answer: JsonObject, name: str) -> Page:
         raise wire.DecodeError(f"the control plane's answer has no list of {name}")
     cursor = answer.get("cursor")
     return Page(tuple(items), cursor if isinstance(cursor, str) else None)
-
-
-def _hint_ms(error: ControlPlaneError | TransportError) -> int | None:
-    return error.retry_after_ms if isinstance(error, ControlPlaneError) else None

@@ -274,6 +274,18 @@ def lines(chunks: AsyncGenerator[bytes]) -> ApiResponse:
     return ApiResponse(200, headers=headers, chunks=chunks)
 
 
+def fed(received: wire.Lines, chunk: bytes) -> list[bytes]:
+    """Return the lines of a body that a chunk completes.
+
+    Raises:
+        RequestError: ERR_TOO_LARGE, a line is, or there are too many.
+    """
+    try:
+        return received.feed(chunk)
+    except wire.LineError as error:
+        raise RequestError(ErrorCode.TOO_LARGE, str(error)) from error
+
+
 def require_json(request: ApiRequest) -> None:
     """Refuse a body that is declared to be something other than plain JSON.
 

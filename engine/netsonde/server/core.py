@@ -22,7 +22,7 @@ from netsonde.model import (
     ReportStatus,
     TaskKind,
 )
-from netsonde.server import audit, idempotency, rollups
+from netsonde.server import audit, idempotency, rollups, uploads
 from netsonde.server.access import EXPIRED_KEPT_NS, OperatorTokens
 from netsonde.server.config import ServerConfig
 from netsonde.server.configs import Configs
@@ -276,6 +276,7 @@ class ControlPlane:
             store.keep_clock(now_ns, self.lease_ids.last)
             store.forget_before(now_ns - idempotency.KEPT_NS)
             audit.forget(store, now_ns - self.config.audit_ms * NS_PER_MS)
+            store.forget_uploads(now_ns - idempotency.KEPT_NS, uploads.FORGET_LINES)
             if now_ns - self._forgot_ns >= FORGET_NS:
                 store.forget_standing(now_ns - self.policy.offline_ns - SPOOLED_NS)
                 store.forget_tokens(now_ns - EXPIRED_KEPT_NS)

@@ -30,6 +30,7 @@ from netsonde.server.api import (
     ApiResponse,
     Handler,
     Route,
+    fed,
     lines,
     ok,
     refuse,
@@ -279,7 +280,7 @@ class AgentApi(Api):
         received = wire.Lines()
         through = 0
         async for chunk in chunks:
-            items = wire.read_report_lines(_fed(received, chunk))
+            items = wire.read_report_lines(fed(received, chunk))
             for start in range(0, len(items), wire.REPORT_ITEMS_MAX):
                 part = items[start : start + wire.REPORT_ITEMS_MAX]
                 self._plane.registry.admit(agent.agent_id)
@@ -324,13 +325,6 @@ class AgentApi(Api):
         agent = await self._plane.registry.authenticate(agent_id, token)
         self._quotas.spend(call, str(agent_id), request.received_ns)
         return agent
-
-
-def _fed(received: wire.Lines, chunk: bytes) -> list[bytes]:
-    try:
-        return received.feed(chunk)
-    except wire.LineError as error:
-        raise RequestError(ErrorCode.TOO_LARGE, str(error)) from error
 
 
 def health_routes(plane: ControlPlane) -> list[Route]:

@@ -16,6 +16,18 @@ Committed = Callable[[], None]
 Operation = Callable[[Store], tuple[ApiResponse, Committed]]
 
 
+def key_of(request: ApiRequest) -> str:
+    """Return a request's key, empty when it has none.
+
+    Raises:
+        RequestError: ERR_VALIDATION, it is too long.
+    """
+    given = request.header("idempotency-key")
+    if len(given) > KEY_MAX_CHARS:
+        refuse("Idempotency-Key", f"Idempotency-Key must have 1 to {KEY_MAX_CHARS} characters")
+    return _own_key(request, given) if given else ""
+
+
 def remembered(request: ApiRequest, operation: Operation, now_ns: int) -> Operation:
     """Make a POST's operation remember its answer in its own transaction.
 
@@ -23,12 +35,9 @@ def remembered(request: ApiRequest, operation: Operation, now_ns: int) -> Operat
         RequestError: ERR_VALIDATION when the key is too long; inside the operation ERR_CONFLICT
             when the key was used for something else.
     """
-    given = request.header("idempotency-key")
-    if request.method != "POST" or not given:
+    key = key_of(request)
+    if request.method != "POST" or not key:
         return operation
-    if len(given) > KEY_MAX_CHARS:
-        refuse("Idempotency-Key", f"Idempotency-Key must have 1 to {KEY_MAX_CHARS} characters")
-    key = _own_key(request, given)
     asked = b"\0".join((request.method.encode(), request.path.encode(), request.body))
     digest = hashlib.sha256(asked).digest()
 

@@ -1,7 +1,8 @@
 """One-off tasks: a bulk of them, read item by item, queued in one transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct, structs
@@ -56,7 +57,7 @@ class Plan:
 
     def __init__(
         self,
-        raw: Iterable[dict[str, Any]],
+        items: Iterable[bytes],
         registry: AgentRegistry,
         default_attempts: int,
         now_ns: int,
@@ -64,27 +65,42 @@ class Plan:
         self._registry = registry
         self._default_attempts = default_attempts
         self._now_ns = now_ns
-        self._read = [self._task(item) for item in raw]
-        self._tasks = [one for one in self._read if isinstance(one, NewTask)]
+        self._read = [self._task(item) for item in items]
+        self._tasks: list[NewTask] = []
 
-    def run(self, store: Store) -> list[dict[str, Any]]:
-        """Queue the tasks; return each item's answer, in the order of the items."""
-        ids = iter(store.add_tasks(self._tasks) if self._tasks else ())
+    def run(
+        self, store: Store, known: Mapping[int, dict[str, Any]] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
+        """Queue the tasks; return each item's answer, in the order of the items.
+
+        Items, by their place, whose answer is `known` are not looked at.
+        """
+        new = {
+            at: one
+            for at, one in enumerate(self._read)
+            if isinstance(one, NewTask) and at not in known
+        }
+        self._tasks = list(new.values())
+        ids = iter(store.add_tasks(self._tasks) if new else ())
         return [
-            {"task_id": next(ids)} if isinstance(one, NewTask) else _item_error(one.error)
-            for one in self._read
+            known[at]
+            if at in known
+            else _item_error(one.error)
+            if isinstance(one, _Refused)
+            else {"task_id": next(ids)}
+            for at, one in enumerate(self._read)
         ]
 
     def made(self) -> Sequence[tuple[int, TaskKind, int]]:
-        """Return `(queue, kind, count)` of the tasks."""
+        """Return `(queue, kind, count)` of the tasks that `run` queued."""
         counts: dict[tuple[int, TaskKind], int] = {}
         for task in self._tasks:
             counts[task.queue, task.kind] = counts.get((task.queue, task.kind), 0) + 1
         return [(queue, kind, count) for (queue, kind), count in counts.items()]
 
-    def _task(self, raw: dict[str, Any]) -> NewTask | _Refused:
+    def _task(self, item: bytes) -> NewTask | _Refused:
         try:
-            return self._understood(wire.decode(TaskIn, wire.encode(raw), strict=True))
+            return self._understood(wire.decode(TaskIn, item, strict=True))
         except RequestError as error:
             return _Refused(error)
 

@@ -3,8 +3,10 @@
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from netsonde import wire
 from netsonde.clock import NS_PER_S
 from netsonde.model import MINTED_ID_MAX, TaskKind
 from netsonde.server.api import refuse
@@ -74,14 +76,36 @@ def results_query(
         RequestError: naming the parameter and what is allowed.
     """
     query = Query(pairs)
+    limit, order = query.limit(), query.choice("order", ("asc", "desc"))
+    wanted = replace(_filters(query, registry), limit=limit, descending=order == "desc")
+    wait_ms = query.number("wait_ms", 0, CLAIM_WAIT_MAX_MS) or 0
+    query.end()
+    return wanted, wait_ms
+
+
+def feed_query(
+    pairs: Sequence[tuple[str, str]], registry: AgentRegistry
+) -> tuple[ResultQuery, int]:
+    """Read which results are wanted as a stream, and how long it lasts at most.
+
+    Raises:
+        RequestError: naming the parameter and what is allowed.
+    """
+    query = Query(pairs)
+    wanted = _filters(query, registry)
+    wait_ms = query.number("wait_ms", 0, wire.STREAM_MAX_MS)
+    query.end()
+    return wanted, wire.STREAM_MAX_MS if wait_ms is None else wait_ms
+
+
+def _filters(query: Query, registry: AgentRegistry) -> ResultQuery:
     kind = query.choice("kind", [kind.value for kind in TaskKind])
     outcome = query.take("outcome")
     if outcome is not None and not 0 < len(outcome) <= OUTCOME_MAX_CHARS:
         refuse("outcome", f"outcome must have 1 to {OUTCOME_MAX_CHARS} characters")
-    wanted = ResultQuery(
-        limit=query.limit(),
+    return ResultQuery(
+        limit=LIMIT_DEFAULT,
         position=decode_cursor(query.take("cursor")),
-        descending=query.choice("order", ("asc", "desc")) == "desc",
         check_id=query.number("check_id", 1, MINTED_ID_MAX),
         agent_id=agent_id_of(query.take("agent"), registry),
         task_id=query.number("task_id", 1, MINTED_ID_MAX),
@@ -91,9 +115,6 @@ def results_query(
         to_ns=query.instant_ns("to"),
         final_only=query.choice("final", ("true", "any")) != "any",
     )
-    wait_ms = query.number("wait_ms", 0, CLAIM_WAIT_MAX_MS) or 0
-    query.end()
-    return wanted, wait_ms
 
 
 def instant_of(name: str, text: str | None) -> int | None:

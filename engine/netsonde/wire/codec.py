@@ -97,6 +97,30 @@ def decode(
     return value
 
 
+def array_items(body: bytes, *, max_bytes: int) -> list[bytes]:
+    """Return the items of a JSON array as they stand in it, whatever they are.
+
+    Raises:
+        RequestError: ERR_TOO_LARGE, ERR_MALFORMED_JSON, or ERR_VALIDATION: it is no array.
+    """
+    return [bytes(item) for item in decode(list[msgspec.Raw], body, max_bytes=max_bytes)]
+
+
+def compact(item: bytes) -> bytes:
+    """Write JSON on one line.
+
+    Raises:
+        DecodeError: item is not JSON.
+    """
+    try:
+        line = msgspec.json.format(item, indent=-1)
+    except UNREADABLE as error:
+        raise DecodeError(f"not JSON: {error}") from error
+    if b"\n" in line:
+        raise DecodeError("not JSON: a line break in a string")
+    return line
+
+
 def decode_answer(type_: type[T], body: bytes) -> T:
     """Decode and validate a control plane's answer; unknown fields are ignored.
 

@@ -276,9 +276,14 @@ def _together(type_: type[tuple[T, ...]], lines: Sequence[bytes]) -> Sequence[T 
 
 
 def _failure(end: _EndLine | None) -> ControlPlaneError | None:
-    if end is None or (end.error is None and end.reason != "error"):
+    return None if end is None else failure_of(end.reason, end.error)
+
+
+def failure_of(reason: str, error: ErrorEnvelope | None) -> ControlPlaneError | None:
+    """Return the failure that a stream's last line tells of; None where it tells of none."""
+    if error is None and reason != "error":
         return None
-    envelope = end.error or ErrorEnvelope(error=ErrorCode.BACKEND, message="it does not say why")
+    envelope = error or ErrorEnvelope(error=ErrorCode.BACKEND, message="it does not say why")
     code = envelope.error
     status = next((facts.status for known, facts in CODES.items() if known == code), 500)
     return decode_error(status, encode(envelope))

@@ -9,6 +9,7 @@ from netsonde import wire
 from netsonde.cli import operate
 from netsonde.cli.exits import Exit
 from netsonde.cli.root import main
+from netsonde.control_plane.following import Outage, Resumed
 from netsonde.control_plane.operator import Page
 from netsonde.errors import TransportError
 from support.operator import FakeOperator
@@ -57,14 +58,24 @@ def test_people_see_a_line_each(operator: FakeOperator) -> None:
 
 def test_follow_goes_on_where_the_page_began(operator: FakeOperator) -> None:
     operator.pages = [Page((result(3), result(2)), "at-2")]
-    outage = TransportError("results", "connection refused")
-    operator.followed = [result(3), outage, result(4), KeyboardInterrupt()]
+    outage = Outage(TransportError("results", "connection refused"))
+    again = Resumed(1500, is_anew=False)
+    operator.followed = [result(3), outage, again, result(4), KeyboardInterrupt()]
     done = CliRunner().invoke(main, ["results", "--follow", "--json", "-n", "2"])
     assert done.exit_code == Exit.INTERRUPTED
     ids = [wire.parse(line.encode())["lease_id"] for line in done.stdout.splitlines()]
     assert ids == [2, 3, 4]
     assert operator.queries[1]["cursor"] == "at-2"
     assert "results: connection refused; trying again" in done.stderr
+    assert "results go on after 1.5 s; none was missed" in done.stderr
+
+
+def test_follow_says_when_it_had_to_begin_anew(operator: FakeOperator) -> None:
+    operator.pages = [Page((), "c")]
+    operator.followed = [Resumed(300, is_anew=True), result(1), KeyboardInterrupt()]
+    done = CliRunner().invoke(main, ["results", "--follow"])
+    assert "from the earliest that are kept: some may be missing" in done.stderr
+    assert len(done.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

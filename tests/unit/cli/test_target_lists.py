@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.cli.exits import Exit, exit_for
-from netsonde.cli.target_lists import CHUNK_BYTES, LINE_MAX_BYTES, TargetList, opened, targets_in
+from netsonde.cli.inputs import CHUNK_BYTES, Input, opened
+from netsonde.cli.target_lists import LINE_MAX_BYTES, targets_in
 from netsonde.errors import ConfigError
 from netsonde.model import HOST_MAX
 
@@ -55,7 +56,7 @@ def test_lines_are_the_same_however_they_arrive(lines: list[bytes]) -> None:
             found: list[str] = []
 
             async def collect() -> None:
-                found.extend([target async for target in targets_in(TargetList("-", reader))])
+                found.extend([target async for target in targets_in(Input("-", reader))])
 
             async with asyncio.TaskGroup() as group:
                 group.create_task(collect())
@@ -76,7 +77,7 @@ def test_lines_are_the_same_however_they_arrive(lines: list[bytes]) -> None:
 
 async def test_a_pipe_is_followed_as_it_delivers() -> None:
     reader, writer = os.pipe()
-    targets = targets_in(TargetList("-", reader))
+    targets = targets_in(Input("-", reader))
     for number in range(3):
         os.write(writer, b"host%d\npart" % number)
         expected = f"host{number}" if number == 0 else f"parthost{number}"
@@ -90,7 +91,7 @@ async def test_waiting_for_a_pipe_can_be_cancelled() -> None:
     reader, writer = os.pipe()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await anext(targets_in(TargetList("-", reader)))
+            await anext(targets_in(Input("-", reader)))
     os.close(reader)
     os.close(writer)
 

@@ -1,17 +1,15 @@
 """The operator API's client over the memory transport."""
 
-from random import Random
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from netsonde import wire
-from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.control_plane.memory import MemoryControlPlaneTransport
 from netsonde.control_plane.operator import OperatorClient, Page
 from netsonde.control_plane.transport import TransportRequest, TransportResponse
-from netsonde.errors import ControlPlaneError, TransportError
+from netsonde.errors import ControlPlaneError
 
 
 class Api:
@@ -116,57 +114,6 @@ async def test_a_refusal_keeps_its_code() -> None:
 async def test_an_answer_that_is_none_is_an_error_of_ours(body: bytes) -> None:
     with pytest.raises(wire.DecodeError):
         await Api(TransportResponse(200, {}, body)).client().results({})
-
-
-async def collect(api: Api, count: int) -> list[Any]:
-    """Take count items of `follow`, moving a manual clock whenever it sleeps."""
-
-    class Sleepless(ManualClock):
-        async def sleep(self, delay_ns: int) -> None:
-            slept.append(delay_ns)
-
-    slept: list[int] = []
-    items: list[Any] = []
-    query = {"kind": "tcp", "cursor": "a"}
-    async for item in api.client().follow(query, clock=Sleepless(), rng=Random(1)):
-        items.append(item)
-        if len(items) == count:
-            break
-    assert all(0 <= delay_ns <= 10 * NS_PER_S for delay_ns in slept)
-    return items
-
-
-async def test_follow_goes_on_from_each_cursor() -> None:
-    api = Api(
-        {"results": [{"lease_id": 1}, {"lease_id": 2}], "cursor": "b"},
-        {"results": [], "cursor": "b"},
-        {"results": [{"lease_id": 3}], "cursor": "c"},
-    )
-    assert [item["lease_id"] for item in await collect(api, 3)] == [1, 2, 3]
-    assert [api.query(at)["cursor"] for at in range(3)] == ["a", "b", "b"]
-    assert {api.query(at)["kind"] for at in range(3)} == {"tcp"}
-
-
-async def test_follow_tells_an_outage_once_and_loses_nothing() -> None:
-    api = Api(
-        {"results": [{"lease_id": 1}], "cursor": "b"},
-        TransportError("results", "connection refused"),
-        refusal(503, b""),
-        TransportError("results", "connection refused"),
-        {"results": [{"lease_id": 2}], "cursor": "c"},
-        TransportError("results", "connection refused"),
-        {"results": [{"lease_id": 3}], "cursor": "d"},
-    )
-    items = await collect(api, 5)
-    assert [item["lease_id"] for item in items if isinstance(item, dict)] == [1, 2, 3]
-    assert [type(item) for item in items] == [dict, TransportError, dict, TransportError, dict]
-    assert [api.query(at)["cursor"] for at in range(7)] == ["a", "b", "b", "b", "b", "c", "c"]
-
-
-async def test_follow_ends_when_the_query_is_refused() -> None:
-    api = Api(refusal(400, b'{"error":"ERR_VALIDATION","message":"kind","retryable":false}'))
-    with pytest.raises(ControlPlaneError, match="ERR_VALIDATION"):
-        await collect(api, 1)
 
 
 async def test_tokens_are_made_listed_and_revoked() -> None:

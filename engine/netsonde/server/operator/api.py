@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.server.api import Api, ApiRequest, Route, require_json
+from netsonde.server.api import Api, ApiRequest, Route, require_identity, require_json
 from netsonde.server.audit import note_refusal
 from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import bearer, health_routes
@@ -63,7 +63,9 @@ class OperatorApi(Api):
         admitted = replace(request, principal=self._principal(request))
         try:
             _check_scope(admitted.principal, route)
-            if request.method in ("POST", "PATCH"):
+            if request.chunks is not None:
+                require_identity(request)
+            elif request.method in ("POST", "PATCH"):
                 require_json(request)
         except RequestError as error:
             if request.method not in READING:

@@ -1,29 +1,50 @@
-"""Results, as they come."""
+"""Results: page by page, or as a stream that goes on with what comes."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 
 from netsonde import wire
 from netsonde.clock import NS_PER_MS
 from netsonde.server import documents
-from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
+from netsonde.server.api import ApiRequest, ApiResponse, Route, lines, ok
+from netsonde.server.core import ControlPlane
+from netsonde.server.feed import Feed, Found, Stopped, require_kept
 from netsonde.server.operator.calls import Calls
-from netsonde.server.queries import encode_cursor, results_query
+from netsonde.server.queries import encode_cursor, feed_query, results_query
 from netsonde.server.scopes import Scope
+from netsonde.server.store import Store
+from netsonde.server.store.results import StoredResult
+
+CHUNK_BYTES = 64 << 10  # of lines sent at once
 
 
 class ResultCalls(Calls):
     """The calls about results."""
 
+    def __init__(self, plane: ControlPlane) -> None:
+        super().__init__(plane)
+        self._feed = Feed(plane)
+
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        return (Route("GET", "/v1/results", self._list_results, scope=Scope.READ),)
+        return (
+            Route("GET", "/v1/results", self._list_results, scope=Scope.READ),
+            Route("GET", "/v1/results/stream", self._stream_results, scope=Scope.READ),
+        )
 
     async def _list_results(self, request: ApiRequest) -> ApiResponse:
         wanted, wait_ms = results_query(request.query, self._plane.registry)
         deadline_ns = request.received_ns + wait_ms * NS_PER_MS
+
+        def operation(store: Store) -> list[StoredResult]:
+            rows = store.results(wanted)
+            if not wanted.descending:
+                require_kept(store, wanted.position)
+            return rows
+
         while True:
             pulse = self._plane.results_pulse.next()
-            rows = await self._plane.writer.read(lambda store: store.results(wanted))
+            rows = await self._plane.writer.read(operation)
             remaining_ns = deadline_ns - self._plane.time.now_ns()
             if rows or remaining_ns <= 0 or self._plane.results_pulse.is_closed:
                 break
@@ -35,3 +56,34 @@ class ResultCalls(Calls):
                 "cursor": encode_cursor(position),
             }
         )
+
+    async def _stream_results(self, request: ApiRequest) -> ApiResponse:
+        wanted, wait_ms = feed_query(request.query, self._plane.registry)
+        await self._feed.check(wanted)
+        events = self._feed.stream(wanted, request.received_ns + wait_ms * NS_PER_MS)
+        return lines(_lines(events))
+
+
+async def _lines(events: AsyncGenerator[Found | Stopped]) -> AsyncGenerator[bytes]:
+    async with aclosing(events):
+        async for event in events:
+            cursor = encode_cursor(event.position)
+            if isinstance(event, Stopped):
+                yield wire.feed_end_line(event.reason, cursor)
+            elif not event.results:
+                yield wire.cursor_line(cursor)
+            else:
+                for chunk in _chunks(event.results):
+                    yield chunk
+
+
+def _chunks(rows: Sequence[StoredResult]) -> Iterator[bytes]:
+    """Encode results as lines, so many at once that each chunk is worth a packet or some."""
+    chunk = bytearray()
+    for row in rows:
+        chunk += wire.result_line(encode_cursor(row.result_id), documents.result(row))
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    if chunk:
+        yield bytes(chunk)

@@ -18,6 +18,7 @@ from netsonde.server.store.fleet import FleetStore
 from netsonde.server.store.metrics import MetricStore
 from netsonde.server.store.results import ResultStore
 from netsonde.server.store.tasks import TaskStore
+from netsonde.server.store.uploads import UploadStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Store(
     ConfigStore,
     AccessStore,
     MetricStore,
+    UploadStore,
     Protocol,
 ):
     """The control plane's state. Every verb may raise what `fault` explains."""

@@ -20,8 +20,23 @@ from netsonde.server.store.memory_dead import MemoryDead
 from netsonde.server.store.memory_fleet import MemoryFleet
 from netsonde.server.store.memory_metrics import MemoryMetrics
 from netsonde.server.store.memory_records import MemoryRecords
-from netsonde.server.store.memory_rows import Results, Standing, Task, depth, letter, matches
-from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
+from netsonde.server.store.memory_rows import (
+    Results,
+    Standing,
+    Task,
+    depth,
+    letter,
+    matches,
+    stored,
+)
+from netsonde.server.store.memory_uploads import MemoryUploads
+from netsonde.server.store.results import (
+    NewResult,
+    ResultBounds,
+    ResultQuery,
+    StoredResult,
+    page_of,
+)
 from netsonde.server.store.tasks import (
     DeadLetter,
     ExtendedLease,
@@ -39,6 +54,7 @@ class MemoryStore(
     MemoryConfigs,
     MemoryAccess,
     MemoryMetrics,
+    MemoryUploads,
 ):
     """The store protocol over dictionaries; an operation that raises must not have begun."""
 
@@ -48,6 +64,7 @@ class MemoryStore(
         MemoryFleet.__init__(self)
         MemoryAccess.__init__(self)
         MemoryMetrics.__init__(self)
+        MemoryUploads.__init__(self)
         self._tasks: dict[int, Task] = {}
         self._by_lease: dict[int, Task] = {}
         self._specs: list[bytes] = [b""]
@@ -371,28 +388,18 @@ class MemoryStore(
 
     def results(self, query: ResultQuery) -> list[StoredResult]:
         """Return results in the order of commits."""
-        numbered = list(enumerate(self._results.rows, 1))
+        first = 0 if query.descending else query.position or 0
+        numbered = list(enumerate(self._results.rows[first : query.through], first + 1))
         if query.descending:
             numbered.reverse()
         chosen = [(place, row) for place, row in numbered if matches(query, place, row)]
-        return [self._stored(place, row) for place, row in chosen[: query.limit]]
-
-    def _stored(self, place: int, row: NewResult) -> StoredResult:
-        return StoredResult(
-            result_id=place,
-            lease_id=row.lease_id,
-            task_id=row.task_id,
-            agent_id=row.agent_id,
-            kind=row.kind,
-            outcome=row.outcome,
-            attempt=row.attempt,
-            is_final=row.is_final,
-            spec=self._specs[row.spec_id],
-            body=row.body,
-            check_id=row.check_id,
-            scheduled_ns=row.scheduled_ns,
-            tick=row.tick,
+        return page_of(
+            query, (stored(place, row, self._specs[row.spec_id]) for place, row in chosen)
         )
+
+    def result_bounds(self) -> ResultBounds:
+        """Return from which id to which there are results."""
+        return ResultBounds(1, len(self._results.rows))
 
     def dead_by_lease(self, lease_ids: Collection[int]) -> dict[int, DeadLetter]:
         """Return dead letters whose last lease id is one of these."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from netsonde.model import TaskKind
 from netsonde.server.leasing import HeldTask, StandingLease, TaskState
-from netsonde.server.store.results import NewResult, ResultQuery
+from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
 from netsonde.server.store.tasks import DeadLetter, GrantedTask, NewTask, QueueDepth
 
 
@@ -130,6 +130,8 @@ def depth(queue: int, kind: TaskKind, tasks: Sequence[Task], now_ns: int) -> Que
 
 def matches(query: ResultQuery, place: int, row: NewResult) -> bool:
     """Whether a query asks for a result."""
+    if query.through is not None and place > query.through:
+        return False
     if query.position is not None:
         is_past = place < query.position if query.descending else place > query.position
         if not is_past:
@@ -148,3 +150,22 @@ def matches(query: ResultQuery, place: int, row: NewResult) -> bool:
     if query.to_ns is not None and row.received_ns >= query.to_ns:
         return False
     return row.is_final or not query.final_only
+
+
+def stored(place: int, row: NewResult, spec: bytes) -> StoredResult:
+    """Return a result as it is read."""
+    return StoredResult(
+        result_id=place,
+        lease_id=row.lease_id,
+        task_id=row.task_id,
+        agent_id=row.agent_id,
+        kind=row.kind,
+        outcome=row.outcome,
+        attempt=row.attempt,
+        is_final=row.is_final,
+        spec=spec,
+        body=row.body,
+        check_id=row.check_id,
+        scheduled_ns=row.scheduled_ns,
+        tick=row.tick,
+    )

@@ -1,6 +1,6 @@
 """Results as a store keeps them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,7 +47,10 @@ class StoredResult(Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultQuery:
-    """Which results to read, at most `limit`, after (or, descending, before) `position`."""
+    """Which results to read, at most `limit`, after (or, descending, before) `position`.
+
+    `through` is the last id to look at; with `bytes_max` a page ends with the row that reaches it.
+    """
 
     limit: int
     position: int | None = None
@@ -60,6 +63,45 @@ class ResultQuery:
     from_ns: int | None = None
     to_ns: int | None = None
     final_only: bool = True
+    through: int | None = None
+    bytes_max: int | None = None
+
+
+def page_of(query: ResultQuery, rows: Iterable[StoredResult]) -> list[StoredResult]:
+    """Take rows until the page is full; the rest is never read."""
+    page: list[StoredResult] = []
+    left_bytes = query.bytes_max
+    for row in rows:
+        page.append(row)
+        if left_bytes is not None:
+            left_bytes -= _size(row)
+        if is_full(query, page, left_bytes):
+            break
+    return page
+
+
+def is_full(
+    query: ResultQuery, page: Sequence[StoredResult], left_bytes: int | None = None
+) -> bool:
+    """Whether a page ended because it was full: there may be more before `through`."""
+    if left_bytes is None and query.bytes_max is not None:
+        left_bytes = query.bytes_max - sum(map(_size, page))
+    return len(page) >= query.limit or (left_bytes is not None and left_bytes <= 0)
+
+
+def _size(row: StoredResult) -> int:
+    return len(row.body) + len(row.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultBounds:
+    """The id of the oldest result that is kept, and of the newest that ever was.
+
+    Without any the oldest is the one after the newest.
+    """
+
+    oldest: int
+    newest: int
 
 
 class ResultStore(Protocol):
@@ -75,4 +117,8 @@ class ResultStore(Protocol):
 
     def results(self, query: ResultQuery) -> list[StoredResult]:
         """Return results in the order of commits."""
+        ...
+
+    def result_bounds(self) -> ResultBounds:
+        """Return from which id to which there are results; ids grow with the commits."""
         ...

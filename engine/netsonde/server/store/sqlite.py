@@ -16,11 +16,13 @@ from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.server.store.sqlite_access import SqliteAccess
 from netsonde.server.store.sqlite_configs import SqliteConfigs
 from netsonde.server.store.sqlite_dead import SqliteDead
+from netsonde.server.store.sqlite_feed import SqliteFeed
 from netsonde.server.store.sqlite_fleet import SqliteFleet
 from netsonde.server.store.sqlite_metrics import SqliteMetrics
 from netsonde.server.store.sqlite_records import SqliteRecords
 from netsonde.server.store.sqlite_standing import SqliteStanding
 from netsonde.server.store.sqlite_tasks import SqliteTasks
+from netsonde.server.store.sqlite_uploads import SqliteUploads
 from netsonde.server.store.statements import named_queries, schema
 
 APPLICATION_ID = 0x6E736F6E  # "nson"
@@ -40,6 +42,8 @@ class SqliteStore(
     SqliteConfigs,
     SqliteAccess,
     SqliteMetrics,
+    SqliteFeed,
+    SqliteUploads,
 ):
     """The store protocol on one connection.
 
@@ -56,6 +60,8 @@ class SqliteStore(
         SqliteDead.__init__(self, self)
         SqliteAccess.__init__(self, self)
         SqliteMetrics.__init__(self, self)
+        SqliteFeed.__init__(self, self)
+        SqliteUploads.__init__(self, self)
         self._connection = connection
         self._path = path
         self._lock = lock

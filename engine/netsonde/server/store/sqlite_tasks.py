@@ -1,13 +1,13 @@
 """The queue, results and dead letters in SQLite."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from netsonde import wire
 from netsonde.model import TaskKind
 from netsonde.server.leasing import Change, Died, Finished, HeldTask, Requeued, TaskState
-from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
+from netsonde.server.store.results import NewResult, ResultQuery, StoredResult, page_of
 from netsonde.server.store.tasks import (
     KIND_CODES,
     KINDS,
@@ -62,6 +62,8 @@ class Rows(Protocol):
     def fetchall(self) -> list[Any]:
         """Return all rows."""
         ...
+
+    def __iter__(self) -> Iterator[Any]: ...
 
     def fetchone(self) -> Any:
         """Return one row or None."""
@@ -287,8 +289,8 @@ class SqliteTasks:
             " FROM result JOIN spec USING (spec_id)"
             f" WHERE {' AND '.join(conditions)} ORDER BY result_id {order} LIMIT ?"
         )
-        rows = self._db.select(statement, [*parameters, query.limit]).fetchall()
-        return [_stored(row) for row in rows]
+        rows = self._db.select(statement, [*parameters, query.limit])
+        return page_of(query, map(_stored, rows))
 
     def dead_by_lease(self, lease_ids: Collection[int]) -> dict[int, DeadLetter]:
         """Return dead letters whose last lease id is one of these."""
@@ -305,6 +307,7 @@ def _conditions(query: ResultQuery) -> tuple[list[str], list[Any]]:
     kind = None if query.kind is None else KIND_CODES[query.kind]
     candidates: tuple[tuple[str, Any], ...] = (
         (f"result_id {comparison} ?", query.position),
+        ("result_id <= ?", query.through),
         ("check_id = ?", query.check_id),
         ("agent_id = ?", query.agent_id),
         ("task_id = ?", query.task_id),

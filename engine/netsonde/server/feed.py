@@ -1,0 +1,148 @@
+"""The feed of results: what was committed, and then what is, to any number of readers.
+
+Ids of results are given inside transactions that run one after another, so that they become visible
+in their order: whoever has looked at all ids up to one has missed none below it.
+"""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from netsonde.clock import NS_PER_MS
+from netsonde.errors import ErrorCode, RequestError
+from netsonde.server.claims import PING_NS
+from netsonde.server.core import ControlPlane
+from netsonde.server.store import Store
+from netsonde.server.store.results import ResultQuery, StoredResult, is_full
+
+READERS_MAX = 100  # each holds a page, and what a socket's buffer takes
+PAGE_ROWS = 250
+PAGE_BYTES = 256 << 10  # and at most one more result, which has as much
+SCAN_IDS = 20_000  # of one look: a filter that fits nothing must not hold up who else reads
+LOOK_NS = NS_PER_MS  # between a reader's looks, times the readers: all of them share one thread
+RETRY_AFTER_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Results in the order of commits; everything up to `position` has been looked at.
+
+    None are found when nothing came for a while.
+    """
+
+    results: tuple[StoredResult, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A stream's last event: why it ends, and where to go on."""
+
+    reason: str
+    position: int
+
+
+class Feed:
+    """Reads the results of one control plane to those who follow them."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._readers = 0
+
+    async def check(self, query: ResultQuery) -> None:
+        """Refuse a stream before it begins.
+
+        Raises:
+            RequestError: ERR_RATE_LIMITED, there are too many; ERR_CURSOR_EXPIRED.
+        """
+        self._require_room()
+        await self._plane.writer.read(lambda store: require_kept(store, query.position))
+
+    async def stream(self, query: ResultQuery, deadline_ns: int) -> AsyncGenerator[Found | Stopped]:
+        """Yield results after the query's position, waiting for more until the time is over.
+
+        A reader that takes its time holds one page, and nobody waits for it.
+
+        Raises:
+            RequestError: ERR_RATE_LIMITED, there are too many; ERR_CURSOR_EXPIRED, also later, when
+                results are deleted before they were read.
+        """
+        time, pulses = self._plane.time, self._plane.results_pulse
+        position = await self._begin(query)
+        with self._reading():
+            said_ns: int | None = None
+            while True:
+                pulse, looked_ns = pulses.next(), time.now_ns()
+                found, is_all = await self._look(replace(query, position=position))
+                position = found.position
+                if found.results or said_ns is None or time.now_ns() - said_ns >= PING_NS:
+                    said_ns = time.now_ns()
+                    yield found
+                if pulses.is_closed or time.now_ns() >= deadline_ns:
+                    yield Stopped("shutdown" if pulses.is_closed else "wait", position)
+                    return
+                if is_all:
+                    until_ns = min(deadline_ns, said_ns + PING_NS)
+                    await self._plane.clock.wait(pulse, max(until_ns - time.now_ns(), 0))
+                due_ns = looked_ns + self._readers * LOOK_NS
+                await self._plane.clock.sleep(max(due_ns - time.now_ns(), 0))
+
+    async def _begin(self, query: ResultQuery) -> int:
+        if query.position is not None:
+            return query.position
+        bounds = await self._plane.writer.read(lambda store: store.result_bounds())
+        return bounds.oldest - 1
+
+    def _require_room(self) -> None:
+        if self._readers >= READERS_MAX:
+            raise RequestError(
+                ErrorCode.RATE_LIMITED,
+                f"{READERS_MAX} streams of results are open, which is the limit",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._require_room()
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+
+    async def _look(self, query: ResultQuery) -> tuple[Found, bool]:
+        """Return what comes next, and whether that was all there is."""
+        position = query.position or 0
+
+        def operation(store: Store) -> tuple[Found, bool]:
+            # First how far it goes, then what there is, then whether anything was deleted before
+            # it was read: each sees at least what the one before it saw.
+            newest = store.result_bounds().newest
+            through = min(newest, position + SCAN_IDS)
+            wanted = replace(query, through=through, limit=PAGE_ROWS, bytes_max=PAGE_BYTES)
+            rows = store.results(wanted) if through > position else []
+            require_kept(store, position)
+            end = rows[-1].result_id if is_full(wanted, rows) else max(through, position)
+            return Found(tuple(rows), end), end >= newest
+
+        return await self._plane.writer.read(operation)
+
+
+def require_kept(store: Store, position: int | None) -> None:
+    """Refuse a position after which results are missing.
+
+    Raises:
+        RequestError: ERR_CURSOR_EXPIRED.
+    """
+    if position is None:
+        return
+    bounds = store.result_bounds()
+    if position > bounds.newest:
+        # The database was exchanged or restored: what comes would seem to have been read.
+        raise _expired("the cursor is ahead of every result: it is another database's")
+    if position < bounds.oldest - 1:
+        raise _expired("results after the cursor are no longer kept")
+
+
+def _expired(why: str) -> RequestError:
+    return RequestError(ErrorCode.CURSOR_EXPIRED, f"{why}; begin again without a cursor")
