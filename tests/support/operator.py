@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
 from netsonde.control_plane.operator import Page
+from netsonde.tls import ClientTls
 
 
 class FakeOperator:
@@ -12,6 +13,7 @@ class FakeOperator:
     def __init__(self) -> None:
         self.url: str | None = None
         self.token: str | None = None
+        self.tls: ClientTls | None = None
         self.created: list[dict[str, Any]] = []
         self.removed: list[int] = []
         self.pages: list[Page] = []
@@ -20,9 +22,9 @@ class FakeOperator:
         self.agent_list: list[dict[str, Any]] = []
         self.queue_answer: dict[str, Any] = {"queues": [], "counters": {}}
 
-    def client(self, url: str, *, token: str | None = None) -> Self:
+    def client(self, url: str, *, token: str | None = None, tls: ClientTls | None = None) -> Self:
         """Take the place of the client's constructor."""
-        self.url, self.token = url, token
+        self.url, self.token, self.tls = url, token, tls
         return self
 
     async def __aenter__(self) -> Self:

@@ -20,6 +20,7 @@ from netsonde.model import ID_MAX, TaskKind
 from netsonde.pacing import RATE_MAX_PPS, RATE_MIN_PPS
 from netsonde.policy import TargetPolicy
 from netsonde.probe.ping.engines import BACKENDS, DEFAULT_BACKENDS, Backend
+from netsonde.tls import ClientTls, client_tls
 
 DEFAULT_CAPACITIES: Mapping[TaskKind, int] = MappingProxyType(
     {
@@ -50,7 +51,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     the control plane. `target_starts_per_s` bounds how often one target's measurements may begin,
     the `…packets_per_s` how often packets of ping may leave: the agent's, those of ping, those to
     one /24 or /48, to one address; 0 is no bound. `ping_backends` is what they may leave by.
-    `agent_id` and `auth_token`, both or neither, replace the first registration.
+    `agent_id` and `auth_token`, both or neither, replace the first registration. `ca_file` has the
+    authorities to trust instead of the system's, `client_cert_file` and `client_key_file` what to
+    show a control plane that asks for a certificate.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -66,6 +69,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     enrolment_token: str | None = None
     agent_id: int | None = None
     auth_token: str | None = None
+    ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
     claim_wait_s: float | None = None
     report_interval_ms: int = 200
     drain_timeout_s: float = 20.0
@@ -91,6 +97,17 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
         if (self.agent_id is None) != (self.auth_token is None):
             raise ConfigError("agent_id and auth_token belong together: set both or neither")
         TargetPolicy(self.targets, deny=self.deny)
+        self.tls()
+
+    def tls(self) -> ClientTls:
+        """Return the certificate files to reach the control plane with.
+
+        Raises:
+            ConfigError: some are named that make no sense without others, or without https.
+        """
+        return client_tls(
+            self.control_plane, self.ca_file, self.client_cert_file, self.client_key_file
+        )
 
     def __repr__(self) -> str:
         """Show every setting but the secrets."""
@@ -273,6 +290,9 @@ _CHECKS: Mapping[str, Check] = {
     "enrolment_token": _optional(_secret),
     "agent_id": _optional(_between(1, ID_MAX)),
     "auth_token": _optional(_secret),
+    "ca_file": _optional(_path),
+    "client_cert_file": _optional(_path),
+    "client_key_file": _optional(_path),
     "claim_wait_s": _optional(_number_between(0, CLAIM_WAIT_MAX_S)),
     "report_interval_ms": _between(1, 60_000),
     "drain_timeout_s": _number_between(0, 3600),

@@ -12,6 +12,7 @@ from netsonde.cli.logs import configure
 from netsonde.cli.loop import draining, run
 from netsonde.cli.options import DURATION, NUMBER, read_token, split_pair
 from netsonde.cli.state import AGENT_DIR, default_state_dir, usable_dir
+from netsonde.cli.tls import client_options
 
 
 @click.group()
@@ -42,6 +43,7 @@ def agent() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Token to enrol with; needed where the control plane is not on loopback.",
 )
+@client_options
 @click.option("--drain-timeout", type=DURATION, help="How long running probes may take at the end.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Log from this level on (info).")
 @click.option("--log-json", is_flag=True, default=None, help="Log JSON lines instead of text.")

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from netsonde.cli.loop import run
 from netsonde.cli.options import read_token
+from netsonde.cli.tls import operator_tls
 from netsonde.control_plane.operator import OperatorClient
 from netsonde.errors import NetsondeError, TransportError
 
@@ -20,15 +21,17 @@ def operate(
     """Run work with a client of the operator API at server_url.
 
     Raises:
+        ConfigError: a token or certificate file cannot be used.
         NetsondeError: the API cannot be reached; says what to look at.
     """
 
     async def main() -> T:
-        async with OperatorClient(server_url, token=token) as client:
+        async with OperatorClient(server_url, token=token, tls=tls) as client:
             try:
                 return await work(client)
             except TransportError as error:
                 raise NetsondeError(f"{error}; {HINT}") from error
 
     token = read_token(token_file)
+    tls = operator_tls(server_url)
     return run(main())

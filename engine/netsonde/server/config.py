@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
+from netsonde.tls import ServerTls
 
 DEFAULT_TERMS_MS: Mapping[TaskKind, int] = MappingProxyType(
     {
@@ -33,7 +34,9 @@ class ServerConfig:
     `[v6]:port` or `:port` on loopback; port 0 lets the kernel choose. `enrolment_token` is needed
     when agents reach the server from other hosts, `operator_token_file` when operators do.
     `standing_term_ms` is the term of leases that repeat, `offline_ms` how long past it an agent
-    goes on that reaches nobody. `quota_scale` multiplies how often one agent may call.
+    goes on that reaches nobody. `quota_scale` multiplies how often one agent may call. A listener
+    with `tls`, and the operators' with `operator_tls`, speaks HTTPS only; each takes
+    `connections_max` connections.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -57,6 +60,9 @@ class ServerConfig:
     legacy_hold_ms: int = 20_000
     quota_scale: int = 1
     shutdown_timeout_s: float = 10.0
+    tls: ServerTls | None = None
+    operator_tls: ServerTls | None = None
+    connections_max: int = 10_000
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -75,6 +81,7 @@ class ServerConfig:
         _between("claim_wait_ms", self.claim_wait_ms, 0, CLAIM_WAIT_MAX_MS)
         _between("legacy_hold_ms", self.legacy_hold_ms, 0, 20_000)
         _between("quota_scale", self.quota_scale, 1, 1_000)
+        _between("connections_max", self.connections_max, 1, 1_000_000)
         if self.enrolment_token is not None and len(self.enrolment_token) < 16:
             raise ConfigError("enrolment_token must have at least 16 characters")
         self._check_exposure()
