@@ -14,7 +14,9 @@ from netsonde.errors import ConfigError
 FILE_MAX_BYTES = 4 << 20  # a bundle of every public authority has a quarter of that
 CLIENT_AUTH = ("required", "optional")
 
-_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_CERTIFICATE = re.compile(
+    r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII
+)
 _REASON = re.compile(r"\[SSL: (\w+)\]")
 # X509_V_ERR_… of <openssl/x509_vfy.h>
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64

@@ -21,6 +21,7 @@ from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 from netsonde.server import ServerConfig, serve
 from netsonde.server.config import DEFAULT_TERMS_MS, TERM_MAX_MS, TERM_MIN_MS
+from netsonde.server.door import DESCRIPTORS_SPARE
 
 
 @click.group()
@@ -109,16 +110,17 @@ def run_server(
         operator_tls=operator_tls,
         max_lease_ms=max(ServerConfig.max_lease_ms, *terms_ms.values()),
     )
-    raise_descriptor_limit()
     run(_serve_until_stopped(config))
     return Exit.OK
 
 
-def raise_descriptor_limit() -> None:
-    """Let this process open as many files as its hard limit allows: each connection is one."""
+def raise_descriptor_limit(connections_max: int) -> None:
+    """Let this process open a file for every connection, as far as its hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = 2 * connections_max + DESCRIPTORS_SPARE
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def read_terms(given: Sequence[str]) -> Mapping[TaskKind, int]:
@@ -159,6 +161,7 @@ async def reloading(reload: Callable[[], None]) -> AsyncIterator[None]:
 
 
 async def _serve_until_stopped(config: ServerConfig) -> None:
+    raise_descriptor_limit(config.connections_max)
     stopped = asyncio.Event()
     with draining(stopped.set):
         async with serve(config) as running, reloading(running.certificates.reload):

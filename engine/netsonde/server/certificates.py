@@ -67,8 +67,10 @@ def valid_until_ns(path: Path) -> int | None:
         ConfigError: the file cannot be read or holds no certificate.
     """
     first, end, _ = read_certificates(path).partition(END)
-    not_after = certificate_facts(ssl.PEM_cert_to_DER_cert(first + end)).get("not_after")
-    return None if not_after is None else instant_ns(not_after)
+    try:
+        return instant_ns(certificate_facts(ssl.PEM_cert_to_DER_cert(first + end))["not_after"])
+    except (KeyError, ValueError):
+        return None
 
 
 class _Listener:

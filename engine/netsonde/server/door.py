@@ -23,6 +23,7 @@ ACCEPT_PAUSE_S = 0.1  # after the system had no descriptor or no memory for one
 HANDSHAKE_TIMEOUT_S = 10.0
 TLS_GOODBYE_S = 2.0  # for the other side's part of the end of TLS
 UNHEARD_MS = 75_000  # a peer that acknowledges nothing, or takes nothing, is gone after this
+NO_TLS = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"})
 SAID_EVERY_S = 60.0
 DESCRIPTORS_SPARE = 64  # for the database, the logs, and connections on their way out
 LIMIT_MIN = 16
@@ -207,7 +208,8 @@ def _handshakes(note: Callable[[str], None]) -> type[ssl.SSLObject]:
     """Return the class of TLS connections that tell the other side why a handshake failed.
 
     The loop ends a connection whose handshake fails before the alert has left. So the failure is
-    held back until that has been sent, which the loop does when more is to be read.
+    held back until that has been sent, which the loop does when more is to be read. Who does not
+    speak TLS gets none and is not waited for.
     """
 
     class Handshake(ssl.SSLObject):
@@ -221,8 +223,10 @@ def _handshakes(note: Callable[[str], None]) -> type[ssl.SSLObject]:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 raise
             except ssl.SSLError as error:
-                self._failure = error
                 note(_reason(error))
+                if error.reason in NO_TLS:
+                    raise
+                self._failure = error
                 raise ssl.SSLWantReadError from error
 
     return Handshake

@@ -31,6 +31,7 @@ TOKEN = "0123456789abcdef"
         ({"quota_scale": 0}, "quota_scale"),
         ({"standing_term_ms": 1}, "standing_term_ms must be 1000 to"),
         ({"offline_ms": -1}, "offline_ms must be 0 to"),
+        ({"connections_max": 0}, "connections_max must be 1 to"),
     ],
 )
 def test_a_wrong_setting_is_named(changes: dict[str, Any], named: str) -> None:
