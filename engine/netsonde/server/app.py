@@ -94,27 +94,42 @@ async def serve(config: ServerConfig, clock: Clock | None = None) -> AsyncIterat
                         "operator_listen", config.operator_listen, certificates.operators
                     )
                 )
+                _tell_limit(config.connections_max)
                 server = Server(agent_url, operator_url, plane, certificates)
-                failure: BaseException | None = None
-                async with asyncio.TaskGroup() as group:
-                    work = [
-                        group.create_task(sweep_forever(plane), name="sweep"),
-                        group.create_task(schedule_forever(plane), name="schedule"),
-                        group.create_task(watch_forever(certificates), name="certificates"),
-                    ]
-                    try:
-                        yield server
-                    except (Exception, asyncio.CancelledError) as error:
-                        failure = error  # the caller's own failure is not one of the group
-                    plane.close()
-                    for task in work:
-                        task.cancel()
-                if failure is not None:
-                    raise failure
+                async with _working(plane, certificates):
+                    yield server
         finally:
             await _persist(plane)
     finally:
         await plane.writer.close()
+
+
+@asynccontextmanager
+async def _working(plane: ControlPlane, certificates: Certificates) -> AsyncIterator[None]:
+    """Do the work behind the listeners for the duration of the block, then turn away new work."""
+    failure: BaseException | None = None
+    async with asyncio.TaskGroup() as group:
+        work = [
+            group.create_task(sweep_forever(plane), name="sweep"),
+            group.create_task(schedule_forever(plane), name="schedule"),
+            group.create_task(watch_forever(certificates), name="certificates"),
+        ]
+        try:
+            yield
+        except (Exception, asyncio.CancelledError) as error:
+            failure = error  # the caller's own failure is not one of the group
+        plane.close()
+        for task in work:
+            task.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _tell_limit(wanted: int) -> None:
+    limit = connection_limit(wanted)
+    if limit < wanted:
+        text = "each listener takes %d connections, not %d: this process may not open more files"
+        _log.info(text, limit, wanted, extra={"action": "connections_limited"})
 
 
 async def _persist(plane: ControlPlane) -> None:

@@ -52,6 +52,7 @@ class Visitor:
     def leave(self) -> None:
         """Note that the connection is gone. Idempotent."""
         self._connections.leave(self)
+        self.handshake = self.transport = None  # a circle that nobody would break for long
 
     def drop(self) -> None:
         """End the connection at once, whatever it is at."""
@@ -253,16 +254,7 @@ def connection_limit(wanted: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    possible = max(LIMIT_MIN, (soft - DESCRIPTORS_SPARE) // 2)
-    if possible < wanted:
-        _log.info(
-            "each listener takes %d connections, not %d: this process may open %d files",
-            possible,
-            wanted,
-            soft,
-            extra={"action": "connections_limited"},
-        )
-    return min(wanted, possible)
+    return min(wanted, max(LIMIT_MIN, (soft - DESCRIPTORS_SPARE) // 2))
 
 
 def _reason(error: ssl.SSLError) -> str:

@@ -1,12 +1,14 @@
 """Who gives way when a listener is full."""
 
+import resource
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netsonde.server.connections import Connections
-from netsonde.server.door import Visitor
+from netsonde.server.door import Visitor, connection_limit
 
 
 class Guest:
@@ -143,6 +145,12 @@ def test_a_visitor_without_handshake_or_transport_can_be_dropped() -> None:
     assert len(connections) == 1
 
 
-@pytest.mark.parametrize("limit", [1, 2])
-def test_the_limit_can_be_read(limit: int) -> None:
-    assert Connections(limit).limit == limit
+@pytest.mark.parametrize(
+    ("soft", "wanted", "limit"),
+    [(1024, 10_000, 480), (1024, 100, 100), (100, 10_000, 18), (10, 10_000, 16), (-1, 9999, 9999)],
+)
+def test_two_listeners_share_the_open_files(
+    monkeypatch: pytest.MonkeyPatch, soft: int, wanted: int, limit: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, -1))
+    assert connection_limit(wanted) == limit
