@@ -348,6 +348,37 @@ async def test_an_agent_works_over_tls_with_streams(
     assert {"claim", "report"} <= streams
 
 
+async def test_an_agent_says_what_is_wrong_and_begins_when_it_is_mended(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = authority.server(days=-1)
+    async with served(tls=tls(identity), operator_tls=tls(authority.server())) as server:
+        agent = Agent(
+            AgentConfig(
+                control_plane=server.agent_url,
+                state_dir=tmp_path / "agent",
+                hostname="patient",
+                capacities=dict.fromkeys(TaskKind, 0) | {TaskKind.TCP: 1},
+                ca_file=authority.path,
+            )
+        )
+        async with asyncio.TaskGroup() as group, asyncio.timeout(30):
+            group.create_task(agent.run())
+            while "has expired: renew it there" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            authority.server(into=identity)
+            server.certificates.reload()
+            async with OperatorClient(
+                server.operator_url, tls=ClientTls(ca=authority.path)
+            ) as client:
+                while not (agents := await client.agents()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            agent.drain()
+    assert [one["hostname"] for one in agents] == ["patient"]
+    lost = [r for r in caplog.records if "has expired: renew it there" in r.getMessage()]
+    assert [getattr(r, "action", "") for r in lost] == ["control_plane_lost"]
+
+
 def test_the_commands_speak_tls(authority: Authority, identity: Identity, tmp_path: Path) -> None:
     mine = authority.client("operator")
     with running(
