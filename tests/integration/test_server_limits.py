@@ -29,11 +29,19 @@ class Place:
     """A running control plane, how to reach it, and what it counts."""
 
     def __init__(self, server: Server, counted: list[Connections], authority: Authority | None):
-        self.server = server
-        self.agents = counted[0]
+        self._server = server
+        self._counted = counted
         self.files = ClientTls(ca=authority.path) if authority else None
-        host, _, port = server.agent_url.rpartition("//")[2].rpartition(":")
-        self.address = (host, int(port))
+        self.url, self.connections = server.agent_url, counted[0]
+
+    def turn_to_operators(self) -> None:
+        """Mean the operators' listener from now on."""
+        self.url, self.connections = self._server.operator_url, self._counted[1]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.rpartition("//")[2].rpartition(":")
+        return host, int(port)
 
     async def connect(
         self, client: socket.socket | None = None
@@ -57,7 +65,7 @@ class Place:
 
     async def works(self) -> bool:
         """Whether somebody new gets an answer."""
-        transport = HttpControlPlaneTransport(self.server.agent_url, tls=self.files)
+        transport = HttpControlPlaneTransport(self.url, tls=self.files)
         request = TransportRequest(method="GET", path="/livez", timeout_s=5.0)
         try:
             return (await transport.call(request)).status == 200
@@ -95,6 +103,7 @@ async def running(
         terms_ms=TERMS_MS,
         shutdown_timeout_s=0.5,
         tls=tls,
+        operator_tls=tls,
         **changes,
     )
     async with serve(config) as server:
@@ -190,7 +199,7 @@ async def test_an_idle_connection_is_closed_fresh_or_used(
         assert (await place.ends(fresh), await place.ends(used)) == (b"", b"")
         fresh_writer.close()
         used_writer.close()
-        await _until(lambda: len(place.agents) == 0)
+        await _until(lambda: len(place.connections) == 0)
 
 
 async def test_an_answer_must_be_taken(
@@ -204,11 +213,11 @@ async def test_an_answer_must_be_taken(
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         with suppress(ConnectionError):
             async with asyncio.timeout(20):
-                while len(place.agents):
+                while len(place.connections):
                     writer.write(LIVEZ * 50)
                     await asyncio.sleep(0.001)
         writer.transport.abort()
-        assert len(place.agents) == 0
+        assert len(place.connections) == 0
         assert await place.works()
 
 
@@ -248,10 +257,10 @@ async def test_a_handshake_must_end_in_time(
     async with running(Authority(tmp_path), counted) as place:
         reader, writer = await asyncio.open_connection(*place.address)
         writer.write(sent)
-        await _until(lambda: len(place.agents) == 1)
+        await _until(lambda: len(place.connections) == 1)
         assert await place.ends(reader) == b""
         writer.close()
-        await _until(lambda: len(place.agents) == 0)
+        await _until(lambda: len(place.connections) == 0)
     assert "took longer than 0.3 s" in caplog.text
 
 
@@ -264,12 +273,12 @@ async def test_plain_http_on_a_tls_port_costs_nobody_else(
             writer.write(LIVEZ)
             await asyncio.sleep(0)
             writer.close()
-        transport = HttpControlPlaneTransport(place.server.agent_url.replace("https", "http"))
+        transport = HttpControlPlaneTransport(place.url.replace("https", "http"))
         with pytest.raises(TransportError, match="closed the connection"):
             await transport.call(TransportRequest(method="GET", path="/livez", timeout_s=5.0))
         await transport.close()
         assert await place.works()
-        await _until(lambda: len(place.agents) == 0)
+        await _until(lambda: len(place.connections) == 0)
 
 
 # ── many ──
@@ -285,8 +294,8 @@ async def test_those_who_only_connect_displace_each_other_only(
         idle = []
         for _ in range(60):
             idle.append(await asyncio.open_connection(*place.address))
-            assert len(place.agents) <= 16
-        await _until(lambda: len(place.agents) == 16)
+            assert len(place.connections) <= 16
+        await _until(lambda: len(place.connections) == 16)
         assert await place.works()
         resting_writer.write(LIVEZ)
         assert (await resting.readuntil(b"}")).startswith(b"HTTP/1.1 200 OK")
@@ -294,26 +303,43 @@ async def test_those_who_only_connect_displace_each_other_only(
         for _, writer in idle:
             writer.close()
         resting_writer.close()
-        await _until(lambda: len(place.agents) == 0)
+        await _until(lambda: len(place.connections) == 0)
+
+
+async def test_those_who_dawdle_over_a_body_give_way(
+    authority: Authority | None, counted: list[Connections]
+) -> None:
+    async with running(authority, counted, connections_max=4) as place:
+        slow = [await place.connect() for _ in range(4)]
+        for _, writer in slow:
+            writer.write(HEAD + b"{")
+        await _until(lambda: len(place.connections) == 4)
+        assert await place.works()
+        assert await place.ends(slow[0][0]) == b""
+        reader, writer = slow[3]
+        writer.write(b" " * 499)
+        assert envelope(await reader.readuntil(b"}")) == (400, "ERR_MALFORMED_JSON")
+        for _, writer in slow:
+            writer.close()
 
 
 async def test_those_at_work_stay_and_the_next_one_is_turned_away(
     authority: Authority | None, counted: list[Connections], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(authority, counted, connections_max=4) as place:
+        place.turn_to_operators()
         working = [await place.connect() for _ in range(4)]
         for _, writer in working:
-            writer.write(HEAD)
-        await _until(lambda: not place.agents._new)
+            writer.write(b"GET /v1/results?wait_ms=1500 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        await _until(lambda: len(place.connections) == 4 and not place.connections._new)
         with pytest.raises(TransportError):
             await place.works()
         assert "4 connections are at work" in caplog.text
         for reader, writer in working:
-            writer.write(b"{".ljust(500))
-            assert envelope(await reader.readuntil(b"}")) == (400, "ERR_MALFORMED_JSON")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 OK")
             writer.close()
-        await _until(lambda: len(place.agents) == 0)
         assert await place.works()
+        await _until(lambda: len(place.connections) == 0)
 
 
 async def test_a_rush_of_connections_is_answered(
@@ -332,11 +358,11 @@ async def test_nothing_stays_open_after_the_end(
         counted.clear()
         async with running(authority, counted) as place:
             clients = [socket.create_connection(place.address) for _ in range(5)]
-            await _until(lambda: len(place.agents) == 5)
+            await _until(lambda: len(place.connections) == 5)
         for client in clients:
             client.close()
         await asyncio.sleep(0)
-        assert len(place.agents) == 0
+        assert len(place.connections) == 0
         left.append(open_files())
     assert left[0] == left[1]
 

@@ -204,9 +204,10 @@ class _Listener:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         received_ns = self._plane.time.now_ns()
-        cast("Protocol", request.protocol).visitor.work()
         try:
-            answer = await self._api.dispatch(await self._read(request, received_ns))
+            whole = await self._read(request, received_ns)
+            cast("Protocol", request.protocol).visitor.work()
+            answer = await self._api.dispatch(whole)
         except RequestError as error:
             answer = problem(error)
             response = response_of(answer)

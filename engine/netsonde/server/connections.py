@@ -13,9 +13,10 @@ class Connection(Protocol):
 class Connections:
     """The open connections of one listener, at most `limit`.
 
-    When a newcomer finds no room, one that has not yet sent a whole request gives way to it, or
-    else one that rests between two requests: the one that has waited for the longest. One that is
-    being answered never gives way. So many that only hold connections cost those that work nothing.
+    When a newcomer finds no room, one that has not yet sent a whole request, body and all, gives
+    way to it, or else one that rests between two requests: the one that has waited for the longest.
+    One that is being answered never gives way, and who has no token is answered at once. So many
+    that only hold connections cost those that work nothing.
     """
 
     def __init__(self, limit: int) -> None:
@@ -40,7 +41,7 @@ class Connections:
         return True
 
     def work(self, one: Connection) -> None:
-        """A whole request head has come: the connection is being answered."""
+        """A whole request has come, or a stream has begun: the connection is being answered."""
         self._new.pop(one, None)
         self._resting.pop(one, None)
 
