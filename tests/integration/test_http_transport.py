@@ -17,6 +17,7 @@ from aiohttp import web
 from netsonde.control_plane.http import HELD_CONNECTIONS_MAX, HttpControlPlaneTransport
 from netsonde.control_plane.transport import TransportRequest, TransportResponse
 from netsonde.errors import TransportError
+from netsonde.tls import ClientTls
 from support.certificates import make_certificate
 from support.transport_contract import (
     Connect,
@@ -293,7 +294,7 @@ async def test_the_certificate_is_verified(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path, "127.0.0.1", "untrusted.test")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    trusting = ssl.create_default_context(cafile=str(certificate))
+    trusting = ClientTls(ca=certificate)
     served = 0
 
     async def serve(_: web.BaseRequest) -> web.StreamResponse:

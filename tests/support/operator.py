@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from netsonde import wire
 from netsonde.control_plane.operator import Page
+from netsonde.tls import ClientTls
 
 
 class FakeUploader:
@@ -32,6 +33,7 @@ class FakeOperator:
     def __init__(self) -> None:
         self.url: str | None = None
         self.token: str | None = None
+        self.tls: ClientTls | None = None
         self.created: list[dict[str, Any]] = []
         self.removed: list[int] = []
         self.pages: list[Page] = []
@@ -47,9 +49,9 @@ class FakeOperator:
         self.refused: Mapping[int, Exception | wire.LineAnswer] = {}
         self.queue_answer: dict[str, Any] = {"queues": [], "counters": {}}
 
-    def client(self, url: str, *, token: str | None = None) -> Self:
+    def client(self, url: str, *, token: str | None = None, tls: ClientTls | None = None) -> Self:
         """Take the place of the client's constructor."""
-        self.url, self.token = url, token
+        self.url, self.token, self.tls = url, token, tls
         return self
 
     async def __aenter__(self) -> Self:

@@ -6,6 +6,7 @@ from netsonde.control_plane.memory import MemoryControlPlaneTransport
 from netsonde.control_plane.operator import OperatorClient
 from netsonde.control_plane.transport import TransportRequest, TransportResponse
 from netsonde.server.api import ApiRequest
+from netsonde.tls import ClientTls
 from support.stores import Caller
 
 
@@ -16,8 +17,11 @@ class LocalOperatorApi:
         self.caller = caller
         self.token: str | None = None
 
-    def client(self, url: str, *, token: str | None = None) -> OperatorClient:
+    def client(
+        self, url: str, *, token: str | None = None, tls: ClientTls | None = None
+    ) -> OperatorClient:
         """Take the place of the client's constructor."""
+        assert tls in (None, ClientTls())
         self.token = token
         return OperatorClient(url, token=token, transport=MemoryControlPlaneTransport(self._answer))
 

@@ -33,6 +33,7 @@ LAYER = {
     "netinfo": 3,
     "probe": 3,
     "spool": 3,
+    "tls": 3,
     "agent": 4,
     "server": 4,
     "cli": 5,
@@ -47,7 +48,12 @@ IO_MODULES = {
 }  # fmt: skip
 # One outside thing, one adapter: who may import what. A folder's name covers its files.
 ADAPTERS = {
-    "aiohttp": {"agent/scrape.py", "control_plane/http.py", "server/app.py"},
+    "aiohttp": {
+        "agent/scrape.py",
+        "control_plane/http.py",
+        "server/app.py",
+        "server/http_protocol.py",
+    },
     "dns": {"probe/dns/", "server/beacon.py"},
     "httptools": {"probe/http/"},
     "orjson": {"wire/"},

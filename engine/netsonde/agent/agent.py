@@ -82,7 +82,9 @@ class Agent:
         self.config = config
         self.instance_id = str(uuid.uuid4())
         self._clock = clock or SystemClock()
-        self._transport = transport or HttpControlPlaneTransport(config.control_plane)
+        self._transport = transport or HttpControlPlaneTransport(
+            config.control_plane, tls=config.tls()
+        )
         self._given_probers = probers
         self._rng = rng or Random()  # noqa: S311 (jitter)
         self._drain_asked = asyncio.Event()

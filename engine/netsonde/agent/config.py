@@ -21,6 +21,7 @@ from netsonde.model import ID_MAX, TaskKind
 from netsonde.pacing import RATE_MAX_PPS, RATE_MIN_PPS
 from netsonde.policy import TargetPolicy
 from netsonde.probe.ping.engines import BACKENDS, DEFAULT_BACKENDS, Backend
+from netsonde.tls import ClientTls, client_tls
 
 DEFAULT_CAPACITIES: Mapping[TaskKind, int] = MappingProxyType(
     {
@@ -55,7 +56,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     `enrolment_token_file` holds goes before `enrolment_token`. `trusted_keys` are whose
     configurations are taken, `ceiling_file` how much these may ask for.
     `metrics_interval_s` is how often the control plane is told the agent's metrics, 0 for never;
-    `metrics_listen` where they can be scraped.
+    `metrics_listen` where they can be scraped. `ca_file` has the authorities to trust instead of
+    the system's, `client_cert_file` and `client_key_file` what to show a control plane that asks
+    for a certificate.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -72,6 +75,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     enrolment_token_file: Path | None = None
     agent_id: int | None = None
     auth_token: str | None = None
+    ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
     claim_wait_s: float | None = None
     report_interval_ms: int = 200
     drain_timeout_s: float = 20.0
@@ -101,6 +107,17 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
         if (self.agent_id is None) != (self.auth_token is None):
             raise ConfigError("agent_id and auth_token belong together: set both or neither")
         TargetPolicy(self.targets, deny=self.deny)
+        self.tls()
+
+    def tls(self) -> ClientTls:
+        """Return the certificate files to reach the control plane with.
+
+        Raises:
+            ConfigError: some are named that make no sense without others, or without https.
+        """
+        return client_tls(
+            self.control_plane, self.ca_file, self.client_cert_file, self.client_key_file
+        )
 
     @property
     def metrics_endpoint(self) -> tuple[str, int] | None:
@@ -317,6 +334,9 @@ _CHECKS: Mapping[str, Check] = {
     "enrolment_token_file": _optional(_path),
     "agent_id": _optional(_between(1, ID_MAX)),
     "auth_token": _optional(_secret),
+    "ca_file": _optional(_path),
+    "client_cert_file": _optional(_path),
+    "client_key_file": _optional(_path),
     "claim_wait_s": _optional(_number_between(0, CLAIM_WAIT_MAX_S)),
     "report_interval_ms": _between(1, 60_000),
     "drain_timeout_s": _number_between(0, 3600),

@@ -12,6 +12,7 @@ from netsonde.cli.logs import configure
 from netsonde.cli.loop import draining, run
 from netsonde.cli.options import DURATION, NUMBER, split_pair
 from netsonde.cli.state import AGENT_DIR, default_state_dir, usable_dir
+from netsonde.cli.tls import client_options
 
 
 @click.group()
@@ -42,6 +43,7 @@ def agent() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Token to enrol with, where the control plane is not on loopback; read when needed.",
 )
+@client_options
 @click.option("--drain-timeout", type=DURATION, help="How long running probes may take at the end.")
 @click.option(
     "--metrics-listen",

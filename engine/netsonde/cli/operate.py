@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from netsonde.cli.loop import run
 from netsonde.cli.options import OPERATOR_TOKEN_VARIABLE, operator_token
+from netsonde.cli.tls import operator_tls
 from netsonde.control_plane.operator import OperatorClient
 from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
 
@@ -25,11 +26,12 @@ def operate(
     """Run work with a client of the operator API at server_url.
 
     Raises:
+        ConfigError: a token or certificate file cannot be used.
         NetsondeError: the API cannot be reached, or wants a token; says what to look at.
     """
 
     async def main() -> T:
-        async with OperatorClient(server_url, token=token) as client:
+        async with OperatorClient(server_url, token=token, tls=tls) as client:
             try:
                 return await work(client)
             except TransportError as error:
@@ -40,4 +42,5 @@ def operate(
                 raise
 
     token = operator_token(token_file)
+    tls = operator_tls(server_url)
     return run(main())

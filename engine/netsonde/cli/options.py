@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from netsonde.cli.tls import operator_tls_options
 from netsonde.errors import ConfigError
 from netsonde.pacing import RATE_MAX_PPS, RATE_MIN_PPS
 
@@ -147,7 +148,8 @@ def family_options(command: F) -> F:
 
 
 def operator_options(command: F) -> F:
-    """Add where the operator API is, and the token for it."""
+    """Add where the operator API is, the token for it and the certificates to reach it with."""
+    command = operator_tls_options(command)
     command = click.option(
         "--server",
         "server_url",

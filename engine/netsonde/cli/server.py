@@ -1,7 +1,10 @@
 """`netsonde server run`: the control plane."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,12 @@ from netsonde.cli.loop import draining, run
 from netsonde.cli.options import DURATION, read_token, split_pair
 from netsonde.cli.output import warn
 from netsonde.cli.state import DATABASE, default_state_dir, usable_dir
+from netsonde.cli.tls import read_tls, tls_options
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 from netsonde.server import ServerConfig, serve
 from netsonde.server.config import DEFAULT_TERMS_MS, TERM_MAX_MS, TERM_MIN_MS
+from netsonde.server.door import DESCRIPTORS_SPARE
 
 
 @click.group()
@@ -50,6 +55,15 @@ def server() -> None:
     "--operator-token-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Token that operators present; needed off loopback.",
+)
+@tls_options("", "--listen")
+@tls_options("operator-", "--operator-listen")
+@click.option(
+    "--connections-max",
+    type=click.IntRange(1, 1_000_000),
+    default=ServerConfig.connections_max,
+    show_default=True,
+    help="How many connections each listener takes.",
 )
 @click.option(
     "--term",
@@ -92,16 +106,29 @@ def run_server(
 ) -> int:
     """Run the control plane until SIGTERM or Ctrl-C."""
     terms_ms = read_terms(terms)
+    tls = read_tls("", settings)
+    operator_tls = read_tls("operator-", settings)
     database = None if memory else usable_dir(state_dir or default_state_dir()) / DATABASE
     config = ServerConfig(
         **settings,
         database=database,
         enrolment_token=read_token(enrolment_token_file),
         terms_ms=terms_ms,
+        tls=tls,
+        operator_tls=operator_tls,
         max_lease_ms=max(ServerConfig.max_lease_ms, *terms_ms.values()),
     )
     run(_serve_until_stopped(config))
     return Exit.OK
+
+
+def raise_descriptor_limit(connections_max: int) -> None:
+    """Let this process open a file for every connection, as far as its hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * connections_max + DESCRIPTORS_SPARE
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def read_terms(given: Sequence[str]) -> Mapping[TaskKind, int]:
@@ -130,10 +157,22 @@ def read_terms(given: Sequence[str]) -> Mapping[TaskKind, int]:
     return {**DEFAULT_TERMS_MS, **named}
 
 
+@asynccontextmanager
+async def reloading(reload: Callable[[], None]) -> AsyncIterator[None]:
+    """Call reload on every SIGHUP."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
 async def _serve_until_stopped(config: ServerConfig) -> None:
+    raise_descriptor_limit(config.connections_max)
     stopped = asyncio.Event()
     with draining(stopped.set):
-        async with serve(config) as running:
+        async with serve(config) as running, reloading(running.certificates.reload):
             warn(f"agents reach this control plane at {running.agent_url}")
             warn(f"operators reach it at {running.operator_url} (netsonde agents --server URL)")
             await stopped.wait()

@@ -1,6 +1,8 @@
 """The HTTP transport: the one client-side module that knows aiohttp."""
 
+import asyncio
 import errno
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -16,29 +18,38 @@ from netsonde.control_plane.transport import (
     TransportStream,
 )
 from netsonde.errors import ConfigError, TransportError, remedy
+from netsonde.tls import ClientTls, RenewableContext, distrust, refusal
 
 CONNECTIONS_MAX = 8  # reports, extensions and heartbeats at once; more would only queue elsewhere
 HELD_CONNECTIONS_MAX = 6  # long polls: one per kind of work and one to spare
 KEEPALIVE_S = 30.0  # below every server's idle limit (ours 75 s, proxies 60 s): never a dead one
 CONNECT_TIMEOUT_S = 10.0  # within a request's own timeout
+FILES_LOOK_S = 10.0  # how often renewed certificate files are looked for
 CANONICAL_PREFIX = "/v1/agents"
+
+_log = logging.getLogger("netsonde.control_plane")
 
 
 class HttpControlPlaneTransport:
     """Carries requests over HTTP/1.1 with kept connections.
 
     Redirects are answers, not followed: a token goes only where its owner said. Nothing is
-    decompressed, so no answer grows in memory, and cookies are not kept. `tls` replaces the
-    system's certificate authorities.
+    decompressed, so no answer grows in memory, and cookies are not kept. `tls` names the files to
+    use instead of the system's certificate authorities, and this client's own certificate; files
+    that are renewed serve the connections made after that.
 
     Raises:
-        ConfigError: base_url is not an http or https address.
+        ConfigError: base_url is not an http or https address, or a file cannot be used.
     """
 
-    def __init__(self, base_url: str, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, base_url: str, *, tls: ClientTls | None = None) -> None:
         self._base_url = normalise_base_url(base_url)
         self._address = urlsplit(self._base_url).netloc
-        self._tls = tls
+        self._tls: RenewableContext | None = None
+        if self._base_url.startswith("https:"):
+            tls = tls or ClientTls()
+            self._tls = RenewableContext(tls.files, tls.context)
+        self._looked_s = 0.0
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._is_closed = False
 
@@ -94,6 +105,7 @@ class HttpControlPlaneTransport:
                             sock_read=request.idle_timeout_s,
                         ),
                         allow_redirects=False,
+                        ssl=self._context(),
                     )
                 )
             coding = response.headers.get("Content-Encoding", "identity").lower()
@@ -120,7 +132,6 @@ class HttpControlPlaneTransport:
             connector = aiohttp.TCPConnector(
                 limit=HELD_CONNECTIONS_MAX if is_held else CONNECTIONS_MAX,
                 keepalive_timeout=KEEPALIVE_S,
-                ssl=self._tls or True,
             )
             session = self._sessions[is_held] = aiohttp.ClientSession(
                 connector=connector,
@@ -129,6 +140,24 @@ class HttpControlPlaneTransport:
                 skip_auto_headers=("User-Agent", "Content-Type"),
             )
         return session
+
+    def _context(self) -> ssl.SSLContext | bool:
+        """Return the TLS to make a connection with; while it stays the same, so do connections."""
+        if self._tls is None:
+            return True
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._looked_s + FILES_LOOK_S:
+            self._looked_s = now_s
+            try:
+                if self._tls.renew():
+                    _log.info("certificate files were renewed", extra={"action": "tls_reloaded"})
+            except ConfigError as error:
+                _log.warning(
+                    "the certificates read before are used on: %s",
+                    error,
+                    extra={"action": "tls_reload_failed"},
+                )
+        return self._tls.context
 
     async def _chunks(
         self, request: TransportRequest, response: aiohttp.ClientResponse
@@ -162,13 +191,11 @@ class HttpControlPlaneTransport:
 
     def _cause(self, error: Exception) -> str:
         where = self._address
+        if (of_tls := _tls_cause(where, error)) is not None:
+            return of_tls
         match error:
-            case aiohttp.ClientConnectorCertificateError():
-                text = f"the certificate of {where} is not valid: {error.certificate_error}"
             case aiohttp.ClientConnectorDNSError():
                 text = f"the name in {where} cannot be resolved: {_system_text(error.os_error)}"
-            case aiohttp.ClientSSLError():
-                text = f"TLS with {where} failed: {_system_text(error.os_error)}"
             case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ECONNREFUSED:
                 text = f"connection refused by {where}"
             case aiohttp.ClientConnectorError():
@@ -206,6 +233,26 @@ def normalise_base_url(url: str) -> str:
         raise ConfigError(f"the control plane's address takes no user, ? or #; {wanted}")
     path = parts.path.rstrip("/").removesuffix(CANONICAL_PREFIX).rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _tls_cause(where: str, error: Exception) -> str | None:
+    """Say what TLS failed of; None when it was something else.
+
+    A refusal of this client's certificate may come with the first answer (RFC 8446 4.4.2.4), as
+    an error of the connection.
+    """
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            cause = error.certificate_error
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return f"the certificate of {where} {distrust(cause)}"
+            return f"the certificate of {where} is not valid: {cause}"
+        case aiohttp.ClientSSLError():
+            said = refusal(error.os_error) or _system_text(error.os_error)
+            return f"TLS with {where} failed: {said}"
+        case aiohttp.ClientOSError() if why := refusal(error):
+            return f"TLS with {where} failed: {why}"
+    return None
 
 
 def _system_text(error: OSError) -> str:

@@ -13,6 +13,7 @@ from netsonde.control_plane.following import Followed, Follower
 from netsonde.control_plane.http import HttpControlPlaneTransport
 from netsonde.control_plane.transport import ControlPlaneTransport, TransportRequest
 from netsonde.control_plane.uploading import Uploader
+from netsonde.tls import ClientTls
 
 ANSWER_TIMEOUT_S = 15.0  # for a person who waits; a long poll adds what it asked for
 ANSWER_MAX_BYTES = 256 << 20  # a page of 1000 results of the largest size a report may carry
@@ -34,7 +35,8 @@ class OperatorClient:
     """Speaks the operator API; one method per call.
 
     `base_url` is where the control plane's operator listener is. `token` is needed only where
-    that listener is not on loopback. Nothing is retried, save by `follow` and `uploader`.
+    that listener is not on loopback, `tls` where it speaks HTTPS with a certificate of its own
+    authority or asks for one. Nothing is retried, save by `follow` and `uploader`.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class OperatorClient:
         base_url: str,
         *,
         token: str | None = None,
+        tls: ClientTls | None = None,
         transport: ControlPlaneTransport | None = None,
     ) -> None:
-        self._transport = transport or HttpControlPlaneTransport(base_url)
+        self._transport = transport or HttpControlPlaneTransport(base_url, tls=tls)
         self._headers = {
             "Accept": "application/json",
             "Content-Type": "application/json",

@@ -1,28 +1,32 @@
 """The control plane on sockets: both listeners, the work behind them, and a clean end.
 
-The only module of the server that knows aiohttp. It turns HTTP into `ApiRequest` and back; bytes
-that are no HTTP, bodies that are too large or too slow get the same envelope as everything else.
+It turns HTTP into `ApiRequest` and back; bodies that are too large or too slow get the same
+envelope as everything else.
 """
 
 import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import parse_qsl
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock, SystemClock
 from netsonde.errors import ConfigError, ErrorCode, RequestError, StorageError
 from netsonde.server.api import Api, ApiRequest, ApiResponse, problem
 from netsonde.server.background import schedule_forever, sweep_forever
-from netsonde.server.config import ServerConfig, endpoint
+from netsonde.server.certificates import Certificates, watch_forever
+from netsonde.server.config import ServerConfig, endpoint, is_loopback
+from netsonde.server.connections import Connections
 from netsonde.server.core import ControlPlane
+from netsonde.server.door import Door, TlsNow, connection_limit, open_door
 from netsonde.server.handlers import AgentApi
+from netsonde.server.http_protocol import HttpServer, Protocol, response_of
 from netsonde.server.operator import OperatorApi
 from netsonde.server.store import (
     InlineWriter,
@@ -41,9 +45,12 @@ LINES_IDLE_S = 15.0  # between two lines of a stream, whose sender may wait for 
 STREAM_MAX_S = wire.STREAM_MAX_MS / 1000 + 5  # a stream, its last commit and its slow reader
 HEADERS_MAX = 64
 LINE_MAX_BYTES = 8190
-BACKLOG = 1024
 QUERY_FIELDS_MAX = 32
 
+_PLAIN_HTTP = (
+    "%s %s is reachable from other hosts without TLS: tokens and results can be read on the way;"
+    " give it a certificate and a key, or put TLS in front of it"
+)
 _log = logging.getLogger("netsonde.server")
 
 
@@ -54,6 +61,7 @@ class Server:
     agent_url: str
     operator_url: str
     plane: ControlPlane
+    certificates: Certificates
 
 
 @asynccontextmanager
@@ -64,40 +72,64 @@ async def serve(config: ServerConfig, clock: Clock | None = None) -> AsyncIterat
     commits what was reported.
 
     Raises:
-        ConfigError: an address cannot be listened on, a token file cannot be read.
+        ConfigError: an address cannot be listened on; a token, certificate or key file cannot be
+            used.
         StorageError: the database is unusable.
     """
     clock = clock or SystemClock()
     operator_token = config.operator_token()
+    certificates = Certificates(config, clock)
     plane = open_plane(config, clock)
     try:
         agents = _Listener(AgentApi(plane), plane, config)
         operators = _Listener(OperatorApi(plane, operator_token), plane, config)
         try:
-            agent_url = await agents.start("listen", config.listen)
-            operator_url = await operators.start("operator_listen", config.operator_listen)
-            failure: BaseException | None = None
-            async with asyncio.TaskGroup() as group:
-                work = [
-                    group.create_task(sweep_forever(plane), name="sweep"),
-                    group.create_task(schedule_forever(plane), name="schedule"),
-                ]
-                try:
-                    yield Server(agent_url, operator_url, plane)
-                except (Exception, asyncio.CancelledError) as error:
-                    failure = error  # the caller's own failure is not one of the group
-                plane.close()
-                for task in work:
-                    task.cancel()
-            if failure is not None:
-                raise failure
+            async with AsyncExitStack() as stack:
+                # Left in the opposite order: whoever is held is answered before a door is gone.
+                agent_url = await stack.enter_async_context(
+                    agents.listening("listen", config.listen, certificates.agents)
+                )
+                operator_url = await stack.enter_async_context(
+                    operators.listening(
+                        "operator_listen", config.operator_listen, certificates.operators
+                    )
+                )
+                _tell_limit(config.connections_max)
+                server = Server(agent_url, operator_url, plane, certificates)
+                async with _working(plane, certificates):
+                    yield server
         finally:
-            plane.close()
-            await agents.stop()
-            await operators.stop()
             await _persist(plane)
     finally:
         await plane.writer.close()
+
+
+@asynccontextmanager
+async def _working(plane: ControlPlane, certificates: Certificates) -> AsyncIterator[None]:
+    """Do the work behind the listeners for the duration of the block, then turn away new work."""
+    failure: BaseException | None = None
+    async with asyncio.TaskGroup() as group:
+        work = [
+            group.create_task(sweep_forever(plane), name="sweep"),
+            group.create_task(schedule_forever(plane), name="schedule"),
+            group.create_task(watch_forever(certificates), name="certificates"),
+        ]
+        try:
+            yield
+        except (Exception, asyncio.CancelledError) as error:
+            failure = error  # the caller's own failure is not one of the group
+        plane.close()
+        for task in work:
+            task.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _tell_limit(wanted: int) -> None:
+    limit = connection_limit(wanted)
+    if limit < wanted:
+        text = "each listener takes %d connections, not %d: this process may not open more files"
+        _log.info(text, limit, wanted, extra={"action": "connections_limited"})
 
 
 async def _persist(plane: ControlPlane) -> None:
@@ -136,57 +168,56 @@ class _Listener:
     def __init__(self, api: Api, plane: ControlPlane, config: ServerConfig) -> None:
         self._api = api
         self._plane = plane
-        self._runner = web.ServerRunner(
-            _HttpServer(
-                self._answer,
-                handler_cancellation=True,
-                keepalive_timeout=KEEPALIVE_S,
-                access_log=None,
-                auto_decompress=False,
-                max_headers=HEADERS_MAX,
-                max_line_size=LINE_MAX_BYTES,
-                max_field_size=LINE_MAX_BYTES,
-                lingering_time=1.0,
-            ),
-            shutdown_timeout=config.shutdown_timeout_s,
+        self._connections_max = config.connections_max
+        self._server = HttpServer(
+            self._answer,
+            handler_cancellation=True,
+            keepalive_timeout=KEEPALIVE_S,
+            access_log=None,
+            auto_decompress=False,
+            max_headers=HEADERS_MAX,
+            max_line_size=LINE_MAX_BYTES,
+            max_field_size=LINE_MAX_BYTES,
+            lingering_time=1.0,
         )
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=config.shutdown_timeout_s)
 
-    async def start(self, setting: str, text: str) -> str:
-        """Listen and return the real URL.
+    @asynccontextmanager
+    async def listening(self, setting: str, text: str, tls: TlsNow | None) -> AsyncIterator[str]:
+        """Listen for the duration of the block and give the real URL.
+
+        At its end nobody new is let in, and what is being answered finishes.
 
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        host, port = endpoint(setting, text)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, backlog=BACKLOG, reuse_address=True)
-        try:
-            await site.start()
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(
-                f"cannot listen on {text}: {reason}; choose another address for {setting}"
-            ) from error
-        bound = self._runner.addresses[0]
-        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        return f"http://{shown}:{bound[1]}"
-
-    async def stop(self) -> None:
-        """Stop listening, let what is being answered finish."""
-        await self._runner.cleanup()
+        connections = Connections(connection_limit(self._connections_max))
+        async with open_door(connections, self._server.protocol, tls) as door:
+            await self._runner.setup()
+            try:
+                await _listen(door, setting, text)
+                if tls is None and not is_loopback(text):
+                    _log.warning(_PLAIN_HTTP, setting, text, extra={"action": "plain_http"})
+                yield _url(door, is_tls=tls is not None)
+            finally:
+                self._plane.close()
+                door.close()
+                await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         received_ns = self._plane.time.now_ns()
         try:
-            answer = await self._api.dispatch(await self._read(request, received_ns))
+            whole = await self._read(request, received_ns)
+            cast("Protocol", request.protocol).visitor.work()
+            answer = await self._api.dispatch(whole)
         except RequestError as error:
             answer = problem(error)
-            response = _response(answer)
+            response = response_of(answer)
             response.force_close()  # what is left of the body is of no use
             return response
         if answer.chunks is not None:
             return await _streamed(request, answer, answer.chunks)
-        return _response(answer)
+        return response_of(answer)
 
     async def _read(self, request: web.BaseRequest, received_ns: int) -> ApiRequest:
         # As it was sent: an encoded path is another one, so that no filter in front is got round.
@@ -251,38 +282,21 @@ class _Listener:
                 raise _too_slow()
 
 
-class _HttpServer(web.Server):
-    """aiohttp's server, with our protocol so that its own refusals carry our envelope."""
-
-    def __call__(self) -> RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
-
-
-class _Protocol(RequestHandler):
-    """aiohttp's HTTP protocol; what it refuses by itself is answered with the envelope."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer a request that could not be parsed, or whose handler broke."""
-        if status >= 500:
-            _log.error("broken request", exc_info=exc, extra={"action": "request_failed"})
-            error = RequestError(ErrorCode.BACKEND, "the control plane failed")
-        else:
-            error = RequestError(ErrorCode.VALIDATION, f"not HTTP: {_first_line(message)}")
-        response = _response(problem(error))
-        response.force_close()
-        return response
+async def _listen(door: Door, setting: str, text: str) -> None:
+    host, port = endpoint(setting, text)
+    try:
+        await door.listen(host, port)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"cannot listen on {text}: {reason}; choose another address for {setting}"
+        ) from error
 
 
-def _response(answer: ApiResponse) -> web.Response:
-    return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
+def _url(door: Door, *, is_tls: bool) -> str:
+    host, port = door.address
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if is_tls else 'http'}://{shown}:{port}"
 
 
 async def _streamed(
@@ -334,10 +348,6 @@ async def _chunks(request: web.BaseRequest) -> AsyncIterator[bytes]:
 def _text(value: str) -> str:
     """Replace bytes that are no UTF-8, which aiohttp hands on as surrogates."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
-
-
-def _first_line(message: str | None) -> str:
-    return (message or "unreadable request").strip().splitlines()[0][:200]
 
 
 def _too_large(limit: int) -> RequestError:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
+from netsonde.tls import ServerTls
 
 DEFAULT_TERMS_MS: Mapping[TaskKind, int] = MappingProxyType(
     {
@@ -35,7 +36,9 @@ class ServerConfig:
     from other hosts enrol with `enrolment_token`, which has no end, or with tokens made later;
     operators on other hosts need `operator_token_file`. Their calls are kept for `audit_ms`.
     `standing_term_ms` is the term of leases that repeat, `offline_ms` how long past it an agent
-    goes on that reaches nobody. `quota_scale` multiplies how often one agent may call.
+    goes on that reaches nobody. `quota_scale` multiplies how often one agent may call. A listener
+    with `tls`, and the operators' with `operator_tls`, speaks HTTPS only; each takes
+    `connections_max` connections.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -60,6 +63,9 @@ class ServerConfig:
     quota_scale: int = 1
     audit_ms: int = 366 * 86_400_000
     shutdown_timeout_s: float = 10.0
+    tls: ServerTls | None = None
+    operator_tls: ServerTls | None = None
+    connections_max: int = 10_000
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -79,6 +85,7 @@ class ServerConfig:
         _between("legacy_hold_ms", self.legacy_hold_ms, 0, 20_000)
         _between("quota_scale", self.quota_scale, 1, 1_000)
         _between("audit_ms", self.audit_ms, 3_600_000, AUDIT_MAX_MS)
+        _between("connections_max", self.connections_max, 1, 1_000_000)
         if self.enrolment_token is not None and len(self.enrolment_token) < 16:
             raise ConfigError("enrolment_token must have at least 16 characters")
         self._check_exposure()

@@ -10,6 +10,7 @@ import pytest
 from netsonde.agent.config import DEFAULT_CAPACITIES, AgentConfig
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
+from netsonde.tls import ClientTls
 
 URL = "http://192.0.2.1:8080"
 
@@ -150,6 +151,25 @@ def test_an_empty_agent_id_is_an_unset_one() -> None:
 def test_id_and_token_come_together_or_not_at_all(name: str) -> None:
     with pytest.raises(ConfigError, match="agent_id and auth_token belong together"):
         AgentConfig.load(None, {"AGENT_CONTROL_PLANE": URL, name: "5"})
+
+
+def test_certificate_files_are_settings_like_any_other(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        'control_plane = "https://control.test"\nca_file = "ca.pem"\nclient_cert_file = "c.pem"\n'
+    )
+    environ = {"NETSONDE_CLIENT_KEY_FILE": "c.key"}
+    config = AgentConfig.load(file, environ, ca_file=Path("other.pem"))
+    assert config.tls() == ClientTls(
+        ca=Path("other.pem"), certificate=Path("c.pem"), key=Path("c.key")
+    )
+
+
+def test_certificate_files_come_in_pairs_and_with_https() -> None:
+    with pytest.raises(ConfigError, match="belong together"):
+        AgentConfig(control_plane="https://control.test", client_key_file=Path("k"))
+    with pytest.raises(ConfigError, match="not an https:// address"):
+        AgentConfig(control_plane="http://control.test", ca_file=Path("ca"))
 
 
 def test_later_sources_win_and_tables_add_up(tmp_path: Path) -> None:

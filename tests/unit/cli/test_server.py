@@ -1,15 +1,19 @@
 """`netsonde server run`'s own options."""
 
+import resource
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
 from netsonde.cli import server
 from netsonde.cli.root import main
-from netsonde.cli.server import read_terms
+from netsonde.cli.server import raise_descriptor_limit, read_terms
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 from netsonde.server import ServerConfig
 from netsonde.server.config import DEFAULT_TERMS_MS
+from netsonde.tls import ServerTls
 
 
 def test_terms_are_read_by_kind_and_the_rest_keep_theirs() -> None:
@@ -78,3 +82,57 @@ def test_standing_leases_are_configured(monkeypatch: pytest.MonkeyPatch) -> None
     refused = run(main, ["server", "run", "--memory", "--offline", "32d"])
     assert refused.exit_code == 2
     assert "offline_ms must be 0 to" in refused.stderr
+
+
+def test_each_listener_has_its_own_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ServerConfig] = []
+
+    async def serve_nothing(config: ServerConfig) -> None:
+        seen.append(config)
+
+    monkeypatch.setattr(server, "_serve_until_stopped", serve_nothing)
+    words = (
+        "server run --memory --connections-max 7 --tls-cert a.pem --tls-key a.key"
+        " --operator-tls-cert o.pem --operator-tls-key o.key --operator-tls-client-ca ca.pem"
+        " --operator-tls-client-auth optional"
+    )
+    done = CliRunner().invoke(main, words.split())
+    assert done.exit_code == 0, done.output
+    assert seen[0].tls == ServerTls(certificate=Path("a.pem"), key=Path("a.key"))
+    assert seen[0].operator_tls == ServerTls(
+        certificate=Path("o.pem"),
+        key=Path("o.key"),
+        client_ca=Path("ca.pem"),
+        client_auth="optional",
+    )
+    assert seen[0].connections_max == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--tls-key k", "--tls-cert and --tls-key belong together"),
+        ("--operator-tls-cert c", "--operator-tls-cert and --operator-tls-key belong together"),
+        ("--operator-tls-client-ca c", "give --operator-tls-cert and --operator-tls-key"),
+        ("--tls-cert c --tls-key k --tls-client-auth optional", "needs --tls-client-ca"),
+    ],
+)
+def test_tls_options_that_make_no_sense_alone_are_one_sentence(words: str, sentence: str) -> None:
+    done = CliRunner().invoke(main, ["server", "run", "--memory", *words.split()])
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [((1024, 4096), 2064), ((1024, 1500), 1500), ((4096, 4096), None), ((-1, -1), None)],
+)
+def test_the_limit_of_open_files_is_raised_as_far_as_needed(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], wanted: int | None
+) -> None:
+    became: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, given: became.append(given))
+    raise_descriptor_limit(1000)
+    assert became == ([] if wanted is None else [(wanted, limits[1])])

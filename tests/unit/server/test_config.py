@@ -31,6 +31,7 @@ TOKEN = "0123456789abcdef"
         ({"standing_term_ms": 1}, "standing_term_ms must be 1000 to"),
         ({"offline_ms": -1}, "offline_ms must be 0 to"),
         ({"audit_ms": 1}, "audit_ms must be 3600000 to"),
+        ({"connections_max": 0}, "connections_max must be 1 to"),
     ],
 )
 def test_a_wrong_setting_is_named(changes: dict[str, Any], named: str) -> None:
