@@ -315,13 +315,21 @@ async def test_a_real_fleet_is_run_from_the_command_line(
             }
 
         await until(is_done)
-        refused = await command(server, "agents", "revoke", "probe-1")
-        assert refused.returncode == 2
-        done = await command(server, "agents", "revoke", "probe-1", "--yes")
-        assert done.returncode == 0, done.stderr
-        (agent,) = await values(server, "agents", "show", "probe-1")
-        assert (agent["revoked"], agent["disabled"]) == (True, True)
-        assert (await command(server, "agents", "drain", "nobody")).returncode == 2
+        await _revoke(server)
+        await until(is_active)
+
+
+async def _revoke(server: Server) -> None:
+    """Shut the first agent out and let it in again."""
+    refused = await command(server, "agents", "revoke", "probe-1")
+    assert refused.returncode == 2
+    done = await command(server, "agents", "revoke", "probe-1", "--yes")
+    assert done.returncode == 0, done.stderr
+    (agent,) = await values(server, "agents", "show", "probe-1")
+    assert (agent["revoked"], agent["disabled"]) == (True, True)
+    assert (await command(server, "agents", "drain", "nobody")).returncode == 2
+    (agent,) = await values(server, "agents", "enable", "probe-1")
+    assert (agent["revoked"], agent["disabled"]) == (False, False)
 
 
 async def _bury(server: Server, folder: Path) -> None:

@@ -25,7 +25,10 @@ SAID = {
     "drain": "is to finish what runs and claim nothing, until it is resumed",
     "resume": "may claim work",
     "revoke": "is shut out",
+    "disable": "is refused until it is enabled",
+    "enable": "is let in",
 }
+CHANGES = {"disable": {"disabled": True}, "enable": {"disabled": False}}
 _agents_argument = click.argument("names", nargs=-1, required=True, metavar="ID|HOSTNAME…")
 
 
@@ -119,12 +122,33 @@ def revoke(
     return _order("revoke", names, server_url, token_file, as_json)
 
 
+@agents.command()
+@_agents_argument
+@operator_options
+@json_options
+def disable(names: tuple[str, ...], server_url: str, token_file: Path | None, as_json: bool) -> int:
+    """Refuse agents for a while; their tokens and leases stay as they are."""
+    return _order("disable", names, server_url, token_file, as_json)
+
+
+@agents.command()
+@_agents_argument
+@operator_options
+@json_options
+def enable(names: tuple[str, ...], server_url: str, token_file: Path | None, as_json: bool) -> int:
+    """Let agents in again that were disabled or revoked."""
+    return _order("enable", names, server_url, token_file, as_json)
+
+
 def _order(
     verb: str, names: Sequence[str], server_url: str, token_file: Path | None, as_json: bool
 ) -> int:
     async def work(client: OperatorClient) -> None:
         for agent_id in await _ids(client, names):
-            agent = await client.order(agent_id, verb)
+            if verb in CHANGES:
+                agent = await client.change_agent(agent_id, CHANGES[verb])
+            else:
+                agent = await client.order(agent_id, verb)
             if as_json:
                 write_value(agent)
                 continue

@@ -88,7 +88,7 @@ class ControlPlane:
         self.review_ns = 0  # when standing checks may choose their agents again
         self.registry.on_change = self._note_roster
         self.registry.load(store)
-        self.fleet.load(store)
+        self.fleet.load(store, self.registry.all())
         self.keep_label_queues(store.label_queues())
         for queue, kind, run_ns in store.delayed(self.time.now_ns()):
             self.waiters.announce_at(run_ns, queue, kind)

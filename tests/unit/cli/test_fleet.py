@@ -95,7 +95,7 @@ def test_show_writes_every_field(operator: FakeOperator) -> None:
     assert lines(invoke("agents", "show", "4", "--json")) == [AGENT]
 
 
-@pytest.mark.parametrize("verb", ["drain", "resume"])
+@pytest.mark.parametrize("verb", ["drain", "resume", "disable", "enable"])
 def test_agents_are_ordered_by_id_or_hostname(operator: FakeOperator, verb: str) -> None:
     done = invoke("agents", verb, "ams1", "5", "4")
     assert done.exit_code == Exit.OK

@@ -170,12 +170,16 @@ async def test_follow_ends_when_the_query_is_refused() -> None:
 
 
 async def test_agents_are_ordered_by_their_ids() -> None:
-    api = Api({"agent_id": 4}, {"agent_id": 4, "drained": True})
+    api = Api({"agent_id": 4}, {"agent_id": 4, "drained": True}, {"agent_id": 4})
     client = api.client()
     assert await client.agent(4) == {"agent_id": 4}
     assert await client.order(4, "drain") == {"agent_id": 4, "drained": True}
-    asked = [(one.method, one.path, one.body) for one in api.asked]
-    assert asked == [("GET", "/v1/agents/4", b""), ("POST", "/v1/agents/4/drain", b"")]
+    await client.change_agent(4, {"disabled": False})
+    assert [(one.method, one.path, one.body) for one in api.asked] == [
+        ("GET", "/v1/agents/4", b""),
+        ("POST", "/v1/agents/4/drain", b""),
+        ("PATCH", "/v1/agents/4", b'{"disabled":false}'),
+    ]
     assert "Idempotency-Key" in api.asked[1].headers
 
 
