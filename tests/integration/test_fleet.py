@@ -180,10 +180,11 @@ async def test_a_drained_agent_ends_when_it_is_told_to(
         await run_for(fleet.clock, BEAT_S)
         agent.drain()
         await order(fleet, "resume")
-        await run_for(fleet.clock, 5)
+        await fleet.queue(PING, "u.test")
+        await run_for(fleet.clock, BEAT_S)
+        assert agent.counters["orders.resume"] == 1
         assert not run.ended, "what runs has its time"
         probers[PING].gate.set()
-        await fleet.queue(PING, "u.test")
         await run_for(fleet.clock, BEAT_S)
         assert run.ended
         assert probers[PING].started == 1, "a resume does not hold up the end"

@@ -70,7 +70,7 @@ class Fleet:
             RequestError: ERR_VALIDATION.
         """
         _check(beat)
-        if beat.instance_id is None:
+        if not beat.instance_id:
             return ()  # an original agent, which takes no orders
         instance_id = beat.instance_id[:INSTANCE_MAX_CHARS]
         row = self._heard.get(agent.agent_id, HeartbeatRow(agent_id=agent.agent_id))

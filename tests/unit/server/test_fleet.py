@@ -266,6 +266,15 @@ async def test_a_drained_agent_is_granted_nothing(caller: Caller) -> None:
     assert len(await agent.claim()) == 1
 
 
+async def test_a_claim_asks_the_store_itself(caller: Caller) -> None:
+    """What this process knows comes after the commit; a claim may come in between."""
+    agent = await caller.register()
+    await caller.tasks(1)
+    await caller.plane.writer.write(lambda store: store.drain_agent(agent.agent_id, 1))
+    assert agent.agent_id not in caller.plane.fleet.drained
+    assert await agent.claim() == []
+
+
 async def test_a_lost_claim_is_resumed_although_its_agent_is_drained(caller: Caller) -> None:
     """Else its leases would be nobody's until they expire."""
     agent = await caller.register()
