@@ -90,9 +90,10 @@ def show(names: tuple[str, ...], server_url: str, token_file: Path | None, as_js
 @operator_options
 @json_options
 def drain(names: tuple[str, ...], server_url: str, token_file: Path | None, as_json: bool) -> int:
-    """Let agents finish what runs, and grant them nothing until they are resumed.
+    """Take agents out of service until they are resumed.
 
-    They give back what they have not begun, hand in their results and stay registered.
+    They give back what they have not begun, finish what runs, hand in their results and stay
+    registered.
     """
     return _order("drain", names, server_url, token_file, as_json)
 
@@ -114,9 +115,9 @@ def resume(names: tuple[str, ...], server_url: str, token_file: Path | None, as_
 def revoke(
     names: tuple[str, ...], yes: bool, server_url: str, token_file: Path | None, as_json: bool
 ) -> int:
-    """Shut agents out: their tokens end at once, and others do their work.
+    """Shut agents out and give their work to others.
 
-    An agent that is enabled again registers anew with the key it has.
+    Their tokens end at once. An agent that is enabled again registers anew with the key it has.
     """
     confirm(f"revoke {', '.join(map(printable, names))}", yes)
     return _order("revoke", names, server_url, token_file, as_json)
@@ -127,7 +128,10 @@ def revoke(
 @operator_options
 @json_options
 def disable(names: tuple[str, ...], server_url: str, token_file: Path | None, as_json: bool) -> int:
-    """Refuse agents for a while; their tokens and leases stay as they are."""
+    """Refuse agents until they are enabled.
+
+    Their tokens and leases stay as they are.
+    """
     return _order("disable", names, server_url, token_file, as_json)
 
 
@@ -136,7 +140,7 @@ def disable(names: tuple[str, ...], server_url: str, token_file: Path | None, as
 @operator_options
 @json_options
 def enable(names: tuple[str, ...], server_url: str, token_file: Path | None, as_json: bool) -> int:
-    """Let agents in again that were disabled or revoked."""
+    """Let agents in that were disabled or revoked."""
     return _order("enable", names, server_url, token_file, as_json)
 
 
