@@ -180,10 +180,11 @@ async def test_a_drained_agent_ends_when_it_is_told_to(
         await run_for(fleet.clock, BEAT_S)
         agent.drain()
         await order(fleet, "resume")
-        await run_for(fleet.clock, 5)
+        await fleet.queue(PING, "u.test")
+        await run_for(fleet.clock, BEAT_S)
+        assert agent.counters["orders.resume"] == 1
         assert not run.ended, "what runs has its time"
         probers[PING].gate.set()
-        await fleet.queue(PING, "u.test")
         await run_for(fleet.clock, BEAT_S)
         assert run.ended
         assert probers[PING].started == 1, "a resume does not hold up the end"
@@ -315,13 +316,21 @@ async def test_a_real_fleet_is_run_from_the_command_line(
             }
 
         await until(is_done)
-        refused = await command(server, "agents", "revoke", "probe-1")
-        assert refused.returncode == 2
-        done = await command(server, "agents", "revoke", "probe-1", "--yes")
-        assert done.returncode == 0, done.stderr
-        (agent,) = await values(server, "agents", "show", "probe-1")
-        assert (agent["revoked"], agent["disabled"]) == (True, True)
-        assert (await command(server, "agents", "drain", "nobody")).returncode == 2
+        await _revoke(server)
+        await until(is_active)
+
+
+async def _revoke(server: Server) -> None:
+    """Shut the first agent out and let it in again."""
+    refused = await command(server, "agents", "revoke", "probe-1")
+    assert refused.returncode == 2
+    done = await command(server, "agents", "revoke", "probe-1", "--yes")
+    assert done.returncode == 0, done.stderr
+    (agent,) = await values(server, "agents", "show", "probe-1")
+    assert (agent["revoked"], agent["disabled"]) == (True, True)
+    assert (await command(server, "agents", "drain", "nobody")).returncode == 2
+    (agent,) = await values(server, "agents", "enable", "probe-1")
+    assert (agent["revoked"], agent["disabled"]) == (False, False)
 
 
 async def _bury(server: Server, folder: Path) -> None:

@@ -113,6 +113,11 @@ class FakeOperator:
         returned = {"returned_leases": 3} if verb == "revoke" else {}
         return await self.agent(agent_id) | returned
 
+    async def change_agent(self, agent_id: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+        assert set(changes) == {"disabled"}
+        self.orders.append((agent_id, "disable" if changes["disabled"] else "enable"))
+        return await self.agent(agent_id)
+
     async def dead_letters(self, query: Mapping[str, Any]) -> Page:
         self.queries.append(dict(query))
         return self.pages.pop(0)

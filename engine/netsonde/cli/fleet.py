@@ -25,7 +25,10 @@ SAID = {
     "drain": "is to finish what runs and claim nothing, until it is resumed",
     "resume": "may claim work",
     "revoke": "is shut out",
+    "disable": "is refused until it is enabled",
+    "enable": "is let in",
 }
+CHANGES = {"disable": {"disabled": True}, "enable": {"disabled": False}}
 _agents_argument = click.argument("names", nargs=-1, required=True, metavar="ID|HOSTNAME…")
 
 
@@ -87,9 +90,10 @@ def show(names: tuple[str, ...], server_url: str, token_file: Path | None, as_js
 @operator_options
 @json_options
 def drain(names: tuple[str, ...], server_url: str, token_file: Path | None, as_json: bool) -> int:
-    """Let agents finish what runs, and grant them nothing until they are resumed.
+    """Take agents out of service until they are resumed.
 
-    They give back what they have not begun, hand in their results and stay registered.
+    They give back what they have not begun, finish what runs, hand in their results and stay
+    registered.
     """
     return _order("drain", names, server_url, token_file, as_json)
 
@@ -111,12 +115,33 @@ def resume(names: tuple[str, ...], server_url: str, token_file: Path | None, as_
 def revoke(
     names: tuple[str, ...], yes: bool, server_url: str, token_file: Path | None, as_json: bool
 ) -> int:
-    """Shut agents out: their tokens end at once, and others do their work.
+    """Shut agents out and give their work to others.
 
-    An agent that is enabled again registers anew with the key it has.
+    Their tokens end at once. An agent that is enabled again registers anew with the key it has.
     """
     confirm(f"revoke {', '.join(map(printable, names))}", yes)
     return _order("revoke", names, server_url, token_file, as_json)
+
+
+@agents.command()
+@_agents_argument
+@operator_options
+@json_options
+def disable(names: tuple[str, ...], server_url: str, token_file: Path | None, as_json: bool) -> int:
+    """Refuse agents until they are enabled.
+
+    Their tokens and leases stay as they are.
+    """
+    return _order("disable", names, server_url, token_file, as_json)
+
+
+@agents.command()
+@_agents_argument
+@operator_options
+@json_options
+def enable(names: tuple[str, ...], server_url: str, token_file: Path | None, as_json: bool) -> int:
+    """Let agents in that were disabled or revoked."""
+    return _order("enable", names, server_url, token_file, as_json)
 
 
 def _order(
@@ -124,7 +149,10 @@ def _order(
 ) -> int:
     async def work(client: OperatorClient) -> None:
         for agent_id in await _ids(client, names):
-            agent = await client.order(agent_id, verb)
+            if verb in CHANGES:
+                agent = await client.change_agent(agent_id, CHANGES[verb])
+            else:
+                agent = await client.order(agent_id, verb)
             if as_json:
                 write_value(agent)
                 continue

@@ -22,8 +22,8 @@ def queues(server_url: str, token_file: Path | None, as_json: bool) -> int:
         write_value(answer)
         return Exit.OK
     rows = [_row(queue, queue.get("queue")) for queue in answer.get("queues") or ()]
-    if len(rows) > 1:
-        rows += [_row(total, "all") for total in answer.get("totals") or ()]
+    totals = [total for total in answer.get("totals") or () if total.get("queues", 0) > 1]
+    rows += [_row(total, "all") for total in totals]
     write_table(("QUEUE", "KIND", "READY", "DELAYED", "LEASED", "OLDEST"), rows)
     counters = dict(answer.get("counters") or {})
     if answer.get("dead_letters"):

@@ -86,6 +86,10 @@ class OperatorClient:
         """Order something of an agent, `drain`, `resume` or `revoke`; return the agent."""
         return await self._call("POST", f"/v1/agents/{agent_id}/{verb}")
 
+    async def change_agent(self, agent_id: int, changes: Mapping[str, Any]) -> JsonObject:
+        """Change an agent's `labels`, or whether it is `disabled`; return the agent."""
+        return await self._call("PATCH", f"/v1/agents/{agent_id}", body=changes)
+
     async def dead_letters(self, query: Mapping[str, Any]) -> Page:
         """Return one page of dead letters, the youngest first; None leaves a filter out."""
         asked = {name: value for name, value in query.items() if value is not None}

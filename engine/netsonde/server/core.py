@@ -96,8 +96,8 @@ class ControlPlane:
         self.registry.on_change = self._note_roster
         self.registry.load(store)
         self.configs.load(store)
-        self.fleet.load(store)
         self.operators.load(store)
+        self.fleet.load(store, self.registry.all())
         self.keep_label_queues(store.label_queues())
         for queue, kind, run_ns in store.delayed(self.time.now_ns()):
             self.waiters.announce_at(run_ns, queue, kind)

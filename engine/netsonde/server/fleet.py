@@ -4,7 +4,7 @@ Commands and who is drained are the store's, decided in its transactions. Heartb
 commit each: the last one of every agent is kept here and written down now and then.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,10 +40,17 @@ class Fleet:
         self._unwritten: set[int] = set()
         self._flushed_ns = time.now_ns()
 
-    def load(self, store: Store) -> None:
-        """Read what is known of every agent."""
+    def load(self, store: Store, agents: Iterable[AgentRow]) -> None:
+        """Read what is known of every agent.
+
+        A registration is durable before the heartbeat that tells of it is written down.
+        """
         self._heard = {row.agent_id: row for row in store.heartbeats()}
         self.drained = store.drained_agents()
+        for agent in agents:
+            row = self._heard.get(agent.agent_id)
+            if row is None or agent.instance_id not in row.retired:
+                self.began(agent)
 
     # ── what agents say ──
 
@@ -63,7 +70,7 @@ class Fleet:
             RequestError: ERR_VALIDATION.
         """
         _check(beat)
-        if beat.instance_id is None:
+        if not beat.instance_id:
             return ()  # an original agent, which takes no orders
         instance_id = beat.instance_id[:INSTANCE_MAX_CHARS]
         row = self._heard.get(agent.agent_id, HeartbeatRow(agent_id=agent.agent_id))

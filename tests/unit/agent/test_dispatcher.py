@@ -533,3 +533,59 @@ async def test_a_lease_that_repeats_takes_no_slot(bench: Bench) -> None:
     assert [lease.lease_id for lease in standing] == [1]
     assert [lease.lease_id for lease in bench.lanes.taken] == [2]
     assert list(bench.leases) == [1, 2]
+
+
+# ── stopping and going on ──
+
+
+async def test_it_goes_on_with_new_claims_and_asks_for_no_old_one(bench: Bench) -> None:
+    bench.client.failures.append(TransportError("claim", "broke off"))
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(bench.dispatcher.run())
+        await bench.clock.settle()
+        given_back, _ = bench.dispatcher.stop()
+        asked_before = len(bench.client.asked)
+        await bench.clock.settle()
+        assert first.done()
+        bench.client.offer(make_lease(1))
+        bench.dispatcher.wake()
+        bench.dispatcher.resume()
+        again = group.create_task(bench.dispatcher.run())
+        await bench.clock.settle()
+        again.cancel()
+
+    assert [lease.lease_id for lease in bench.lanes.taken] == [1]
+    asked = {claim_id for _, claim_id in bench.client.asked[asked_before:]}
+    assert given_back
+    assert asked
+    assert not asked.intersection(given_back)
+
+
+async def test_going_on_before_it_has_stopped_keeps_it_running(bench: Bench) -> None:
+    async with bench.running():
+        bench.dispatcher.stop()
+        bench.dispatcher.resume()
+        await bench.clock.settle()
+        bench.client.offer(make_lease(1))
+        await bench.clock.settle()
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1]
+
+
+async def test_what_an_old_claim_still_brings_goes_back_after_going_on(bench: Bench) -> None:
+    """It was given back by its id: the control plane grants it to somebody else."""
+    bench.lanes.capacity = {PING: 200}
+    bench.client.offer(*(make_lease(number) for number in range(1, 201)))
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(bench.dispatcher.run())
+        for _ in range(10):
+            if not bench.lanes.taken:
+                await asyncio.sleep(0)
+        _, known = bench.dispatcher.stop()
+        bench.dispatcher.resume()
+        await bench.clock.settle(100)
+        running.cancel()
+
+    begun = {lease.lease_id for lease in bench.lanes.taken}
+    assert 0 < len(begun) < 200
+    assert begun == set(known)
+    assert {one.lease_id for one in bench.client.handed_back} == set(range(1, 201)) - begun

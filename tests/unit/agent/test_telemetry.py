@@ -17,7 +17,7 @@ from netsonde.agent.telemetry import (
     quiet_collector,
     rss_bytes,
 )
-from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
+from netsonde.clock import NS_PER_MS, NS_PER_S, ClockQuality, ManualClock
 from netsonde.spool import Spool, SpoolLimits
 
 
@@ -113,3 +113,12 @@ async def test_garbage_is_collected_on_a_slow_cadence(
         running.cancel()
 
     assert passes == [1] * (COLLECT_ALL_PASSES - 1) + [2]
+
+
+async def test_health_says_how_good_the_wall_clock_is(clock: ManualClock, spool: Spool) -> None:
+    clock.set_quality(ClockQuality(False))
+    assert Telemetry(clock, spool).health()["clock"] == {
+        "synchronised": False,
+        "estimated_error_ms": None,
+        "maximum_error_ms": None,
+    }

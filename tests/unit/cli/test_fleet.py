@@ -95,7 +95,7 @@ def test_show_writes_every_field(operator: FakeOperator) -> None:
     assert lines(invoke("agents", "show", "4", "--json")) == [AGENT]
 
 
-@pytest.mark.parametrize("verb", ["drain", "resume"])
+@pytest.mark.parametrize("verb", ["drain", "resume", "disable", "enable"])
 def test_agents_are_ordered_by_id_or_hostname(operator: FakeOperator, verb: str) -> None:
     done = invoke("agents", verb, "ams1", "5", "4")
     assert done.exit_code == Exit.OK
@@ -141,11 +141,12 @@ def test_options_before_a_subcommand_are_refused(operator: FakeOperator) -> None
 
 def test_totals_end_the_table_of_several_queues(operator: FakeOperator) -> None:
     counts = {"kind": "ping", "ready": 1, "delayed": 0, "leased": 2, "oldest_ms": 500}
-    totals = [counts | {"queues": 2, "ready": 2}]
+    totals = [counts | {"queues": 2, "ready": 2}, counts | {"queues": 1, "kind": "dns"}]
     queues = [counts | {"queue": "any"}, counts | {"queue": "agent:4"}]
     answer = {"queues": queues, "totals": totals, "dead_letters": 3, "counters": {"dead": 5}}
     operator.queue_answer = answer
     rows = [line.split() for line in invoke("queues").stdout.splitlines()]
+    assert len([row for row in rows if row[0] == "all"]) == 1, "one queue needs no total"
     assert rows[3] == ["all", "ping", "2", "0", "2", "0.5", "s"]
     assert rows[-1] == ["dead", "letters", "now", "3"]
     assert lines(invoke("queue", "--json")) == [answer]

@@ -145,3 +145,39 @@ async def test_tokens_are_made_listed_and_revoked() -> None:
         ("GET", "/v1/audit"),
     ]
     assert api.query(6) == {"limit": "5"}
+
+
+async def test_agents_are_ordered_by_their_ids() -> None:
+    api = Api({"agent_id": 4}, {"agent_id": 4, "drained": True}, {"agent_id": 4})
+    client = api.client()
+    assert await client.agent(4) == {"agent_id": 4}
+    assert await client.order(4, "drain") == {"agent_id": 4, "drained": True}
+    await client.change_agent(4, {"disabled": False})
+    assert [(one.method, one.path, one.body) for one in api.asked] == [
+        ("GET", "/v1/agents/4", b""),
+        ("POST", "/v1/agents/4/drain", b""),
+        ("PATCH", "/v1/agents/4", b'{"disabled":false}'),
+    ]
+    assert "Idempotency-Key" in api.asked[1].headers
+
+
+async def test_dead_letters_are_found_and_dealt_with() -> None:
+    api = Api(
+        {"dead_letters": [{"task_id": 9}], "cursor": None},
+        {"requeued": 1}, {"deleted": 1}, {"requeued": 2, "more": False}, {"deleted": 3},
+    )  # fmt: skip
+    client = api.client()
+    page = await client.dead_letters({"kind": "tcp", "agent": None})
+    assert page.items == ({"task_id": 9},)
+    assert api.query(0) == {"kind": "tcp"}
+    await client.requeue_dead_letter(9)
+    await client.delete_dead_letter(9)
+    await client.requeue_dead_letters({"all": True})
+    await client.delete_dead_letters({"kind": "tcp"})
+    assert [(one.method, one.path) for one in api.asked[1:]] == [
+        ("POST", "/v1/dead-letters/9/requeue"),
+        ("DELETE", "/v1/dead-letters/9"),
+        ("POST", "/v1/dead-letters/requeue"),
+        ("POST", "/v1/dead-letters/delete"),
+    ]
+    assert [wire.parse(one.body) for one in api.asked[3:]] == [{"all": True}, {"kind": "tcp"}]

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S, ManualClock
-from netsonde.server.fleet import DONE_COMMANDS_MAX, RETIRED_MAX
+from netsonde.server.fleet import DOCUMENT_MAX_BYTES, DONE_COMMANDS_MAX, RETIRED_MAX
+from netsonde.server.store import MemoryStore
 from support.stores import (
     STORES,
     Caller,
@@ -109,6 +112,23 @@ async def test_a_late_heartbeat_of_an_earlier_instance_is_harmless(caller: Calle
     assert [one["id"] for one in now["commands"]] == [command["id"]], "it settles nothing"
 
 
+async def test_a_restart_forgets_no_registration(tmp_path: Path) -> None:
+    clock, store = ManualClock(), open_store("sqlite", tmp_path)
+    caller = Caller(control_plane(store, clock), clock)
+    old = await caller.register(instance_id="one")
+    await beat(old, 5)
+    await caller.plane.fleet.flush(at_once=True)
+    await caller.register(instance_id="two")
+    store.close()  # before it was written down
+
+    store = open_store("sqlite", tmp_path)
+    again = Caller(control_plane(store, clock), clock)
+    late = RegisteredAgent(again, old.agent_id, old.token, {})
+    await beat(late, 99, "draining")
+    assert (await shown(again, late))["state"] is None
+    store.close()
+
+
 async def test_a_heartbeat_that_was_overtaken_says_nothing_new(caller: Caller) -> None:
     agent = await caller.register(instance_id="one")
     await beat(agent, 3, "active", health={"fds": 3})
@@ -156,6 +176,38 @@ async def test_bad_heartbeats_name_the_field(
     status, answer, _ = await agent.call("/heartbeat", {"instance_id": "one"} | body)
     assert (status, answer["error"]) == (400, "ERR_VALIDATION")
     assert answer["details"]["violations"][0]["path"] == path
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=20,
+)
+
+
+@given(
+    health=st.dictionaries(st.text(max_size=9), JSON_VALUES),
+    count=JSON_VALUES,
+    state=st.none() | st.text(),
+)
+async def test_whatever_an_agent_says_it_is_shown(
+    health: dict[str, Any], count: Any, state: str | None
+) -> None:
+    clock = ManualClock()
+    store = MemoryStore()
+    caller = Caller(control_plane(store, clock), clock)
+    agent = await caller.register(instance_id="one")
+    body = {"instance_id": "one", "seq": 1, "state": state, "health": health}
+    body["active_leases"] = {"count": count, "ids": [1]}
+    status, _, _ = await agent.call("/heartbeat", body)
+    assert status in (200, 400), "text that is no UTF-8 is refused"
+    now = await shown(caller, agent)
+    if status == 200:
+        assert now["state"] == (None if state is None else state[:32])
+        assert now["health"] in (health, {})
+        assert type(now["active_leases"]) is int
+    await caller.plane.fleet.flush(at_once=True)
+    assert len(store.heartbeats()[0].document) <= DOCUMENT_MAX_BYTES
 
 
 # ── drain, resume ──
@@ -212,6 +264,15 @@ async def test_a_drained_agent_is_granted_nothing(caller: Caller) -> None:
     await order(caller, agent, "resume")
     await caller.tasks(1)
     assert len(await agent.claim()) == 1
+
+
+async def test_a_claim_asks_the_store_itself(caller: Caller) -> None:
+    """What this process knows comes after the commit; a claim may come in between."""
+    agent = await caller.register()
+    await caller.tasks(1)
+    await caller.plane.writer.write(lambda store: store.drain_agent(agent.agent_id, 1))
+    assert agent.agent_id not in caller.plane.fleet.drained
+    assert await agent.claim() == []
 
 
 async def test_a_lost_claim_is_resumed_although_its_agent_is_drained(caller: Caller) -> None:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -42,7 +43,16 @@ from netsonde.server.store.dead_letters import DeadQuery
 from netsonde.server.store.results import ResultQuery
 from netsonde.server.store.tasks import NewTask, pinned_queue
 from netsonde.ticks import Grid
-from support.stores import STORES, TCP_SPEC, at_once, config, control_plane, open_store, result_item
+from support.stores import (
+    STORES,
+    TCP_SPEC,
+    Caller,
+    at_once,
+    config,
+    control_plane,
+    open_store,
+    result_item,
+)
 
 AGENTS = (0, 1)
 MAX_ATTEMPTS = 2
@@ -88,6 +98,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
         self.instances = dict.fromkeys(AGENTS, 0)
         self.agents: dict[int, AgentRow] = {number: self._register(number) for number in AGENTS}
         self.claim_number = 0
+        self.drained: set[int] = set()
         self.enqueue(count=3, pin=None, of_check=False)
         for number in AGENTS:
             self.enqueue_standing(pin=number, jitter_ms=3_000, of_check=True)
@@ -165,6 +176,41 @@ class ControlPlaneMachine(RuleBasedStateMachine):
                 task.ended_ns = self.now_ns
         self.model.dropped += done - len(leased)
 
+    @rule(number=st.sampled_from(AGENTS), verb=st.sampled_from(["drain", "resume", "resume"]))
+    def drain_or_resume(self, number: int, verb: str) -> None:
+        self._operate("POST", f"/v1/agents/{self.agents[number].agent_id}/{verb}")
+        (self.drained.add if verb == "drain" else self.drained.discard)(number)
+
+    @rule(number=st.sampled_from(AGENTS))
+    def revoke_and_enable(self, number: int) -> None:
+        path = f"/v1/agents/{self.agents[number].agent_id}"
+        self._operate("POST", f"{path}/revoke")
+        assert self._held(self.agents[number]) == []
+        for task in self.model.tasks.values():
+            if self.model.of_lease.get(task.last_lease, (0, -1))[1] == number:
+                task.safe_until_ns = 0
+        self._operate("PATCH", path, {"disabled": False})
+        self.agents[number] = self._register(number)
+
+    @rule()
+    def requeue_the_dead(self) -> None:
+        dead = self.store.dead_count()
+        answer = self._operate("POST", "/v1/dead-letters/requeue", {"all": True})
+        assert (answer["requeued"], self.store.dead_count()) == (dead, 0)
+
+    @rule()
+    def give_the_dead_up(self) -> None:
+        dead = {letter.task_id for letter in self.store.find_dead(DeadQuery(limit=10**6))}
+        rows = self.store.results(ResultQuery(limit=10**6))
+        self.model.dropped += len(dead - {row.task_id for row in rows if row.tick is None})
+        self._operate("POST", "/v1/dead-letters/delete", {"all": True})
+
+    def _operate(self, method: str, path: str, body: object = None) -> Any:
+        caller = Caller(self.plane, self.clock)
+        status, answer, _ = at_once(caller.operator(method, path, body))
+        assert status == 200, answer
+        return answer
+
     def _held(self, agent: AgentRow) -> list[HeldTask]:
         return self.store.held_by(agent.agent_id)
 
@@ -208,6 +254,7 @@ class ControlPlaneMachine(RuleBasedStateMachine):
             if task.lease_id in self.model.of_lease:
                 assert self.model.of_lease[task.lease_id] == (task.task_id, number)
                 continue
+            assert number not in self.drained, "a drained agent was granted work"
             assert task.lease_id > max(self.model.of_lease, default=0), "lease ids must grow"
             if known.grid is None:
                 assert known.safe_until_ns <= self.now_ns, "granted while somebody else held it"

@@ -338,6 +338,23 @@ async def test_an_answer_comes_before_the_next_item_goes(caller: Caller) -> None
     assert [json.loads(each)["t"] for each in rest.splitlines()] == ["a", "end"]
 
 
+async def test_a_revoked_agent_reports_no_further_on_an_open_stream(caller: Caller) -> None:
+    agent = await caller.register()
+    await caller.tasks(2)
+    first, second = await agent.claim()
+
+    async def sent() -> AsyncIterator[bytes]:
+        yield line(1, first["lease_id"])
+        await caller.operator("POST", f"/v1/agents/{agent.agent_id}/revoke")
+        yield line(2, second["lease_id"])
+
+    answer = await ask(agent, "report", None, sent())
+    assert answer.chunks is not None
+    answers = [json.loads(one) async for chunk in answer.chunks for one in chunk.splitlines()]
+    assert [one.get("status") for one in answers] == ["accepted", None]
+    assert answers[1]["error"]["error"] == "ERR_FORBIDDEN"
+
+
 async def test_what_is_stored_has_no_line_number(caller: Caller) -> None:
     agent = await caller.register()
     await caller.tasks(1)

@@ -8,13 +8,13 @@ import pytest
 
 from netsonde.model import TaskKind
 from netsonde.server.leasing import Died
-from netsonde.server.store import SqliteStore, Store
+from netsonde.server.store import SqliteStore, Store, sqlite, statements
 from netsonde.server.store.agents import AgentRow
 from netsonde.server.store.dead_letters import DeadQuery, Revival
 from netsonde.server.store.fleet import HeartbeatRow
 from netsonde.server.store.results import NewResult, ResultQuery
 from netsonde.server.store.tasks import ANY_QUEUE, Grant, pinned_queue
-from support.stores import STORES, new_task, open_store
+from support.stores import STORES, TCP_SPEC, new_task, open_store
 
 TCP, PING = TaskKind.TCP, TaskKind.PING
 
@@ -154,14 +154,25 @@ def new_result(lease_id: int, task_id: int) -> NewResult:
     )  # fmt: skip
 
 
-def test_a_letter_of_an_earlier_schema_goes_back_to_its_last_agent(tmp_path: Path) -> None:
+def test_a_letter_of_an_earlier_schema_goes_back_to_its_last_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(sqlite, "schema", lambda: {2: statements.schema()[2]})
+        old = SqliteStore.open(tmp_path / "server.db")
+        old.select("INSERT INTO spec (spec_id, digest, body) VALUES (1, x'00', ?)", [TCP_SPEC])
+        old.select(
+            "INSERT INTO dead_letter (task_id, lease_id, agent_id, kind, attempt, reason, died_ns,"
+            " spec_id) VALUES (5, 100, 7, 3, 4, 'why', 9, 1)",
+            [],
+        )
+        old.close()
     store = SqliteStore.open(tmp_path / "server.db")
     store.begin()
-    task_id = buried(store, 100, agent_id=7)
-    store.select("UPDATE dead_letter SET queue = NULL, max_attempts = NULL", [])
     (dead,) = store.find_dead(DeadQuery(limit=1))
-    assert (dead.queue, dead.max_attempts) == (pinned_queue(7), 1)
-    store.revive([Revival(task_id, 500, False, 10)])
-    assert store.depths(500)[0].queue == pinned_queue(7)
+    assert (dead.task_id, dead.queue, dead.max_attempts) == (5, pinned_queue(7), 4)
+    store.revive([Revival(5, 500, False, 10)])
+    (depth,) = store.depths(500)
+    assert (depth.queue, depth.kind, depth.ready) == (pinned_queue(7), TCP, 1)
     store.commit()
     store.close()
