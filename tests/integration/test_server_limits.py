@@ -306,6 +306,29 @@ async def test_those_who_only_connect_displace_each_other_only(
         await _until(lambda: len(place.connections) == 0)
 
 
+async def test_a_client_works_through_a_flood_of_half_open_connections(
+    authority: Authority | None, counted: list[Connections]
+) -> None:
+    async with running(authority, counted, connections_max=32) as place:
+        transport = HttpControlPlaneTransport(place.url, tls=place.files)
+        request = TransportRequest(method="GET", path="/livez", timeout_s=5.0)
+        assert (await transport.call(request)).status == 200
+        flood = []
+        for _ in range(10):
+            for _ in range(30):
+                client = socket.socket()
+                client.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(client, place.address)
+                flood.append(client)
+            assert (await transport.call(request)).status == 200
+            assert await place.works()
+            assert len(place.connections) <= 32
+        for client in flood:
+            client.close()
+        await transport.close()
+        await _until(lambda: len(place.connections) == 0)
+
+
 async def test_those_who_dawdle_over_a_body_give_way(
     authority: Authority | None, counted: list[Connections]
 ) -> None:

@@ -104,7 +104,7 @@ def run_server(
     terms: tuple[str, ...],
     **settings: Any,
 ) -> int:
-    """Run the control plane until SIGTERM or Ctrl-C."""
+    """Run the control plane until SIGTERM or Ctrl-C; SIGHUP reads renewed certificates at once."""
     terms_ms = read_terms(terms)
     tls = read_tls("", settings)
     operator_tls = read_tls("operator-", settings)

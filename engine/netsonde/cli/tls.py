@@ -25,8 +25,8 @@ def tls_options(prefix: str, listener: str) -> Callable[[F], F]:
 
     def decorate(command: F) -> F:
         for name, kind, text in (
-            ("client-auth", click.Choice(CLIENT_AUTH), "Whether a client certificate must be."),
-            ("client-ca", FILE, "Authorities of client certificates; with it they are asked for."),
+            ("client-auth", click.Choice(CLIENT_AUTH), "Whether clients must show one (required)."),
+            ("client-ca", FILE, "Authorities of client certificates, then asked for."),
             ("key", FILE, "The key of that certificate."),
             ("cert", FILE, f"Certificate chain of {listener}, which then speaks HTTPS."),
         ):
