@@ -1,6 +1,7 @@
 """Which operator may do what, and the log of who did: contract section 9."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -404,3 +405,18 @@ async def test_nobody_changes_the_log(memory: Caller) -> None:
     for method in ("POST", "PATCH", "DELETE", "PUT"):
         status, _, headers = await memory.operator(method, "/v1/audit", {}, **OWNER)
         assert (status, headers["Allow"]) == (405, "GET")
+
+
+# ── the page ──
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "control-plane-api.md"
+
+
+def test_the_page_has_every_scope_and_call(memory: Caller) -> None:
+    operator_api = PAGE.read_text().partition("## Operator API")[2]
+    table = operator_api.partition("| scope | allows |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([^`]+)`", table, re.MULTILINE) == list(Scope)
+    assert isinstance(memory.operators, OperatorApi)
+    for route in memory.operators.routes:
+        call = f"{route.method} {route.path}"
+        assert re.search(rf"^\| `{re.escape(call)}[`?]", operator_api, re.MULTILINE), call
