@@ -78,3 +78,18 @@ def test_standing_leases_are_configured(monkeypatch: pytest.MonkeyPatch) -> None
     refused = run(main, ["server", "run", "--memory", "--offline", "32d"])
     assert refused.exit_code == 2
     assert "offline_ms must be 0 to" in refused.stderr
+
+
+def test_how_long_the_audit_log_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ServerConfig] = []
+
+    async def serve_nothing(config: ServerConfig) -> None:
+        seen.append(config)
+
+    monkeypatch.setattr(server, "_serve_until_stopped", serve_nothing)
+    for given in ([], ["--keep-audit", "30d"], ["--listen", "0.0.0.0:8080"]):
+        assert CliRunner().invoke(main, ["server", "run", "--memory", *given]).exit_code == 0
+    day_ms = 86_400_000
+    assert [one.audit_ms for one in seen] == [366 * day_ms, 30 * day_ms, 366 * day_ms]
+    refused = CliRunner().invoke(main, ["server", "run", "--memory", "--keep-audit", "1s"])
+    assert (refused.exit_code, "audit_ms must be" in refused.stderr) == (2, True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S
@@ -18,7 +18,7 @@ from netsonde.server.operator.api import OPEN_PATHS
 from netsonde.server.operator.calls import Change
 from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
-from support.stores import STORES, Caller, callers, control_plane, written_in
+from support.stores import STORES, Caller, at_once, callers, control_plane, written_in
 
 DAY_NS = 86_400 * NS_PER_S
 FILE_TOKEN = "correct horse battery"
@@ -271,6 +271,26 @@ def test_no_text_is_a_token_by_chance(text: str) -> None:
     for plain in callers("memory", Path()):
         with pytest.raises(RequestError):
             plain.plane.operators.identify(text, FILE_TOKEN)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+FIELDS = ("name", "scopes", "uses", "labels", "expires_in_ms")
+
+
+@given(
+    st.sampled_from(["/v1/tokens", "/v1/enrolment-tokens"]),
+    st.dictionaries(st.sampled_from(FIELDS), ANYTHING | st.just(["read"]) | st.just("a")),
+)
+@settings(deadline=None)
+def test_every_wish_has_a_defined_answer(path: str, wish: dict[str, Any]) -> None:
+    for caller in callers("memory", Path()):
+        status, answer, _ = at_once(caller.operator("POST", path, wish))
+        assert status in (201, 400), answer
+        assert (status == 201) is ("token" in answer)
 
 
 # ── the audit log ──

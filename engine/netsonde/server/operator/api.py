@@ -75,6 +75,11 @@ class OperatorApi(Api):
             raise RequestError(
                 ErrorCode.FORBIDDEN, "without a token this API is called by a loopback address"
             )
+        if _is_foreign_page(request):
+            # Without a token, and without a body's type, a browser asks nobody before it sends.
+            raise RequestError(
+                ErrorCode.FORBIDDEN, "without a token this API is not for pages of other origins"
+            )
         return LOOPBACK
 
 
@@ -88,6 +93,14 @@ def _check_scope(principal: Principal | None, route: Route) -> None:
             f"this call needs the scope {route.scope}, which the token {principal.name} does not"
             " have",
         )
+
+
+def _is_foreign_page(request: ApiRequest) -> bool:
+    """Whether a browser sends this for a page that did not come from here (Fetch, 3.2 and 3.6)."""
+    origin = request.header("origin")
+    if origin and origin.partition("://")[2] != request.header("host"):
+        return True
+    return request.header("sec-fetch-site") in ("cross-site", "same-site")
 
 
 def _names_loopback(host: str) -> bool:
