@@ -266,6 +266,17 @@ async def test_a_token_that_is_presented_on_loopback_counts(tmp_path: Path) -> N
         assert (last["token"], last["token_id"]) == ("loopback", None)
 
 
+async def test_wrong_tokens_are_told_of_once_a_minute(
+    memory: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seconds in (0, 1, 58, 1):
+        await memory.clock.advance(seconds * NS_PER_S)
+        await memory.operator("GET", "/v1/queues", **bearer("nop_secret"))
+    said = [record for record in caplog.records if record.__dict__.get("action")]
+    assert [record.__dict__["calls"] for record in said] == [1, 3]
+    assert "nop_secret" not in caplog.text
+
+
 @given(st.text(max_size=80))
 def test_no_text_is_a_token_by_chance(text: str) -> None:
     for plain in callers("memory", Path()):
