@@ -96,6 +96,29 @@ async def test_from_token_to_agent_to_log(server: Server, http: aiohttp.ClientSe
     ]
 
 
+async def test_one_of_many_at_once_gets_a_single_use(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    url = f"{server.operator_url}/v1/enrolment-tokens"
+    _, made = await posted(http, url, {}, OWNER)
+    register = f"{server.agent_url}/v1/agents/register"
+    async with asyncio.TaskGroup() as group:
+        tries = [
+            group.create_task(
+                posted(
+                    http,
+                    register,
+                    {"agent_key": f"{number:032x}", "enrolment_token": made["token"]},
+                    {"Netsonde-Protocol": "1"},
+                )
+            )
+            for number in range(20)
+        ]
+    assert sorted(task.result()[0] for task in tries) == [200] + [401] * 19
+    async with http.get(url, headers=OWNER) as response:
+        assert [one["used"] for one in (await response.json())["enrolment_tokens"]] == [1]
+
+
 @pytest.mark.parametrize(
     "path",
     [

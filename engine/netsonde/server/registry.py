@@ -336,16 +336,15 @@ def identity_of(request: RegisterRequest) -> str | None:
 
 
 def _with_new(agent: AgentRow, token: TokenRow, now_ns: int) -> tuple[TokenRow, ...]:
-    """Put a new token before the old ones; the one in use is never the one dropped."""
+    """Put a new token before the old ones, whose order stays; the one in use is never dropped."""
     alive = [row for row in agent.tokens if row.until_ns is None or row.until_ns > now_ns]
     if agent.is_legacy:
         limit_ns = now_ns + LEGACY_OVERLAP_NS
         alive = [replace(row, until_ns=row.until_ns or limit_ns) for row in alive]
-    used = next((row for row in alive if row.is_used), None)
-    kept = [row for row in alive if row is not used][: TOKENS_MAX - 2]
-    if used is not None:
-        kept.append(used)
-    return (token, *kept)
+    in_use = next((row.digest for row in alive if row.is_used), None)  # the newest that was used
+    others = [row.digest for row in alive if row.digest != in_use]
+    dropped = others[TOKENS_MAX - (1 if in_use is None else 2) :]
+    return (token, *(row for row in alive if row.digest not in dropped))
 
 
 def _first_use(agent: AgentRow, digest: bytes, now_ns: int) -> AgentRow:

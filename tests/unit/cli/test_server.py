@@ -136,3 +136,18 @@ def test_the_limit_of_open_files_is_raised_as_far_as_needed(
     monkeypatch.setattr(resource, "setrlimit", lambda _, given: became.append(given))
     raise_descriptor_limit(1000)
     assert became == ([] if wanted is None else [(wanted, limits[1])])
+
+
+def test_how_long_the_audit_log_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ServerConfig] = []
+
+    async def serve_nothing(config: ServerConfig) -> None:
+        seen.append(config)
+
+    monkeypatch.setattr(server, "_serve_until_stopped", serve_nothing)
+    for given in ([], ["--keep-audit", "30d"], ["--listen", "0.0.0.0:8080"]):
+        assert CliRunner().invoke(main, ["server", "run", "--memory", *given]).exit_code == 0
+    day_ms = 86_400_000
+    assert [one.audit_ms for one in seen] == [366 * day_ms, 30 * day_ms, 366 * day_ms]
+    refused = CliRunner().invoke(main, ["server", "run", "--memory", "--keep-audit", "1s"])
+    assert (refused.exit_code, "audit_ms must be" in refused.stderr) == (2, True)

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from netsonde.clock import NS_PER_S
-from support.stores import STORES, Caller, callers, written_in
+from netsonde.errors import RequestError
+from netsonde.model import RegisterRequest
+from netsonde.server.enrolment import Admission, Enrolment
+from netsonde.server.registry import identity_of
+from support.stores import STORES, Caller, at_once, callers, written_in
 
 DAY_NS = 86_400 * NS_PER_S
 FILE_TOKEN = "correct horse battery"
@@ -222,3 +226,29 @@ async def test_tokens_come_in_pages(memory: Caller) -> None:
         seen += [one["name"] for one in page["enrolment_tokens"]]
         cursor = f"&cursor={page['cursor']}"
     assert (seen, page["cursor"]) == (names, None)
+
+
+async def test_an_agent_that_was_forgotten_enrols_with_its_used_token(memory: Caller) -> None:
+    """As after a backup was restored: who enrolled is known, the agent is not."""
+    token = (await made(memory, labels={"site": "ams"}))["token"]
+    await memory.register(agent_key="a" * 32, enrolment_token=token)
+    await memory.clock.advance(2 * DAY_NS)
+
+    def admitted(key: str) -> Admission:
+        request = RegisterRequest(agent_key=key * 32, enrolment_token=token)
+        enrolment = Enrolment(memory.plane.config)
+        return at_once(
+            memory.plane.writer.read(
+                lambda store: enrolment.admit(
+                    store,
+                    request,
+                    identity_of(request),
+                    is_known=False,
+                    now_ns=memory.plane.time.now_ns(),
+                )
+            )
+        )
+
+    assert admitted("a") == Admission(b'{"site":"ams"}'), "and no use is spent"
+    with pytest.raises(RequestError, match="expired at"):
+        admitted("b")

@@ -34,6 +34,28 @@ async def test_without_a_token_only_loopback_is_answered(memory: Caller) -> None
         assert (status, answer["error"]) == (403, "ERR_FORBIDDEN")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://localhost:3000"}, 403),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"sec_fetch_site": "same-site"}, 403),
+        ({"origin": "http://localhost:8090", "sec_fetch_site": "same-origin"}, 201),
+        ({"sec_fetch_site": "none"}, 201),
+    ],
+)
+async def test_pages_of_other_origins_change_nothing(
+    memory: Caller, headers: dict[str, str], status: int
+) -> None:
+    sent = {"host": "localhost:8090", "content_type": ""} | headers
+    got, answer, _ = await memory.operator("POST", "/v1/checks", TCP, **sent)
+    assert got == status, answer
+    _, listed, _ = await memory.operator("GET", "/v1/checks")
+    assert len(listed["checks"]) == (status == 201)
+
+
 async def test_with_a_token_only_its_bearer_is(memory: Caller) -> None:
     guarded = Caller(memory.plane, memory.clock, operator_token="correct horse battery")
     for header in ("", "Bearer wrong", "Basic correct horse battery"):

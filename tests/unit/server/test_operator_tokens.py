@@ -1,13 +1,14 @@
 """Which operator may do what, and the log of who did: contract section 9."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S
@@ -17,7 +18,7 @@ from netsonde.server.operator.api import OPEN_PATHS
 from netsonde.server.operator.calls import Change
 from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
-from support.stores import STORES, Caller, callers, control_plane, written_in
+from support.stores import STORES, Caller, at_once, callers, control_plane, written_in
 
 DAY_NS = 86_400 * NS_PER_S
 FILE_TOKEN = "correct horse battery"
@@ -265,11 +266,42 @@ async def test_a_token_that_is_presented_on_loopback_counts(tmp_path: Path) -> N
         assert (last["token"], last["token_id"]) == ("loopback", None)
 
 
+async def test_wrong_tokens_are_told_of_once_a_minute(
+    memory: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seconds in (0, 1, 58, 1):
+        await memory.clock.advance(seconds * NS_PER_S)
+        await memory.operator("GET", "/v1/queues", **bearer("nop_secret"))
+    said = [record for record in caplog.records if record.__dict__.get("action")]
+    assert [record.__dict__["calls"] for record in said] == [1, 3]
+    assert "nop_secret" not in caplog.text
+
+
 @given(st.text(max_size=80))
 def test_no_text_is_a_token_by_chance(text: str) -> None:
     for plain in callers("memory", Path()):
         with pytest.raises(RequestError):
             plain.plane.operators.identify(text, FILE_TOKEN)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+FIELDS = ("name", "scopes", "uses", "labels", "expires_in_ms")
+
+
+@given(
+    st.sampled_from(["/v1/tokens", "/v1/enrolment-tokens"]),
+    st.dictionaries(st.sampled_from(FIELDS), ANYTHING | st.just(["read"]) | st.just("a")),
+)
+@settings(deadline=None)
+def test_every_wish_has_a_defined_answer(path: str, wish: dict[str, Any]) -> None:
+    for caller in callers("memory", Path()):
+        status, answer, _ = at_once(caller.operator("POST", path, wish))
+        assert status in (201, 400), answer
+        assert (status == 201) is ("token" in answer)
 
 
 # ── the audit log ──
@@ -404,3 +436,18 @@ async def test_nobody_changes_the_log(memory: Caller) -> None:
     for method in ("POST", "PATCH", "DELETE", "PUT"):
         status, _, headers = await memory.operator(method, "/v1/audit", {}, **OWNER)
         assert (status, headers["Allow"]) == (405, "GET")
+
+
+# ── the page ──
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "control-plane-api.md"
+
+
+def test_the_page_has_every_scope_and_call(memory: Caller) -> None:
+    operator_api = PAGE.read_text().partition("## Operator API")[2]
+    table = operator_api.partition("| scope | allows |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([^`]+)`", table, re.MULTILINE) == list(Scope)
+    assert isinstance(memory.operators, OperatorApi)
+    for route in memory.operators.routes:
+        call = f"{route.method} {route.path}"
+        assert re.search(rf"^\| `{re.escape(call)}[`?]", operator_api, re.MULTILINE), call

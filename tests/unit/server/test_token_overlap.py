@@ -99,4 +99,18 @@ class Overlap(RuleBasedStateMachine):
 
 
 TestOverlap = Overlap.TestCase
-TestOverlap.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestOverlap.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+
+
+def test_answers_lost_soon_after_a_rotation_drop_no_token_in_use() -> None:
+    machine = Overlap()
+    try:
+        machine.begin(is_legacy=False)
+        machine.register_and_lose_the_answer()
+        machine.register_and_use_the_new_token()
+        for _ in range(4):
+            machine.register_and_lose_the_answer()
+            machine.lost.clear()
+        machine.call()
+    finally:
+        machine.teardown()

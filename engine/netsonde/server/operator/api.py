@@ -1,9 +1,11 @@
 """The operator API as a whole: its calls, and who may make them. Strict about what it reads."""
 
 import ipaddress
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
+from netsonde.clock import NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server.api import Api, ApiRequest, Route, require_identity, require_json
 from netsonde.server.audit import note_refusal
@@ -38,6 +40,9 @@ RESOURCES = (
 )
 OPEN_PATHS = ("/livez", "/readyz")  # for supervisors, who hold no token
 READING = ("GET", "HEAD")
+STRANGERS_GAP_NS = 60 * NS_PER_S
+
+_log = logging.getLogger("netsonde.server")
 
 
 class OperatorApi(Api):
@@ -48,6 +53,7 @@ class OperatorApi(Api):
     def __init__(self, plane: ControlPlane, token: str | None = None) -> None:
         self._plane = plane
         self._token = token
+        self._strangers = _Strangers()
         self.routes = [route for resource in RESOURCES for route in resource(plane).routes()]
         super().__init__([*self.routes, *health_routes(plane)])
         plane.requests[self.name] = self.requests
@@ -76,7 +82,11 @@ class OperatorApi(Api):
     def _principal(self, request: ApiRequest) -> Principal:
         token = bearer(request)
         if token:
-            return self._plane.operators.identify(token, self._token)
+            try:
+                return self._plane.operators.identify(token, self._token)
+            except RequestError as error:
+                self._strangers.met(error, self._plane.time.now_ns())
+                raise
         if self._token is not None or request.header("authorization"):
             raise RequestError(
                 ErrorCode.UNAUTHORIZED, "an operator token is needed: Authorization: Bearer <token>"
@@ -86,7 +96,32 @@ class OperatorApi(Api):
             raise RequestError(
                 ErrorCode.FORBIDDEN, "without a token this API is called by a loopback address"
             )
+        if _is_foreign_page(request):
+            # Without a token, and without a body's type, a browser asks nobody before it sends.
+            raise RequestError(
+                ErrorCode.FORBIDDEN, "without a token this API is not for pages of other origins"
+            )
         return LOOPBACK
+
+
+class _Strangers:
+    """Says that wrong tokens are presented, once a minute at most: each may be a guess."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._said_ns: int | None = None
+
+    def met(self, error: RequestError, now_ns: int) -> None:
+        self._count += 1
+        if self._said_ns is not None and now_ns - self._said_ns < STRANGERS_GAP_NS:
+            return
+        _log.warning(
+            "%d calls of operators were refused since this was last said; the latest: %s",
+            self._count,
+            error,
+            extra={"action": "operator_unauthorized", "calls": self._count},
+        )
+        self._count, self._said_ns = 0, now_ns
 
 
 def _check_scope(principal: Principal | None, route: Route) -> None:
@@ -99,6 +134,14 @@ def _check_scope(principal: Principal | None, route: Route) -> None:
             f"this call needs the scope {route.scope}, which the token {principal.name} does not"
             " have",
         )
+
+
+def _is_foreign_page(request: ApiRequest) -> bool:
+    """Whether a browser sends this for a page that did not come from here (Fetch, 3.2 and 3.6)."""
+    origin = request.header("origin")
+    if origin and origin.partition("://")[2] != request.header("host"):
+        return True
+    return request.header("sec-fetch-site") in ("cross-site", "same-site")
 
 
 def _names_loopback(host: str) -> bool:
