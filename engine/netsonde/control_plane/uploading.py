@@ -13,7 +13,7 @@ from netsonde.errors import ControlPlaneError, TransportError
 
 TASKS_PATH = "/v1/tasks"
 PART_LINES = 1_000  # of one request; the server's limit is wire.LINES_MAX
-PART_BYTES = 8 << 20  # of one request; the server's limit is wire.STREAM_MAX_BYTES
+PART_BYTES = 1 << 20  # of one request, whose body is sent at once
 TIMEOUT_S = wire.STREAM_MAX_MS / 1000 + 15
 IDLE_TIMEOUT_S = 30.0  # between two groups' answers
 REFUSAL_MAX_BYTES = 64 << 10

@@ -179,6 +179,33 @@ async def test_a_stream_lasts_as_long_as_any_may(caller: Caller) -> None:
     assert reader.task.done()
 
 
+async def test_what_there_is_comes_without_waiting_for_more(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PAGE_ROWS", 2)
+    agent = await caller.register()
+    ids = await measured(agent, 9)
+    reader = Reader(caller, wait_ms="0")
+    await come(caller)
+    assert reader.lease_ids == ids
+    assert reader.lines[-1]["reason"] == "wait"
+
+
+async def test_a_stream_that_never_catches_up_ends_in_time(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PAGE_ROWS", 1)
+    monkeypatch.setattr(feed, "LOOK_NS", 20 * NS_PER_S)
+    agent = await caller.register()
+    ids = await measured(agent, 9)
+    reader = Reader(caller)
+    for _ in range(60):
+        await caller.clock.advance(NS_PER_S)
+    assert reader.lines[-1]["reason"] == "time"
+    assert reader.lease_ids == ids[:4]
+    assert reader.lines[-1]["cursor"] == reader.lines[-2]["cursor"]
+
+
 async def test_a_shutdown_ends_it_at_once_after_what_is_there(caller: Caller) -> None:
     agent = await caller.register()
     reader = Reader(caller)
@@ -321,7 +348,7 @@ async def test_a_reader_that_does_not_read_holds_one_page(
     monkeypatch.setattr(feed, "PAGE_ROWS", 3)
     agent = await caller.register()
     ids = await measured(agent, 20)
-    stream = Feed(caller.plane).stream(ResultQuery(limit=1), 60 * NS_PER_S)
+    stream = Feed(caller.plane).stream(ResultQuery(limit=1), 60 * NS_PER_S, 60 * NS_PER_S)
     async with aclosing(stream):
         first = await anext(stream)
         assert isinstance(first, Found)
@@ -476,7 +503,8 @@ async def follow(
 ) -> int | None:
     """Read until so many results have come, or to the end; return where to go on."""
     query = ResultQuery(limit=1, position=position, kind=kind)
-    stream = Feed(caller.plane).stream(query, caller.plane.time.now_ns() + 5 * NS_PER_MS)
+    until_ns = caller.plane.time.now_ns() + 5 * NS_PER_MS
+    stream = Feed(caller.plane).stream(query, until_ns, until_ns)
     async with aclosing(stream):
         task = asyncio.get_running_loop().create_task(_take(stream, cut, seen))
         while not task.done():

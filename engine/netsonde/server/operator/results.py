@@ -59,7 +59,9 @@ class ResultCalls(Calls):
     async def _stream_results(self, request: ApiRequest) -> ApiResponse:
         wanted, wait_ms = feed_query(request.query, self._plane.registry)
         await self._feed.check(wanted)
-        events = self._feed.stream(wanted, request.received_ns + wait_ms * NS_PER_MS)
+        deadline_ns = request.received_ns + wait_ms * NS_PER_MS
+        limit_ns = request.received_ns + wire.STREAM_MAX_MS * NS_PER_MS
+        events = self._feed.stream(wanted, deadline_ns, limit_ns)
         return lines(_lines(events))
 
 
