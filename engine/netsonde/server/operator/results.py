@@ -10,7 +10,7 @@ from netsonde.server.api import ApiRequest, ApiResponse, Route, lines, ok
 from netsonde.server.core import ControlPlane
 from netsonde.server.feed import Feed, Found, Stopped, require_kept
 from netsonde.server.operator.calls import Calls
-from netsonde.server.queries import encode_cursor, feed_query, results_query
+from netsonde.server.queries import RESULT_CURSOR, encode_cursor, feed_query, results_query
 from netsonde.server.store import Store
 from netsonde.server.store.results import StoredResult
 
@@ -52,7 +52,7 @@ class ResultCalls(Calls):
         return ok(
             {
                 "results": [wire.fragment(documents.result(row)) for row in rows],
-                "cursor": encode_cursor(position),
+                "cursor": encode_cursor(position, RESULT_CURSOR),
             }
         )
 
@@ -68,7 +68,7 @@ class ResultCalls(Calls):
 async def _lines(events: AsyncGenerator[Found | Stopped]) -> AsyncGenerator[bytes]:
     async with aclosing(events):
         async for event in events:
-            cursor = encode_cursor(event.position)
+            cursor = encode_cursor(event.position, RESULT_CURSOR)
             if isinstance(event, Stopped):
                 yield wire.feed_end_line(event.reason, cursor)
             elif not event.results:
@@ -82,7 +82,9 @@ def _chunks(rows: Sequence[StoredResult]) -> Iterator[bytes]:
     """Encode results as lines, so many at once that each chunk is worth a packet or some."""
     chunk = bytearray()
     for row in rows:
-        chunk += wire.result_line(encode_cursor(row.result_id), documents.result(row))
+        chunk += wire.result_line(
+            encode_cursor(row.result_id, RESULT_CURSOR), documents.result(row)
+        )
         if len(chunk) >= CHUNK_BYTES:
             yield bytes(chunk)
             chunk.clear()
