@@ -300,6 +300,20 @@ async def test_a_cursor_before_what_is_kept_is_expired(tmp_path: Path, path: str
             assert (await dispatch(caller, "GET", path, query=query)).status == status, position
 
 
+async def test_an_empty_page_has_a_cursor_to_go_on_from(tmp_path: Path) -> None:
+    for caller in callers("sqlite", tmp_path):
+        agent = await caller.register()
+        await measured(agent, 4)
+        await caller.plane.writer.write(lambda store: delete(store, 4))
+        for order in ("", "?order=desc", "?kind=dns"):
+            _, page, _ = await caller.operator("GET", f"/v1/results{order}")
+            assert page["results"] == []
+            assert decode_cursor(page["cursor"], RESULT_CURSOR) == 4
+        (later,) = await measured(agent)
+        _, page, _ = await caller.operator("GET", f"/v1/results?cursor={page['cursor']}")
+        assert [one["lease_id"] for one in page["results"]] == [later]
+
+
 async def test_results_deleted_before_they_were_read_end_a_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

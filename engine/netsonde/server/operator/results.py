@@ -35,20 +35,23 @@ class ResultCalls(Calls):
         wanted, wait_ms = results_query(request.query, self._plane.registry)
         deadline_ns = request.received_ns + wait_ms * NS_PER_MS
 
-        def operation(store: Store) -> list[StoredResult]:
+        def operation(store: Store) -> tuple[list[StoredResult], int]:
+            start = wanted.position
+            if start is None:
+                start = store.result_bounds().oldest - 1
             rows = store.results(wanted)
             if not wanted.descending:
                 require_kept(store, wanted.position)
-            return rows
+            return rows, start
 
         while True:
             pulse = self._plane.results_pulse.next()
-            rows = await self._plane.writer.read(operation)
+            rows, start = await self._plane.writer.read(operation)
             remaining_ns = deadline_ns - self._plane.time.now_ns()
             if rows or remaining_ns <= 0 or self._plane.results_pulse.is_closed:
                 break
             await self._plane.clock.wait(pulse, remaining_ns)
-        position = rows[-1].result_id if rows else wanted.position or 0
+        position = rows[-1].result_id if rows else start
         return ok(
             {
                 "results": [wire.fragment(documents.result(row)) for row in rows],
