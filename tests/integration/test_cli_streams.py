@@ -146,6 +146,31 @@ def test_tasks_come_through_a_pipe(place: Place) -> None:
         assert len(place.measure(10)) == 2
 
 
+def test_lines_are_added_as_they_come_and_an_interruption_says_how_to_go_on(
+    place: Place,
+) -> None:
+    with place.server() as server:
+        started(server)
+        adding = subprocess.Popen(
+            [*COMMAND, "task", "add", "-", "--json", "--key", "k9", "--server", place.url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        with adding:
+            assert adding.stdin is not None
+            assert adding.stdout is not None
+            assert adding.stderr is not None
+            for number in (1, 2):
+                adding.stdin.write(json.dumps(TASK).encode() + b"\n")
+                adding.stdin.flush()
+                assert json.loads(adding.stdout.readline())["line"] == number
+            adding.send_signal(signal.SIGINT)
+            assert adding.wait(20) == Exit.INTERRUPTED
+            said = adding.stderr.read().decode()
+    assert "2 tasks added so far; run it again with --key k9" in said
+
+
 def test_without_a_server_it_says_how_to_go_on(place: Place, tmp_path: Path) -> None:
     (tmp_path / "tasks").write_text(json.dumps(TASK))
     done = netsonde("task", "add", str(tmp_path / "tasks"), "--key", "k7", "--server", place.url)

@@ -46,8 +46,7 @@ class MemoryStore(MemoryRecords, MemoryUploads):
     """The store protocol over dictionaries; an operation that raises must not have begun."""
 
     def __init__(self) -> None:
-        MemoryRecords.__init__(self)
-        MemoryUploads.__init__(self)
+        super().__init__()
         self._tasks: dict[int, Task] = {}
         self._by_lease: dict[int, Task] = {}
         self._specs: list[bytes] = [b""]

@@ -12,6 +12,7 @@ class MemoryRecords:
     """Verbs over what changes rarely."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._next: dict[str, int] = {}
         self._counters: dict[str, int] = {}
         self._agents: dict[int, AgentRow] = {}
