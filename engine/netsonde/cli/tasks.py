@@ -129,7 +129,7 @@ class _Adding:
         """Say how many there are; return the exit code."""
         if not self._as_json:
             refused = f", {self._refused} refused" if self._refused else ""
-            write_text(f"{self._added} task{'s' * (self._added != 1)} added{refused}")
+            write_text(f"{self._counted()}{refused}")
         return Exit.USAGE if self._refused else Exit.OK
 
     async def _upload(self, uploader: Uploader, part: Sequence[Read]) -> None:
@@ -144,7 +144,7 @@ class _Adding:
             async with aclosing(uploader.answers(first_line, bodies)) as answers:
                 async for answer in answers:
                     self._tell(numbers[answer.line - first_line], answer)
-        self._progress.show(f"{self._added} tasks added, {self._refused} refused")
+        self._progress.show(f"{self._counted()}, {self._refused} refused")
 
     def _tell(self, number: int, answer: wire.LineAnswer) -> None:
         is_refused = answer.task_id is None
@@ -162,9 +162,12 @@ class _Adding:
             where = f"{self._name or 'target'}:{number}"
             warn(f"{where}: {answer.error}: {answer.message}")
 
+    def _counted(self) -> str:
+        return f"{self._added} task{'s' * (self._added != 1)} added"
+
     def _how_to_go_on(self) -> str:
         return (
-            f"{self._added} tasks were added; run it again with --key {self._key}, which adds"
+            f"{self._counted()} so far; run it again with --key {self._key}, which adds"
             " none of them twice"
         )
 

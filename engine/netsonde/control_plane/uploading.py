@@ -13,13 +13,14 @@ from netsonde.errors import ControlPlaneError, TransportError
 
 TASKS_PATH = "/v1/tasks"
 PART_LINES = 1_000  # of one request; the server's limit is wire.LINES_MAX
-PART_BYTES = 8 << 20  # of one request; the server's limit is wire.STREAM_MAX_BYTES
+PART_BYTES = 1 << 20  # of one request, whose body is sent at once
 TIMEOUT_S = wire.STREAM_MAX_MS / 1000 + 15
 IDLE_TIMEOUT_S = 30.0  # between two groups' answers
 REFUSAL_MAX_BYTES = 64 << 10
 RETRY_BASE_MS = 250
 RETRY_CAP_MS = 5_000
 FAILURES_MAX = 8  # in a row, without an answer to any line: a quarter of a minute, about
+FIRST_FAILURES_MAX = 4  # before any answer: who named the wrong server hears of it in a second
 
 
 class Uploader:
@@ -43,6 +44,7 @@ class Uploader:
         self._clock = clock
         self._rng = rng
         self._backoff = BackoffPolicy(RETRY_BASE_MS, RETRY_CAP_MS)
+        self._has_begun = False
 
     async def answers(
         self, first_line: int, lines: Sequence[bytes]
@@ -64,13 +66,14 @@ class Uploader:
                 async with aclosing(self._once(first_line + done, lines[done:])) as answers:
                     async for answer in answers:
                         done += 1
+                        self._has_begun = True
                         yield answer
             except (ControlPlaneError, TransportError) as failure:
                 error = failure
                 if isinstance(failure, ControlPlaneError) and not failure.retryable:
                     raise
             failures = 0 if done > before else failures + 1
-            if failures >= FAILURES_MAX:
+            if failures >= (FAILURES_MAX if self._has_begun else FIRST_FAILURES_MAX):
                 raise error or TransportError("POST /v1/tasks", "lines are left without an answer")
             if error is not None or failures:
                 hint_ms = error.retry_after_ms if isinstance(error, ControlPlaneError) else None

@@ -58,9 +58,12 @@ class Feed:
         self._require_room()
         await self._plane.writer.read(lambda store: require_kept(store, query.position))
 
-    async def stream(self, query: ResultQuery, deadline_ns: int) -> AsyncGenerator[Found | Stopped]:
-        """Yield results after the query's position, waiting for more until the time is over.
+    async def stream(
+        self, query: ResultQuery, deadline_ns: int, limit_ns: int
+    ) -> AsyncGenerator[Found | Stopped]:
+        """Yield results after the query's position, and wait for more until deadline_ns.
 
+        What there is comes after that too, but none past limit_ns.
         A reader that takes its time holds one page, and nobody waits for it.
 
         Raises:
@@ -78,14 +81,25 @@ class Feed:
                 if found.results or said_ns is None or time.now_ns() - said_ns >= PING_NS:
                     said_ns = time.now_ns()
                     yield found
-                if pulses.is_closed or time.now_ns() >= deadline_ns:
-                    yield Stopped("shutdown" if pulses.is_closed else "wait", position)
+                reason = self._reason(
+                    time.now_ns(), min(deadline_ns, limit_ns) if is_all else limit_ns, is_all
+                )
+                if reason:
+                    yield Stopped(reason, position)
                     return
                 if is_all:
                     until_ns = min(deadline_ns, said_ns + PING_NS)
                     await self._plane.clock.wait(pulse, max(until_ns - time.now_ns(), 0))
                 due_ns = looked_ns + self._readers * LOOK_NS
                 await self._plane.clock.sleep(max(due_ns - time.now_ns(), 0))
+
+    def _reason(self, now_ns: int, until_ns: int, is_all: bool) -> str:
+        """Return why a stream ends now; nothing when it does not."""
+        if self._plane.results_pulse.is_closed:
+            return "shutdown"
+        if now_ns < until_ns:
+            return ""
+        return "wait" if is_all else "time"
 
     async def _begin(self, query: ResultQuery) -> int:
         if query.position is not None:

@@ -18,7 +18,9 @@ LIMIT_DEFAULT = 100
 LIMIT_MAX = 1_000
 OUTCOME_MAX_CHARS = 64
 INSTANT_MAX_NS = 2**62  # the year 2116; an integer column holds no more than twice that
-_CURSOR_MARK = "c1:"
+POSITION_DIGITS_MAX = 16  # 2^53 has 16
+LISTING_CURSOR = "c1:"
+RESULT_CURSOR = "r1:"  # of results, as pages and as a stream
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -105,7 +107,7 @@ def _filters(query: Query, registry: AgentRegistry) -> ResultQuery:
         refuse("outcome", f"outcome must have 1 to {OUTCOME_MAX_CHARS} characters")
     return ResultQuery(
         limit=LIMIT_DEFAULT,
-        position=decode_cursor(query.take("cursor")),
+        position=decode_cursor(query.take("cursor"), RESULT_CURSOR),
         check_id=query.number("check_id", 1, MINTED_ID_MAX),
         agent_id=agent_id_of(query.take("agent"), registry),
         task_id=query.number("task_id", 1, MINTED_ID_MAX),
@@ -148,23 +150,24 @@ def agent_id_of(name: str | None, registry: AgentRegistry) -> int | None:
     return found[0]
 
 
-def encode_cursor(position: int) -> str:
+def encode_cursor(position: int, mark: str = LISTING_CURSOR) -> str:
     """Return the text that stands for a position in a listing."""
-    return base64.urlsafe_b64encode(f"{_CURSOR_MARK}{position}".encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(f"{mark}{position}".encode()).decode().rstrip("=")
 
 
-def decode_cursor(text: str | None) -> int | None:
+def decode_cursor(text: str | None, mark: str = LISTING_CURSOR) -> int | None:
     """Return the position that a cursor stands for; None for none.
 
     Raises:
-        RequestError: ERR_VALIDATION, it is none of ours.
+        RequestError: ERR_VALIDATION, it is none of ours, or of another listing.
     """
     if text is None:
         return None
     plain = _plain(text)
-    position = plain.removeprefix(_CURSOR_MARK)
-    if plain == position or not position.isdecimal() or int(position) > MINTED_ID_MAX:
-        refuse("cursor", "cursor must be one that this API answered")
+    position = plain.removeprefix(mark)
+    is_number = position.isdecimal() and len(position) <= POSITION_DIGITS_MAX
+    if plain == position or not is_number or int(position) > MINTED_ID_MAX:
+        refuse("cursor", "cursor must be one that this call answered")
     return int(position)
 
 

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from netsonde import wire
-from netsonde.cli import operate
+from netsonde.cli import operate, task_lines, tasks
 from netsonde.cli.exits import Exit
 from netsonde.cli.root import main
 from netsonde.errors import ControlPlaneError, TransportError
@@ -75,6 +75,31 @@ def test_a_line_that_is_too_long_is_not_sent(operator: FakeOperator, tmp_path: P
     assert sent == {1, 2}, "its number is the next one's"
 
 
+class Drawn:
+    """Keeps what a terminal would show."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def show(self, text: str) -> None:
+        self.shown.append(text)
+
+    def clear(self) -> None:
+        self.shown.append("")
+
+
+def test_a_terminal_sees_how_far_it_is(
+    operator: FakeOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Drawn()
+    monkeypatch.setattr(tasks, "Progress", lambda: drawn)
+    monkeypatch.setattr(task_lines, "PART_LINES", 2)
+    operator.refused = {2: REFUSED}
+    (tmp_path / "t").write_bytes(PING * 3)
+    assert add(str(tmp_path / "t")).exit_code == Exit.USAGE
+    assert drawn.shown == ["", "1 task added, 1 refused", "2 tasks added, 1 refused", ""]
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -89,7 +114,7 @@ def test_an_upload_that_fails_says_how_to_go_on(
     (tmp_path / "t").write_bytes(PING * 5)
     done = add(str(tmp_path / "t"), "--key", "nightly")
     assert done.exit_code == Exit.CANNOT
-    assert "2 tasks were added; run it again with --key nightly" in done.stderr
+    assert "2 tasks added so far; run it again with --key nightly" in done.stderr
     assert operator.uploads[0].key == "nightly"
 
 

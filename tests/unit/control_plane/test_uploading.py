@@ -23,7 +23,7 @@ from netsonde.control_plane.memory import (
     Truncated,
 )
 from netsonde.control_plane.operator import OperatorClient
-from netsonde.control_plane.uploading import FAILURES_MAX, Uploader
+from netsonde.control_plane.uploading import FAILURES_MAX, FIRST_FAILURES_MAX, Uploader
 from netsonde.errors import ControlPlaneError, TransportError
 from support.feeds import operator_transport, task_line
 from support.stores import Caller, callers
@@ -114,10 +114,21 @@ async def test_an_upload_that_was_cut_off_makes_nothing_twice(caller: Caller, fa
 
 async def test_a_server_that_stays_away_ends_it(caller: Caller) -> None:
     transport = operator_transport(caller)
+    begun = uploader(caller, transport)
+    await passing(caller, sent(begun, some_lines(2)))
+    transport.requests.clear()
+    transport.inject(LostRequest(), times=100)
+    with pytest.raises(TransportError):
+        await passing(caller, sent(begun, some_lines(2), 3))
+    assert len(transport.requests) == FAILURES_MAX
+
+
+async def test_a_server_that_never_was_there_ends_it_sooner(caller: Caller) -> None:
+    transport = operator_transport(caller)
     transport.inject(LostRequest(), times=100)
     with pytest.raises(TransportError):
         await passing(caller, sent(uploader(caller, transport), some_lines(2)))
-    assert len(transport.requests) == FAILURES_MAX
+    assert len(transport.requests) == FIRST_FAILURES_MAX
 
 
 async def test_a_server_that_answers_nothing_ends_it(caller: Caller) -> None:
@@ -125,7 +136,7 @@ async def test_a_server_that_answers_nothing_ends_it(caller: Caller) -> None:
     transport.inject(Answered(200, b'{"t":"end","reason":"done"}\n', STREAMED), times=100)
     with pytest.raises(TransportError, match="left without an answer"):
         await passing(caller, sent(uploader(caller, transport), some_lines(2)))
-    assert len(transport.requests) == FAILURES_MAX
+    assert len(transport.requests) == FIRST_FAILURES_MAX
 
 
 async def test_a_refusal_is_final(caller: Caller) -> None:
@@ -158,7 +169,7 @@ async def test_what_is_no_such_server_is_not_asked_again(caller: Caller, answer:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
-    cuts=st.lists(st.integers(0, 400), max_size=6),
+    cuts=st.lists(st.integers(0, 400), max_size=FIRST_FAILURES_MAX - 1),
     good=st.lists(st.booleans(), min_size=1, max_size=8),
 )
 async def test_cut_after_any_byte_each_good_line_is_one_task(

@@ -10,7 +10,7 @@ from netsonde.server.api import ApiRequest, ApiResponse, Route, lines, ok
 from netsonde.server.core import ControlPlane
 from netsonde.server.feed import Feed, Found, Stopped, require_kept
 from netsonde.server.operator.calls import Calls
-from netsonde.server.queries import encode_cursor, feed_query, results_query
+from netsonde.server.queries import RESULT_CURSOR, encode_cursor, feed_query, results_query
 from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.results import StoredResult
@@ -36,38 +36,43 @@ class ResultCalls(Calls):
         wanted, wait_ms = results_query(request.query, self._plane.registry)
         deadline_ns = request.received_ns + wait_ms * NS_PER_MS
 
-        def operation(store: Store) -> list[StoredResult]:
+        def operation(store: Store) -> tuple[list[StoredResult], int]:
+            start = wanted.position
+            if start is None:
+                start = store.result_bounds().oldest - 1
             rows = store.results(wanted)
             if not wanted.descending:
                 require_kept(store, wanted.position)
-            return rows
+            return rows, start
 
         while True:
             pulse = self._plane.results_pulse.next()
-            rows = await self._plane.writer.read(operation)
+            rows, start = await self._plane.writer.read(operation)
             remaining_ns = deadline_ns - self._plane.time.now_ns()
             if rows or remaining_ns <= 0 or self._plane.results_pulse.is_closed:
                 break
             await self._plane.clock.wait(pulse, remaining_ns)
-        position = rows[-1].result_id if rows else wanted.position or 0
+        position = rows[-1].result_id if rows else start
         return ok(
             {
                 "results": [wire.fragment(documents.result(row)) for row in rows],
-                "cursor": encode_cursor(position),
+                "cursor": encode_cursor(position, RESULT_CURSOR),
             }
         )
 
     async def _stream_results(self, request: ApiRequest) -> ApiResponse:
         wanted, wait_ms = feed_query(request.query, self._plane.registry)
         await self._feed.check(wanted)
-        events = self._feed.stream(wanted, request.received_ns + wait_ms * NS_PER_MS)
+        deadline_ns = request.received_ns + wait_ms * NS_PER_MS
+        limit_ns = request.received_ns + wire.STREAM_MAX_MS * NS_PER_MS
+        events = self._feed.stream(wanted, deadline_ns, limit_ns)
         return lines(_lines(events))
 
 
 async def _lines(events: AsyncGenerator[Found | Stopped]) -> AsyncGenerator[bytes]:
     async with aclosing(events):
         async for event in events:
-            cursor = encode_cursor(event.position)
+            cursor = encode_cursor(event.position, RESULT_CURSOR)
             if isinstance(event, Stopped):
                 yield wire.feed_end_line(event.reason, cursor)
             elif not event.results:
@@ -81,7 +86,9 @@ def _chunks(rows: Sequence[StoredResult]) -> Iterator[bytes]:
     """Encode results as lines, so many at once that each chunk is worth a packet or some."""
     chunk = bytearray()
     for row in rows:
-        chunk += wire.result_line(encode_cursor(row.result_id), documents.result(row))
+        chunk += wire.result_line(
+            encode_cursor(row.result_id, RESULT_CURSOR), documents.result(row)
+        )
         if len(chunk) >= CHUNK_BYTES:
             yield bytes(chunk)
             chunk.clear()
