@@ -38,7 +38,7 @@ from netsonde.leases import Ended, LeaseState, LeaseTable
 from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse
 from netsonde.netinfo import local_addresses
 from netsonde.probe.privilege import GRANT_HINT, capabilities
-from netsonde.remote_config import Holder
+from netsonde.remote_config import Ceiling, Holder
 from netsonde.spool import Spool, SpoolLimits
 
 SPOOL_NAME = "spool.db"
@@ -80,6 +80,7 @@ class Agent:
         self._addresses: frozenset[str] = frozenset()
         self._capabilities = {} if probers is not None else capabilities()
         self._capacities = dict(config.capacities)
+        self._ceiling = Ceiling()
         self._parts: _Parts | None = None
         self._beaten = 0  # leases named in heartbeats since the first one was
 
@@ -106,6 +107,7 @@ class Agent:
             spool = await self._open_spool()
             stack.push_async_callback(spool.close)
             await self._look_around()
+            self._ceiling = ceiling_of(self.config, self._capacities)
             client = ControlPlaneClient(self._transport, self._clock, self._rng)
             leases = LeaseTable(self._rng)
             telemetry = Telemetry(self._clock, spool)
@@ -206,24 +208,7 @@ class Agent:
         extender = LeaseExtender(
             clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
         )
-        ceiling = ceiling_of(config, self._capacities)
-        keys = TrustedKeys(map(PublicKey, config.trusted_keys))
-        keeper = ConfigKeeper(
-            clock, client, config.state_dir / CONFIG_NAME, keys, ceiling, self._rng
-        )
-        knobs = Knobs(
-            config=config,
-            capacities=self._capacities,
-            probers=probers,
-            client=client,
-            session=session,
-            worker=worker,
-            dispatcher=dispatcher,
-            reporter=reporter,
-            vouched=ceiling.resolvers or (),
-        )
-        keeper.prepare = knobs.prepare
-        keeper.holder = partial(self._holder, client)
+        keeper, knobs = self._remote(client, session, worker, dispatcher, reporter, probers)
         parts = _Parts(
             client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
             extender, keeper, knobs,
@@ -231,6 +216,34 @@ class Agent:
         parts.connect()
         keeper.start()
         return parts
+
+    def _remote(
+        self,
+        client: ControlPlaneClient,
+        session: AgentRuntime,
+        worker: Worker,
+        dispatcher: Dispatcher,
+        reporter: Reporter,
+        probers: Probers,
+    ) -> tuple[ConfigKeeper, Knobs]:
+        """Make what takes signed configurations, and where their values go."""
+        knobs = Knobs(
+            config=self.config,
+            capacities=self._capacities,
+            probers=probers,
+            client=client,
+            session=session,
+            worker=worker,
+            dispatcher=dispatcher,
+            reporter=reporter,
+            vouched=self._ceiling.resolvers or (),
+        )
+        path = self.config.state_dir / CONFIG_NAME
+        keys = TrustedKeys(map(PublicKey, self.config.trusted_keys))
+        keeper = ConfigKeeper(self._clock, client, path, keys, self._ceiling, self._rng)
+        keeper.prepare = knobs.prepare
+        keeper.holder = partial(self._holder, client)
+        return keeper, knobs
 
     # ── running ──
 
@@ -419,6 +432,7 @@ class _Parts:
         dispatcher.is_alone = lambda: client.is_legacy is not False
         reporter.on_room = dispatcher.wake
         client.on_config = self.keeper.announce
+        self.keeper.on_verdict = self.session.beat_soon
         reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
 
     def counters(self) -> dict[str, int]:

@@ -39,7 +39,7 @@ from netsonde.remote_config import (
 ASK_NS = 600 * NS_PER_S  # an original control plane answers six times an hour
 ASK_JITTER = 0.2
 FETCH_SPREAD_NS = 5 * NS_PER_S  # a fleet that hears of a revision must not fetch together
-FETCH_GAP_NS = 10 * NS_PER_S  # whatever is announced
+FETCH_GAP_NS = 2 * NS_PER_S  # whatever is announced
 ANSWER_MAX_BYTES = 2 * dsse.PAYLOAD_MAX_BYTES * 4 // 3  # the payload, and its unsigned copy
 ERROR_MAX_CHARS = 500
 CLAMPED_MAX = 32  # told to the control plane; the log has all
@@ -84,7 +84,8 @@ class ConfigKeeper:
     """Keeps the signed configuration of one agent. `run` fetches; `announce` says when to.
 
     `prepare` turns values into what puts them into force, or raises ConfigError: it changes
-    nothing yet. `holder` says who this agent is.
+    nothing yet. `holder` says who this agent is. `on_verdict` is called when there is something new
+    to say.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class ConfigKeeper:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.prepare: Prepare = lambda _: lambda: None
+        self.on_verdict: Callable[[], None] = lambda: None
         self.holder: Callable[[], Holder] = lambda: Holder(0, "", {})
         self._clock = clock
         self._source = source
@@ -140,7 +142,10 @@ class ConfigKeeper:
         self._kept = kept_config.load(self._path)
         died_in = self._kept.applying
         if died_in is not None:
-            self._keep(applying=None, crashed=died_in)
+            try:
+                self._keep(applying=None, crashed=died_in)
+            except StorageError:  # as it stands the file says so too
+                self._kept = msgspec.structs.replace(self._kept, applying=None, crashed=died_in)
         if self._kept.envelope is not None:
             self._consider(self._kept.envelope, named=None)
         if died_in is not None:
@@ -157,13 +162,14 @@ class ConfigKeeper:
                 text = "this agent trusts no key: name the operator's in its setting trusted_keys"
                 refusal = ConfigRefused(RefusalReason.UNKNOWN_KEY, text)
                 self._nack(refusal, named=_number(self._announced))
+                self.on_verdict()
             self._note_stale()
             wait_ns = round(ASK_NS * self._rng.uniform(1, 1 + ASK_JITTER))
             fetched_ns = self._clock.boottime_ns()
             if await self._clock.wait(self._asked, wait_ns):
                 passed_ns = self._clock.boottime_ns() - fetched_ns
                 spread_ns = round(self._rng.uniform(0, FETCH_SPREAD_NS))
-                await self._clock.sleep(max(FETCH_GAP_NS - passed_ns, 0) + spread_ns)
+                await self._clock.sleep(max(FETCH_GAP_NS - passed_ns, spread_ns))
 
     # ── fetching ──
 
@@ -174,11 +180,14 @@ class ConfigKeeper:
         except (ControlPlaneError, TransportError):
             self.counters["fetch_failed"] += 1  # the session tells the operator
             return
-        self._handled = announced
         self.counters["fetched"] += 1
+        self._handled = announced
         if answer is None or answer.body is None:
             return
+        before = self.status()
         reason = self._take(answer.body)
+        if self.status() != before:
+            self.on_verdict()
         self._etag = None if reason in PASSING else answer.etag
 
     def _take(self, body: bytes) -> RefusalReason | None:
@@ -256,7 +265,10 @@ class ConfigKeeper:
             raise ConfigRefused(RefusalReason.APPLY_FAILED, text, revision) from error
 
     def _restore(self) -> None:
-        """Put back what was in force."""
+        """Put back what was in force.
+
+        Should even that fail the agent ends, with what it was applying written down.
+        """
         self.prepare(self._in_force.values if self._in_force else RemoteConfig())()
 
     def _renew(self, envelope: Envelope) -> None:

@@ -57,6 +57,7 @@ class AgentRuntime:
         self._registered_ns: int | None = None
         self._refused_tokens = 0
         self._beats = 0
+        self._has_news = asyncio.Event()
         self._watch = _Watch(client.control_plane, clock)
 
     async def start(self) -> None:
@@ -78,8 +79,14 @@ class AgentRuntime:
     async def run(self) -> None:
         """Send heartbeats until cancelled."""
         while True:
+            self._has_news.clear()
             await self.heartbeat()
-            await self._clock.sleep(self.beat_interval_ns())
+            if await self._clock.wait(self._has_news, self.beat_interval_ns()):
+                await self._clock.sleep(self._client.cadence.heartbeat_ms * NS_PER_MS)
+
+    def beat_soon(self) -> None:
+        """Let the next heartbeat come as soon as the control plane's quota allows."""
+        self._has_news.set()
 
     async def heartbeat(self) -> None:
         """Send one heartbeat now and act on its answer; a failure is logged and not raised."""
