@@ -6,10 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import aiohttp
+
 from netsonde.cli.exits import Exit
+from netsonde.clock import SystemClock
+from netsonde.control_plane import ControlPlaneClient, HttpControlPlaneTransport, RegisterRequest
+from netsonde.control_plane.calls import ConfigAnswer
+from netsonde.server import ServerConfig, serve
 from support.commands import Running, json_lines, netsonde, running
+from support.configs import document, envelope
 
 STATUS_WITHIN_S = 40.0
 
@@ -58,6 +66,26 @@ def state_of(operators: str, revision: int, status: str) -> dict[str, Any]:
             return found
         time.sleep(0.2)
     raise AssertionError(f"not {status}: {found}")
+
+
+async def test_a_tag_saves_the_body_on_a_real_connection() -> None:
+    settings = ServerConfig(listen="127.0.0.1:0", operator_listen="127.0.0.1:0")
+    async with serve(settings) as server, aiohttp.ClientSession() as http:
+        url = f"{server.operator_url}/v1/configs"
+        async with http.post(url, json=document(envelope(1))) as answer:
+            assert answer.status == 201
+        transport = HttpControlPlaneTransport(server.agent_url)
+        client = ControlPlaneClient(transport, SystemClock(), Random(1))
+        registration = await client.register(RegisterRequest(hostname="h", agent_key="k" * 32))
+        assert registration.config_revision == "1"
+        first = await client.config(None)
+        assert first is not None
+        assert first.body is not None
+        for _ in range(3):
+            again = await client.config(first.etag)
+            assert again == ConfigAnswer(None, first.etag)
+        assert (await client.config('"other"')) == first
+        await client.close()
 
 
 def test_from_the_key_to_the_acknowledgement_and_through_a_crash(tmp_path: Path) -> None:

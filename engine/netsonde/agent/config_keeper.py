@@ -147,7 +147,8 @@ class ConfigKeeper:
             except StorageError:  # as it stands the file says so too
                 self._kept = msgspec.structs.replace(self._kept, applying=None, crashed=died_in)
         if self._kept.envelope is not None:
-            self._consider(self._kept.envelope, named=None)
+            accepted = self._kept.accepted
+            self._consider(self._kept.envelope, accepted.revision if accepted else None)
         if died_in is not None:
             self._nack(_crashed(died_in), named=None)
 

@@ -263,6 +263,7 @@ async def test_what_a_withdrawn_key_has_signed_is_not_applied_again(rig: Rig) ->
     status = rig.keeper.status()
     assert status is not None
     assert (status.applied, status.reason, rig.applied) == (None, "unknown_key", [])
+    assert status.revision == 5, "so that it is told what it was"
     old = await rig.given(4, config(4), OTHER_KEY)
     assert old.reason == "replayed", "who was trusted then counts all the same"
 

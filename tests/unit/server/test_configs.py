@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.dsse import PAYLOAD_MAX_BYTES
@@ -231,6 +233,14 @@ async def test_what_is_known_is_not_sent_again(memory: Caller, form: str) -> Non
 @pytest.mark.parametrize("header", ["", '"y"', "W/", '"xx"', "x y", '"', ",,,"])
 def test_another_tag_is_no_match(header: str) -> None:
     assert not is_match(header, "x")
+
+
+@given(
+    st.text(max_size=60), st.text(alphabet="abc012", min_size=1, max_size=6), st.text(max_size=9)
+)
+def test_any_header_has_an_answer(before: str, tag: str, after: str) -> None:
+    assert is_match(f'{before.replace(",", ";")}, W/"{tag}" ,{after}', tag)
+    assert is_match(before, tag) <= (tag in before or "*" in before)
 
 
 async def test_everyone_gets_the_latest_that_is_theirs(caller: Caller) -> None:
