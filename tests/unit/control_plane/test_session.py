@@ -493,3 +493,30 @@ async def test_a_forbidden_agent_asks_at_the_cap_and_says_so_once(
 
     assert rig.clock.boottime_ns() - before_ns == 90 * NS_PER_S
     assert len(messages(caplog, "control_plane_refuses")) == 1
+
+
+async def test_news_hurries_the_next_heartbeat_within_the_quota(tmp_path: Path) -> None:
+    rig = await Rig(tmp_path).started()
+    least_ns = rig.client.cadence.heartbeat_ms * 1_000_000
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(rig.session.run())
+        await rig.clock.settle()
+        assert rig.server.calls("heartbeat") == 1
+        for beats in (2, 3):
+            rig.session.beat_soon()
+            rig.session.beat_soon()
+            await rig.clock.advance(least_ns - 1)
+            assert rig.server.calls("heartbeat") == beats - 1
+            await rig.clock.advance(1)
+            assert rig.server.calls("heartbeat") == beats
+        await rig.clock.advance(5 * NS_PER_S)
+        assert rig.server.calls("heartbeat") == 3
+        task.cancel()
+
+
+async def test_a_configured_interval_is_kept_within_bounds(tmp_path: Path) -> None:
+    rig = await Rig(tmp_path).started()
+    rig.session.beat_ms = 60_000
+    assert 54 * NS_PER_S <= rig.session.beat_interval_ns() <= 60 * NS_PER_S
+    rig.session.beat_ms = 1
+    assert rig.session.beat_interval_ns() == rig.client.cadence.heartbeat_ms * 1_000_000
