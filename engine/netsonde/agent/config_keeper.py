@@ -14,6 +14,7 @@ from random import Random
 from typing import Protocol
 
 import msgspec
+from msgspec import structs
 
 from netsonde import dsse, wire
 from netsonde.agent import kept_config
@@ -120,7 +121,7 @@ class ConfigKeeper:
         """Return what a heartbeat says of the configuration; None while there is nothing to say."""
         if self._in_force is None:
             return self._verdict if self._verdict.status else None
-        return msgspec.structs.replace(
+        return structs.replace(
             self._verdict,
             applied=self._in_force.payload.revision,
             stale=self._is_stale(),
@@ -142,10 +143,11 @@ class ConfigKeeper:
         self._kept = kept_config.load(self._path)
         died_in = self._kept.applying
         if died_in is not None:
+            kept = self._kept.after_crash()
             try:
-                self._keep(applying=None, crashed=died_in)
+                self._keep(kept)
             except StorageError:  # as it stands the file says so too
-                self._kept = msgspec.structs.replace(self._kept, applying=None, crashed=died_in)
+                self._kept = kept
         if self._kept.envelope is not None:
             accepted = self._kept.accepted
             self._consider(self._kept.envelope, accepted.revision if accepted else None)
@@ -230,7 +232,7 @@ class ConfigKeeper:
         """
         payload = accepted.payload
         mark = Mark(payload.revision, accepted.digest)
-        if mark == self._kept.crashed:
+        if mark in self._kept.crashed:
             raise _crashed(mark)
         if accepted.is_known and self._in_force is not None:
             self._renew(envelope)
@@ -240,15 +242,10 @@ class ConfigKeeper:
             commit = self.prepare(values)
         except ConfigError as error:
             raise ConfigRefused(RefusalReason.INVALID, str(error), payload.revision) from error
-        self._keep_or_refuse(payload.revision, applying=mark)
+        self._keep_or_refuse(structs.replace(self._kept, applying=mark), payload.revision)
         self._commit(commit, payload.revision)
-        crashed = self._kept.crashed
-        if crashed is not None and crashed.revision < mark.revision:
-            crashed = None
         try:
-            self._keep_or_refuse(
-                payload.revision, accepted=mark, envelope=envelope, applying=None, crashed=crashed
-            )
+            self._keep_or_refuse(self._kept.in_force(mark, envelope), payload.revision)
         except ConfigRefused:
             self._restore()
             raise
@@ -261,7 +258,7 @@ class ConfigKeeper:
             commit()
         except Exception as error:
             self._restore()
-            self._keep_or_refuse(revision, applying=None)
+            self._keep_or_refuse(structs.replace(self._kept, applying=None), revision)
             text = f"it could not be applied: {type(error).__name__}: {error}"
             raise ConfigRefused(RefusalReason.APPLY_FAILED, text, revision) from error
 
@@ -276,19 +273,18 @@ class ConfigKeeper:
         """Keep the signatures of what is in force: after a rotation only the new ones hold."""
         if envelope != self._kept.envelope:
             revision = self._kept.accepted.revision if self._kept.accepted else 0
-            self._keep_or_refuse(revision, envelope=envelope)
+            self._keep_or_refuse(structs.replace(self._kept, envelope=envelope), revision)
 
     # ── remembering, telling ──
 
-    def _keep_or_refuse(self, revision: int, **changes: object) -> None:
+    def _keep_or_refuse(self, kept: KeptConfig, revision: int) -> None:
         try:
-            self._keep(**changes)
+            self._keep(kept)
         except StorageError as error:
             raise ConfigRefused(RefusalReason.NOT_KEPT, str(error), revision) from error
 
-    def _keep(self, **changes: object) -> None:
+    def _keep(self, kept: KeptConfig) -> None:
         """Remember durably. On this thread: the file is small and written twice per revision."""
-        kept = msgspec.structs.replace(self._kept, **changes)
         kept_config.save(self._path, kept)
         self._kept = kept
 

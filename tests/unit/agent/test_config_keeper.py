@@ -335,7 +335,7 @@ async def test_a_revision_that_ended_the_process_is_not_applied_again(rig: Rig) 
     assert (await rig.fetch()).reason == "crashed", "nor after another restart"
     assert rig.concurrency == 1
     assert (await rig.given(3, config(3))).status == "ack"
-    assert kept_config.load(rig.path).crashed is None
+    assert kept_config.load(rig.path).crashed == ()
 
 
 async def test_a_crash_is_remembered_also_by_a_disk_that_is_full(
