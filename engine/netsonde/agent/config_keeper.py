@@ -160,7 +160,7 @@ class ConfigKeeper:
             self._asked.clear()
             if self._keys:
                 await self._fetch()
-            elif self._announced is not None:
+            elif self._announced is not None and self._announced != self._handled:
                 self._handled = self._announced
                 text = "this agent trusts no key: name the operator's in its setting trusted_keys"
                 refusal = ConfigRefused(RefusalReason.UNKNOWN_KEY, text)

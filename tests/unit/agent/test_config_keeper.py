@@ -227,9 +227,11 @@ async def test_an_agent_without_keys_takes_nothing(rig: Rig) -> None:
         assert rig.keeper.status() is None
         rig.keeper.announce("9")
         await rig.clock.advance(FETCH_GAP_NS + FETCH_SPREAD_NS)
+        await rig.clock.advance(3 * ASK_NS)
         status = rig.keeper.status()
     assert status is not None
     assert (status.status, status.reason, status.revision) == ("nack", "unknown_key", 9)
+    assert rig.keeper.counters["nack_unknown_key"] == 1, "once is enough"
     assert "trusted_keys" in (status.error or "")
     assert rig.source.asked == []
 
