@@ -285,6 +285,9 @@ class RegisterResponse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 # ── heartbeat ────────────────────────────────────────────────────────────────────────────────────
 
 
+ShortText = Annotated[str, Meta(max_length=64)]
+
+
 class ConfigStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent has made of the last signed configuration it was given.
 
@@ -296,10 +299,16 @@ class ConfigStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     applied: Annotated[int, Meta(ge=0, le=MINTED_ID_MAX)] | None = None
     status: Annotated[str, Meta(max_length=16)] | None = None
     revision: Annotated[int, Meta(ge=0, le=MINTED_ID_MAX)] | None = None
-    reason: Annotated[str, Meta(max_length=64)] | None = None
+    reason: ShortText | None = None
     error: Annotated[str, Meta(max_length=1024)] | None = None
     stale: bool = False
-    clamped: Annotated[tuple[dict[str, str], ...], Meta(max_length=64)] = ()
+    clamped: Annotated[
+        tuple[
+            Annotated[dict[ShortText, Annotated[str, Meta(max_length=256)]], Meta(max_length=8)],
+            ...,
+        ],
+        Meta(max_length=64),
+    ] = ()
 
 
 class CommandType(StrEnum):

@@ -220,7 +220,8 @@ def _read(body: bytes) -> Payload:
         payload = wire.decode_answer(Payload, body)
         _check_values(payload.config)
     except (wire.DecodeError, ConfigError) as error:
-        raise ConfigRefused(RefusalReason.INVALID, str(error)) from error
+        text = str(error).partition(" (the body starts")[0]  # the path says where
+        raise ConfigRefused(RefusalReason.INVALID, text) from error
     return payload
 
 

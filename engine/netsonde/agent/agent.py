@@ -48,7 +48,7 @@ from netsonde.model import (
 )
 from netsonde.netinfo import local_addresses
 from netsonde.probe.privilege import GRANT_HINT, capabilities
-from netsonde.remote_config import Holder
+from netsonde.remote_config import Ceiling, Holder
 from netsonde.spool import Spool, SpoolLimits
 
 SPOOL_NAME = "spool.db"
@@ -92,6 +92,7 @@ class Agent:
         self._capabilities = {} if probers is not None else capabilities()
         self._capacities = dict(config.capacities)
         self._enrolment_token = EnrolmentToken(config)
+        self._ceiling = Ceiling()
         self._parts: _Parts | None = None
         self._beaten = 0  # leases named in heartbeats since the first one was
 
@@ -118,6 +119,7 @@ class Agent:
             spool = await self._open_spool()
             stack.push_async_callback(spool.close)
             await self._look_around()
+            self._ceiling = ceiling_of(self.config, self._capacities)
             client = ControlPlaneClient(self._transport, self._clock, self._rng)
             leases = LeaseTable(self._rng)
             telemetry = Telemetry(self._clock, spool)
@@ -221,24 +223,7 @@ class Agent:
         extender = LeaseExtender(
             clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
         )
-        ceiling = ceiling_of(config, self._capacities)
-        keys = TrustedKeys(map(PublicKey, config.trusted_keys))
-        keeper = ConfigKeeper(
-            clock, client, config.state_dir / CONFIG_NAME, keys, ceiling, self._rng
-        )
-        knobs = Knobs(
-            config=config,
-            capacities=self._capacities,
-            probers=probers,
-            client=client,
-            session=session,
-            worker=worker,
-            dispatcher=dispatcher,
-            reporter=reporter,
-            vouched=ceiling.resolvers or (),
-        )
-        keeper.prepare = knobs.prepare
-        keeper.holder = partial(self._holder, client)
+        keeper, knobs = self._remote(client, session, worker, dispatcher, reporter, probers)
         standby = Standby(client, leases, worker, standing, dispatcher)
         orders = Orders(
             {
@@ -260,6 +245,34 @@ class Agent:
         parts.connect()
         keeper.start()
         return parts
+
+    def _remote(
+        self,
+        client: ControlPlaneClient,
+        session: AgentRuntime,
+        worker: Worker,
+        dispatcher: Dispatcher,
+        reporter: Reporter,
+        probers: Probers,
+    ) -> tuple[ConfigKeeper, Knobs]:
+        """Make what takes signed configurations, and where their values go."""
+        knobs = Knobs(
+            config=self.config,
+            capacities=self._capacities,
+            probers=probers,
+            client=client,
+            session=session,
+            worker=worker,
+            dispatcher=dispatcher,
+            reporter=reporter,
+            vouched=self._ceiling.resolvers or (),
+        )
+        path = self.config.state_dir / CONFIG_NAME
+        keys = TrustedKeys(map(PublicKey, self.config.trusted_keys))
+        keeper = ConfigKeeper(self._clock, client, path, keys, self._ceiling, self._rng)
+        keeper.prepare = knobs.prepare
+        keeper.holder = partial(self._holder, client)
+        return keeper, knobs
 
     # ── running ──
 
@@ -449,6 +462,7 @@ class _Parts:
         dispatcher.is_alone = lambda: client.is_legacy is not False
         reporter.on_room = dispatcher.wake
         client.on_config = self.keeper.announce
+        self.keeper.on_verdict = self.session.hurry
         reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
 
     def counters(self) -> dict[str, int]:

@@ -49,6 +49,12 @@ class Bounds:
             return self._pacer.take_each([*map(target_of, leases)], now_ns)
         return [self._of(lease.kind).take((target_of(lease),), now_ns) == 0 for lease in leases]
 
+    def specs(self, leases: Sequence[Lease]) -> list[TaskSpec]:
+        """Return what leases ask for, within the bounds."""
+        if not self._timeouts_ms:
+            return [lease.spec for lease in leases]  # they come by the thousand
+        return [*map(self.spec, leases)]
+
     def spec(self, lease: Lease) -> TaskSpec:
         """Return what a lease asks for, within the bounds."""
         most_ms = self._timeouts_ms.get(lease.kind)

@@ -14,6 +14,7 @@ from random import Random
 from typing import Protocol
 
 import msgspec
+from msgspec import structs
 
 from netsonde import dsse, wire
 from netsonde.agent import kept_config
@@ -39,7 +40,7 @@ from netsonde.remote_config import (
 ASK_NS = 600 * NS_PER_S  # an original control plane answers six times an hour
 ASK_JITTER = 0.2
 FETCH_SPREAD_NS = 5 * NS_PER_S  # a fleet that hears of a revision must not fetch together
-FETCH_GAP_NS = 10 * NS_PER_S  # whatever is announced
+FETCH_GAP_NS = 2 * NS_PER_S  # whatever is announced
 ANSWER_MAX_BYTES = 2 * dsse.PAYLOAD_MAX_BYTES * 4 // 3  # the payload, and its unsigned copy
 ERROR_MAX_CHARS = 500
 CLAMPED_MAX = 32  # told to the control plane; the log has all
@@ -84,7 +85,8 @@ class ConfigKeeper:
     """Keeps the signed configuration of one agent. `run` fetches; `announce` says when to.
 
     `prepare` turns values into what puts them into force, or raises ConfigError: it changes
-    nothing yet. `holder` says who this agent is.
+    nothing yet. `holder` says who this agent is. `on_verdict` is called when there is something new
+    to say.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class ConfigKeeper:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.prepare: Prepare = lambda _: lambda: None
+        self.on_verdict: Callable[[], None] = lambda: None
         self.holder: Callable[[], Holder] = lambda: Holder(0, "", {})
         self._clock = clock
         self._source = source
@@ -118,7 +121,7 @@ class ConfigKeeper:
         """Return what a heartbeat says of the configuration; None while there is nothing to say."""
         if self._in_force is None:
             return self._verdict if self._verdict.status else None
-        return msgspec.structs.replace(
+        return structs.replace(
             self._verdict,
             applied=self._in_force.payload.revision,
             stale=self._is_stale(),
@@ -145,9 +148,14 @@ class ConfigKeeper:
         self._kept = kept_config.load(self._path)
         died_in = self._kept.applying
         if died_in is not None:
-            self._keep(applying=None, crashed=died_in)
+            kept = self._kept.after_crash()
+            try:
+                self._keep(kept)
+            except StorageError:  # as it stands the file says so too
+                self._kept = kept
         if self._kept.envelope is not None:
-            self._consider(self._kept.envelope, named=None)
+            accepted = self._kept.accepted
+            self._consider(self._kept.envelope, accepted.revision if accepted else None)
         if died_in is not None:
             self._nack(_crashed(died_in), named=None)
 
@@ -157,18 +165,19 @@ class ConfigKeeper:
             self._asked.clear()
             if self._keys:
                 await self._fetch()
-            elif self._announced is not None:
+            elif self._announced is not None and self._announced != self._handled:
                 self._handled = self._announced
                 text = "this agent trusts no key: name the operator's in its setting trusted_keys"
                 refusal = ConfigRefused(RefusalReason.UNKNOWN_KEY, text)
                 self._nack(refusal, named=_number(self._announced))
+                self.on_verdict()
             self._note_stale()
             wait_ns = round(ASK_NS * self._rng.uniform(1, 1 + ASK_JITTER))
             fetched_ns = self._clock.boottime_ns()
             if await self._clock.wait(self._asked, wait_ns):
                 passed_ns = self._clock.boottime_ns() - fetched_ns
                 spread_ns = round(self._rng.uniform(0, FETCH_SPREAD_NS))
-                await self._clock.sleep(max(FETCH_GAP_NS - passed_ns, 0) + spread_ns)
+                await self._clock.sleep(max(FETCH_GAP_NS - passed_ns, spread_ns))
 
     # ── fetching ──
 
@@ -179,11 +188,14 @@ class ConfigKeeper:
         except (ControlPlaneError, TransportError):
             self.counters["fetch_failed"] += 1  # the session tells the operator
             return
-        self._handled = announced
         self.counters["fetched"] += 1
+        self._handled = announced
         if answer is None or answer.body is None:
             return
+        before = self.status()
         reason = self._take(answer.body)
+        if self.status() != before:
+            self.on_verdict()
         self._etag = None if reason in PASSING else answer.etag
 
     def _take(self, body: bytes) -> RefusalReason | None:
@@ -225,7 +237,7 @@ class ConfigKeeper:
         """
         payload = accepted.payload
         mark = Mark(payload.revision, accepted.digest)
-        if mark == self._kept.crashed:
+        if mark in self._kept.crashed:
             raise _crashed(mark)
         if accepted.is_known and self._in_force is not None:
             self._renew(envelope)
@@ -235,15 +247,10 @@ class ConfigKeeper:
             commit = self.prepare(values)
         except ConfigError as error:
             raise ConfigRefused(RefusalReason.INVALID, str(error), payload.revision) from error
-        self._keep_or_refuse(payload.revision, applying=mark)
+        self._keep_or_refuse(structs.replace(self._kept, applying=mark), payload.revision)
         self._commit(commit, payload.revision)
-        crashed = self._kept.crashed
-        if crashed is not None and crashed.revision < mark.revision:
-            crashed = None
         try:
-            self._keep_or_refuse(
-                payload.revision, accepted=mark, envelope=envelope, applying=None, crashed=crashed
-            )
+            self._keep_or_refuse(self._kept.in_force(mark, envelope), payload.revision)
         except ConfigRefused:
             self._restore()
             raise
@@ -256,31 +263,33 @@ class ConfigKeeper:
             commit()
         except Exception as error:
             self._restore()
-            self._keep_or_refuse(revision, applying=None)
+            self._keep_or_refuse(structs.replace(self._kept, applying=None), revision)
             text = f"it could not be applied: {type(error).__name__}: {error}"
             raise ConfigRefused(RefusalReason.APPLY_FAILED, text, revision) from error
 
     def _restore(self) -> None:
-        """Put back what was in force."""
+        """Put back what was in force.
+
+        Should even that fail the agent ends, with what it was applying written down.
+        """
         self.prepare(self._in_force.values if self._in_force else RemoteConfig())()
 
     def _renew(self, envelope: Envelope) -> None:
         """Keep the signatures of what is in force: after a rotation only the new ones hold."""
         if envelope != self._kept.envelope:
             revision = self._kept.accepted.revision if self._kept.accepted else 0
-            self._keep_or_refuse(revision, envelope=envelope)
+            self._keep_or_refuse(structs.replace(self._kept, envelope=envelope), revision)
 
     # ── remembering, telling ──
 
-    def _keep_or_refuse(self, revision: int, **changes: object) -> None:
+    def _keep_or_refuse(self, kept: KeptConfig, revision: int) -> None:
         try:
-            self._keep(**changes)
+            self._keep(kept)
         except StorageError as error:
             raise ConfigRefused(RefusalReason.NOT_KEPT, str(error), revision) from error
 
-    def _keep(self, **changes: object) -> None:
+    def _keep(self, kept: KeptConfig) -> None:
         """Remember durably. On this thread: the file is small and written twice per revision."""
-        kept = msgspec.structs.replace(self._kept, **changes)
         kept_config.save(self._path, kept)
         self._kept = kept
 

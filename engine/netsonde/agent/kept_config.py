@@ -7,13 +7,14 @@ the process from ending the next one.
 import logging
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from netsonde import wire
 from netsonde.control_plane import credentials
 from netsonde.dsse import Envelope
 from netsonde.errors import StorageError
 
+CRASHED_KEPT = 16  # an operator who signs more of them has looked away
 FILE_MAX_BYTES = 2 << 20  # an envelope of the largest payload and many signatures
 
 _log = logging.getLogger("netsonde.agent")
@@ -30,13 +31,25 @@ class KeptConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The configuration in force, and those that were begun and not survived.
 
     `accepted` is the greatest revision that was ever in force, `applying` one that was begun,
-    `crashed` one during which the process ended.
+    `crashed` are those during which the process ended.
     """
 
     accepted: Mark | None = None
     envelope: Envelope | None = None
     applying: Mark | None = None
-    crashed: Mark | None = None
+    crashed: tuple[Mark, ...] = ()
+
+    def after_crash(self) -> "KeptConfig":
+        """Return what is to be remembered by who finds a revision that was begun."""
+        if self.applying is None:
+            return self
+        crashed = (*self.crashed, self.applying)[-CRASHED_KEPT:]
+        return structs.replace(self, applying=None, crashed=crashed)
+
+    def in_force(self, mark: Mark, envelope: Envelope) -> "KeptConfig":
+        """Return what is to be remembered once a revision is in force: older ones cannot return."""
+        crashed = tuple(one for one in self.crashed if one.revision > mark.revision)
+        return KeptConfig(accepted=mark, envelope=envelope, crashed=crashed)
 
 
 def load(path: Path) -> KeptConfig:

@@ -151,7 +151,7 @@ def _ceiling(path: Path) -> Ceiling:
         return read_ceiling(tomllib.loads(body.decode()))
     except UnicodeDecodeError as error:
         raise ConfigError(f"ceiling_file {path} is not UTF-8 text: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"ceiling_file {path} is not TOML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"ceiling_file {path}: {error}") from error

@@ -37,9 +37,11 @@ from netsonde.dsse import (
     seal,
 )
 from netsonde.errors import ConfigError
+from netsonde.model import MINTED_ID_MAX
 from netsonde.remote_config import (
     PAYLOAD_TYPE,
     Payload,
+    RemoteConfig,
     clamp,
     inspect,
     read_ceiling,
@@ -48,6 +50,10 @@ from netsonde.remote_config import (
 
 FILE_MAX_BYTES = 4 << 20  # an envelope has a quarter of it
 KEY_FILE_MAX_BYTES = 16 << 10
+DAY_MS = 86_400_000
+EXPIRES_MS = 90 * DAY_MS
+EXPIRES_MAX_MS = 3650 * DAY_MS  # what lives longer is never looked at again
+ID_DIGITS_MAX = 16  # 2^53 has 16
 STDIN = Path("-")
 FILE = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
@@ -91,7 +97,9 @@ def keygen(file: Path, as_json: bool) -> int:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Private key; may be repeated, as while keys are exchanged.",
 )
-@click.option("--revision", type=click.IntRange(min=1), help="Greater than any published before.")
+@click.option(
+    "--revision", type=click.IntRange(1, MINTED_ID_MAX), help="Greater than any published before."
+)
 @click.option(
     "--expires", "expires_ms", type=DURATION, help="How long from now on it may be taken (90d)."
 )
@@ -185,7 +193,7 @@ def publish(file: Path, server_url: str, token_file: Path | None, as_json: bool)
 
 
 @config.command()
-@click.argument("revision", type=click.IntRange(min=1), required=False)
+@click.argument("revision", type=click.IntRange(1, MINTED_ID_MAX), required=False)
 @operator_options
 @json_options
 def show(revision: int | None, server_url: str, token_file: Path | None, as_json: bool) -> int:
@@ -267,7 +275,7 @@ def _table(path: Path) -> dict[str, Any]:
     try:
         is_json = body.lstrip()[:1] == b"{"
         value = wire.parse(body) if is_json else tomllib.loads(body.decode())
-    except (wire.DecodeError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (wire.DecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is neither JSON nor TOML: {error}") from error
     return dict(value)
 
@@ -297,7 +305,13 @@ def _payload(values: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
             "--revision is needed: one more than the greatest that `netsonde config show` lists"
         )
     now_s = SystemClock().realtime_ns() // NS_PER_S
-    expires_ms = more["expires_ms"] or 90 * 86_400_000
+    expires_ms = EXPIRES_MS if more["expires_ms"] is None else more["expires_ms"]
+    if not 0 < expires_ms <= EXPIRES_MAX_MS:
+        raise ConfigError(f"--expires must be more than 0 and at most {EXPIRES_MAX_MS // DAY_MS}d")
+    try:
+        config_values = msgspec.convert(values, RemoteConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the values are not a configuration's: {error}") from error
     return wire.encode(
         {
             "spec": 1,
@@ -305,14 +319,17 @@ def _payload(values: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
             "issued_at": _instant(now_s),
             "expires_at": _instant(now_s + -(-expires_ms // 1000)),
             "scope": _scope(more),
-            "config": values,
+            "config": config_values,
         }
     )
 
 
 def _scope(more: Mapping[str, Any]) -> dict[str, Any]:
     labels = dict(split_pair("--label", text) for text in more["labels"])
-    agents = [int(one) if one.isdecimal() else one for one in more["agents"]]
+    agents = [
+        int(one) if one.isascii() and one.isdecimal() and len(one) <= ID_DIGITS_MAX else one
+        for one in more["agents"]
+    ]
     if labels and agents:
         raise ConfigError("--agent names the agents: give it without --label")
     if agents:

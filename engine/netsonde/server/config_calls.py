@@ -1,6 +1,7 @@
 """An agent's `GET config`: the envelope that is for it, unless it has it already."""
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 from netsonde import wire
@@ -10,10 +11,10 @@ from netsonde.remote_config import inspect
 from netsonde.server.api import ApiRequest, ApiResponse
 from netsonde.server.configs import Configs
 from netsonde.server.store.agents import AgentRow
-from netsonde.server.store.configs import ConfigRow
 
 ETAGS_MAX_CHARS = 8_000  # of If-None-Match; a longer one is no agent's
 DIGEST_CHARS = 32
+DOCUMENTS_KEPT = 16  # a fleet asks for the same one; the largest has a megabyte
 
 
 async def answer_config(configs: Configs, agent: AgentRow, request: ApiRequest) -> ApiResponse:
@@ -25,8 +26,7 @@ async def answer_config(configs: Configs, agent: AgentRow, request: ApiRequest) 
     row = await configs.config_for(agent)
     if row is None:
         raise RequestError(ErrorCode.NOT_FOUND, "no configuration is published for this agent")
-    body = _document(row)
-    tag = hashlib.sha256(body).hexdigest()[:DIGEST_CHARS]
+    body, tag = _document(row.envelope)
     headers = {"ETag": f'"{tag}"'}
     if is_match(request.header("if-none-match"), tag):
         return ApiResponse(304, headers=headers)
@@ -42,9 +42,13 @@ def is_match(header: str, tag: str) -> bool:
     return any(one == "*" or one.removeprefix("W/").strip('"') == tag for one in named)
 
 
-def _document(row: ConfigRow) -> bytes:
-    """Write an envelope, and beside it the original's five fields: a copy that nobody verified."""
-    envelope = wire.decode_answer(Envelope, row.envelope)
+@lru_cache(maxsize=DOCUMENTS_KEPT)
+def _document(sealed: bytes) -> tuple[bytes, str]:
+    """Write an envelope, and beside it the original's five fields: a copy that nobody verified.
+
+    Return the body, and its tag.
+    """
+    envelope = wire.decode_answer(Envelope, sealed)
     payload = inspect(envelope)
     document: dict[str, Any] = {
         "revision": str(payload.revision),
@@ -56,4 +60,5 @@ def _document(row: ConfigRow) -> bytes:
         "payload": envelope.payload,
         "signatures": envelope.signatures,
     }
-    return wire.encode(document)
+    body = wire.encode(document)
+    return body, hashlib.sha256(body).hexdigest()[:DIGEST_CHARS]

@@ -58,5 +58,6 @@ def test_timeouts_are_only_ever_lowered(
     bounds.bound_timeouts(most)
     spec: Any = bounds.spec(make_lease(1))
     assert spec.timeout_ms == expected
+    assert bounds.specs([make_lease(1)]) == [spec]
     bounds.bound_timeouts({})
     assert bounds.spec(make_lease(1)).timeout_ms == 1000

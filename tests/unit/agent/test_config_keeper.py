@@ -15,6 +15,7 @@ from msgspec import structs
 from netsonde import wire
 from netsonde.agent import kept_config
 from netsonde.agent.config_keeper import ASK_NS, FETCH_GAP_NS, FETCH_SPREAD_NS, ConfigKeeper
+from netsonde.agent.kept_config import Mark
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.control_plane import ControlPlaneError, TransportError
 from netsonde.control_plane.calls import ConfigAnswer
@@ -226,9 +227,11 @@ async def test_an_agent_without_keys_takes_nothing(rig: Rig) -> None:
         assert rig.keeper.status() is None
         rig.keeper.announce("9")
         await rig.clock.advance(FETCH_GAP_NS + FETCH_SPREAD_NS)
+        await rig.clock.advance(3 * ASK_NS)
         status = rig.keeper.status()
     assert status is not None
     assert (status.status, status.reason, status.revision) == ("nack", "unknown_key", 9)
+    assert rig.keeper.counters["nack_unknown_key"] == 1, "once is enough"
     assert "trusted_keys" in (status.error or "")
     assert rig.source.asked == []
 
@@ -262,6 +265,7 @@ async def test_what_a_withdrawn_key_has_signed_is_not_applied_again(rig: Rig) ->
     status = rig.keeper.status()
     assert status is not None
     assert (status.applied, status.reason, rig.applied) == (None, "unknown_key", [])
+    assert status.revision == 5, "so that it is told what it was"
     old = await rig.given(4, config(4), OTHER_KEY)
     assert old.reason == "replayed", "who was trusted then counts all the same"
 
@@ -333,7 +337,26 @@ async def test_a_revision_that_ended_the_process_is_not_applied_again(rig: Rig) 
     assert (await rig.fetch()).reason == "crashed", "nor after another restart"
     assert rig.concurrency == 1
     assert (await rig.given(3, config(3))).status == "ack"
-    assert kept_config.load(rig.path).crashed is None
+    assert kept_config.load(rig.path).crashed == ()
+
+
+async def test_a_crash_is_remembered_also_by_a_disk_that_is_full(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.given(1, config(1))
+    kept_config.save(rig.path, structs.replace(kept_config.load(rig.path), applying=Mark(2, "d")))
+
+    def refuse(*_: Any) -> None:
+        raise StorageError("cannot write config.json: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_config, "save", refuse)
+        rig.restart()
+    status = rig.keeper.status()
+    assert status is not None
+    assert (status.reason, status.revision, rig.applied) == ("crashed", 2, [])
+    rig.restart()
+    assert rig.concurrency == 1
 
 
 async def test_one_that_ends_the_next_process_is_not_tried_for_ever(rig: Rig) -> None:

@@ -80,3 +80,12 @@ async def test_both_families_engines_share_the_budgets(monkeypatch: pytest.Monke
     assert all(a is b for a, b in zip(first["budgets"], second["budgets"], strict=True))
     assert (first["prefix_pps"], first["target_pps"]) == (0, 5)
     assert record.measurement().outcome == "rejected"
+
+
+async def test_all_kinds_have_one_policy_so_that_it_can_change_for_all_at_once() -> None:
+    async with opened_probers(config(), ManualClock(), frozenset()) as probers:
+        made: dict[TaskKind, Any] = dict(probers)
+        policy = made[TaskKind.DNS].policy
+        assert made[TaskKind.PING].resolver.policy is policy
+        for kind in (TaskKind.HTTP, TaskKind.TCP, TaskKind.TRACE):
+            assert made[kind]._resolver.policy is policy

@@ -7,6 +7,7 @@ import pytest
 
 from netsonde.agent import Agent
 from netsonde.clock import ManualClock
+from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 from support.configs import KEY, OTHER_KEY, document, envelope
 from support.fleet import Fleet, make_agent, run_for, started
@@ -14,7 +15,7 @@ from support.probers import gated
 from support.spools import inline_spools
 
 PING = TaskKind.PING
-TRUSTED = {"trusted_keys": (KEY.public.text,)}
+TRUSTED: dict[str, Any] = {"trusted_keys": (KEY.public.text,)}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,6 @@ async def test_a_published_revision_is_applied_and_acknowledged(
         await publish(fleet, 1, {"kinds": {"ping": {"concurrency": 2}}})
         await run_for(clock, 20)
         assert free(agent) == 2
-        await run_for(clock, 20)
         assert (await status_of(fleet, 1))["status"] == "ack"
         await publish(fleet, 2, {"kinds": {"ping": {"concurrency": 3}}})
         await run_for(clock, 40)
@@ -74,6 +74,19 @@ async def test_what_is_signed_by_a_stranger_changes_nothing(
         state = await status_of(fleet, 1)
         assert (state["status"], state["reason"]) == ("nack", "unknown_key")
         assert "applied" not in state
+
+
+async def test_a_wrong_ceiling_ends_the_agent_before_it_says_a_word(
+    clock: ManualClock, tmp_path: Path
+) -> None:
+    fleet = Fleet(clock, tmp_path)
+    path = tmp_path / "ceiling.toml"
+    path.write_text("[kinds.pnig]\nconcurrency = 1\n")
+    transport = fleet.transport()
+    agent = make_agent(clock, tmp_path, transport, gated(), ceiling_file=path, **TRUSTED)
+    with pytest.raises(ConfigError, match="pnig"):
+        await agent.run()
+    assert not transport.requests
 
 
 async def test_a_restarted_agent_goes_on_with_what_was_in_force(

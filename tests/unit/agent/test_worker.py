@@ -467,3 +467,54 @@ async def test_a_tick_that_waits_for_a_slot_is_over_when_it_is_given_up(
         made.worker.submit(make_lease(2), Tick(1, "2026-01-01T00:00:01Z"))
         assert made.worker.drop_unstarted() == [2]
         assert ran == [2, 2]
+
+
+# ── bounds that change at work ──
+
+
+async def test_more_slots_begin_what_waits_and_fewer_let_it_end(
+    bench: Callable[..., Bench],
+) -> None:
+    prober = GatedProber(PING)
+    made = bench(prober, capacity=1)
+    async with made.running():
+        made.grant(*(make_lease(number) for number in range(1, 6)))
+        await made.clock.settle()
+        assert len(prober.running) == 1
+        freed = made.freed
+        made.worker.resize({PING: 3})
+        await made.clock.settle()
+        assert len(prober.running) == 3
+        assert made.freed > freed, "there may be more to claim"
+        made.worker.resize({PING: 1})
+        await made.clock.settle()
+        assert len(prober.running) == 3, "what runs goes on"
+        prober.gate.set()
+        await made.clock.settle()
+        assert len(await made.results()) == 5
+
+
+async def test_a_prober_is_asked_within_the_bound_of_its_kind(
+    bench: Callable[..., Bench],
+) -> None:
+    prober = GatedProber(PING)
+    made = bench(prober)
+    made.worker.bounds.bound_timeouts({PING: 300})
+    async with made.running():
+        made.grant(make_lease(1))
+        await made.clock.settle()
+        assert [spec.timeout_ms for spec in prober.running] == [300]
+
+
+async def test_a_kind_is_begun_only_so_often(bench: Callable[..., Bench]) -> None:
+    prober = GatedProber(PING)
+    prober.gate.set()
+    made = bench(prober, capacity=100)
+    made.worker.bounds.pace(1_000, {PING: 2})
+    async with made.running():
+        made.grant(*(make_lease(number) for number in range(1, 15)))
+        await made.clock.settle()
+        assert prober.started == 10, "a burst of ten is free"
+        await made.clock.advance(NS_PER_S)
+        await made.clock.settle()
+        assert prober.started == 12

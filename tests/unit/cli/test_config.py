@@ -123,6 +123,7 @@ def test_json_from_standard_input_is_as_good(tmp_path: Path) -> None:
     [
         (("--label", "site=ams", "--label", "tier=1"), {"site": "ams", "tier": "1"}),
         (("--agent", "7", "--agent", "ams-1"), (7, "ams-1")),
+        (("--agent", "9" * 30), ("9" * 30,)),
     ],
 )
 def test_it_can_be_for_some(tmp_path: Path, args: tuple[str, ...], scope: Any) -> None:
@@ -151,6 +152,14 @@ def test_another_signature_is_added_and_nothing_else_changes(tmp_path: Path) -> 
         ("deny = ['10.0.0.1/8']", ("--revision", 1), "host bits"),
         ("= 1", ("--revision", 1), "neither JSON nor TOML"),
         ("{", ("--revision", 1), "neither JSON nor TOML"),
+        ("x = " + "[" * 5000, ("--revision", 1), "neither JSON nor TOML"),
+        ("target_starts_per_s = nan", ("--revision", 1), "target_starts_per_s"),
+        ("target_starts_per_s = inf", ("--revision", 1), "target_starts_per_s"),
+        ("log_level = 2026-01-01", ("--revision", 1), "log_level"),
+        ('{"target_starts_per_s":' + "9" * 40 + "}", ("--revision", 1), "target_starts_per_s"),
+        (VALUES, ("--revision", 2**53), "9007199254740991"),
+        (VALUES, ("--revision", 1, "--expires", "999999d"), "at most 3650d"),
+        (VALUES, ("--revision", 1, "--expires", "0s"), "more than 0"),
         ('{"payload":"x"}', (), "is not an envelope"),
         (json.dumps(document(envelope(5))), ("--revision", 6), "signed as it is"),
     ],

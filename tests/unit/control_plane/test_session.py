@@ -543,3 +543,30 @@ async def test_news_is_told_as_soon_as_a_heartbeat_may_be_sent(rig: Rig) -> None
 
     assert sent_s[:3] == [0, 4, 6], "at once, but no two of them within two seconds"
     assert sent_s[3] - sent_s[2] > 13
+
+
+async def test_news_hurries_the_next_heartbeat_within_the_quota(tmp_path: Path) -> None:
+    rig = await Rig(tmp_path).started()
+    least_ns = rig.client.cadence.heartbeat_ms * 1_000_000
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(rig.session.run())
+        await rig.clock.settle()
+        assert rig.server.calls("heartbeat") == 1
+        for beats in (2, 3):
+            rig.session.hurry()
+            rig.session.hurry()
+            await rig.clock.advance(least_ns - 1)
+            assert rig.server.calls("heartbeat") == beats - 1
+            await rig.clock.advance(1)
+            assert rig.server.calls("heartbeat") == beats
+        await rig.clock.advance(5 * NS_PER_S)
+        assert rig.server.calls("heartbeat") == 3
+        task.cancel()
+
+
+async def test_a_configured_interval_is_kept_within_bounds(tmp_path: Path) -> None:
+    rig = await Rig(tmp_path).started()
+    rig.session.beat_ms = 60_000
+    assert 54 * NS_PER_S <= rig.session.beat_interval_ns() <= 60 * NS_PER_S
+    rig.session.beat_ms = 1
+    assert rig.session.beat_interval_ns() == rig.client.cadence.heartbeat_ms * 1_000_000

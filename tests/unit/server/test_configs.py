@@ -1,26 +1,40 @@
 """Signed configurations at the control plane: published, handed out, told of."""
 
+import base64
+import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.dsse import PAYLOAD_MAX_BYTES
 from netsonde.server import configs
 from netsonde.server.config_calls import is_match
-from support.configs import KEY, OTHER_KEY, document, envelope
+from support.configs import KEY, OTHER_KEY, document, envelope, payload
 from support.stores import (
     STORES,
     Caller,
     RegisteredAgent,
+    at_once,
     callers,
     config,
     control_plane,
     open_store,
 )
 
+FIELDS = st.sampled_from(
+    ["payload_type", "payload", "signatures", "keyid", "sig", "kinds", "ping", "deny", "all", "x"]
+)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=3),
+    max_leaves=8,
+)
 AMS = {"labels": {"site": "ams"}}
 
 
@@ -138,6 +152,19 @@ async def test_what_is_no_json_is_malformed(memory: Caller, body: bytes) -> None
     assert (code, answer["error"]) == (400, "ERR_MALFORMED_JSON")
 
 
+@given(JSON_VALUES)
+def test_whatever_is_published_has_an_answer(value: Any) -> None:
+    """Never a defect of ours, never a configuration that is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        (memory,) = callers("memory", Path(folder))
+        code, _, _ = at_once(memory.operator("POST", "/v1/configs", value))
+        assert code in (400, 422)
+        body = json.dumps(json.loads(payload()) | {"config": value, "scope": value}).encode()
+        signed = document(envelope()) | {"payload": base64.b64encode(body).decode()}
+        code, _, _ = at_once(memory.operator("POST", "/v1/configs", signed))
+        assert code == 422
+
+
 async def test_a_repeated_request_is_one_publication(caller: Caller) -> None:
     body = document(envelope(1))
     first = await caller.operator("POST", "/v1/configs", body, idempotency_key="k")
@@ -231,6 +258,14 @@ async def test_what_is_known_is_not_sent_again(memory: Caller, form: str) -> Non
 @pytest.mark.parametrize("header", ["", '"y"', "W/", '"xx"', "x y", '"', ",,,"])
 def test_another_tag_is_no_match(header: str) -> None:
     assert not is_match(header, "x")
+
+
+@given(
+    st.text(max_size=60), st.text(alphabet="abc012", min_size=1, max_size=6), st.text(max_size=9)
+)
+def test_any_header_has_an_answer(before: str, tag: str, after: str) -> None:
+    assert is_match(f'{before.replace(",", ";")}, W/"{tag}" ,{after}', tag)
+    assert is_match(before, tag) <= (tag in before or "*" in before)
 
 
 async def test_everyone_gets_the_latest_that_is_theirs(caller: Caller) -> None:
@@ -336,6 +371,8 @@ async def test_what_is_said_again_is_not_written_again(memory: Caller) -> None:
         {"error": "x" * 2000},
         {"clamped": [{"path": 1}]},
         {"clamped": [{"path": "x"}] * 65},
+        {"clamped": [{"path": "x" * 257}]},
+        {"clamped": [{f"k{n}": "x" for n in range(9)}]},
     ],
 )
 async def test_what_makes_no_sense_is_invalid(memory: Caller, said: dict[str, Any]) -> None:
