@@ -32,7 +32,7 @@ from netsonde.control_plane import (
     TransportError,
 )
 from netsonde.control_plane.session import AgentRuntime
-from netsonde.errors import NetsondeError
+from netsonde.errors import NetsondeError, log_fields
 from netsonde.leases import Ended, LeaseState, LeaseTable
 from netsonde.model import HeartbeatRequest, Reason, RegisterRequest, RegisterResponse
 from netsonde.netinfo import local_addresses
@@ -317,7 +317,11 @@ class Agent:
                     "%d unstarted leases were not given back (%s): they end by themselves",
                     len(lease_ids),
                     error,
-                    extra={"action": "release_failed"},
+                    extra={
+                        "action": "release_failed",
+                        "lease_id": lease_ids[0],
+                        **log_fields(error),
+                    },
                 )
         finally:
             released.set()

@@ -13,7 +13,13 @@ from netsonde.control_plane import credentials as stored
 from netsonde.control_plane.client import ControlPlaneClient
 from netsonde.control_plane.credentials import Credentials
 from netsonde.control_plane.exchange import Identity, needs_operator
-from netsonde.errors import ControlPlaneError, NetsondeError, StorageError, TransportError
+from netsonde.errors import (
+    ControlPlaneError,
+    NetsondeError,
+    StorageError,
+    TransportError,
+    log_fields,
+)
 from netsonde.model import HeartbeatRequest, HeartbeatResponse, RegisterRequest, RegisterResponse
 
 BEATS_PER_TIMEOUT = 3  # two may get lost
@@ -251,7 +257,7 @@ class _Watch:
                 self._control_plane,
                 failure,
                 POLICIES[verb].cap_ms // 1000,
-                extra={"action": "control_plane_lost"},
+                extra={"action": "control_plane_lost", **log_fields(failure)},
             )
         self._failing.add(verb)
 
@@ -272,7 +278,11 @@ class _Watch:
             verb.value,
             failure,
             cure,
-            extra={"action": "control_plane_refuses", "code": failure.code},
+            extra={
+                "action": "control_plane_refuses",
+                "code": failure.code,
+                **log_fields(failure),
+            },
         )
 
 

@@ -18,7 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock, SystemClock
 from netsonde.errors import ConfigError, ErrorCode, RequestError, StorageError
-from netsonde.server.api import Api, ApiRequest, ApiResponse, problem
+from netsonde.server.api import Api, ApiRequest, ApiResponse, new_request_id, problem
 from netsonde.server.background import schedule_forever, sweep_forever
 from netsonde.server.config import ServerConfig, endpoint
 from netsonde.server.core import ControlPlane
@@ -265,12 +265,14 @@ class _Protocol(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request that could not be parsed, or whose handler broke."""
+        request_id = new_request_id()
         if status >= 500:
-            _log.error("broken request", exc_info=exc, extra={"action": "request_failed"})
+            fields = {"action": "request_failed", "request_id": request_id, "path": request.path}
+            _log.error("broken request", exc_info=exc, extra=fields)
             error = RequestError(ErrorCode.BACKEND, "the control plane failed")
         else:
             error = RequestError(ErrorCode.VALIDATION, f"not HTTP: {_first_line(message)}")
-        response = _response(problem(error))
+        response = _response(problem(error, request_id))
         response.force_close()
         return response
 
