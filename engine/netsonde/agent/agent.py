@@ -319,6 +319,7 @@ class Agent:
                     error,
                     extra={
                         "action": "release_failed",
+                        "leases": len(lease_ids),
                         "lease_id": lease_ids[0],
                         **log_fields(error),
                     },
