@@ -18,6 +18,7 @@ class FakeOperator:
         self.queries: list[dict[str, Any]] = []
         self.followed: list[Any] = []
         self.agent_list: list[dict[str, Any]] = []
+        self.metric_list: list[dict[str, Any]] = []
         self.queue_answer: dict[str, Any] = {"queues": [], "counters": {}}
 
     def client(self, url: str, *, token: str | None = None) -> Self:
@@ -55,6 +56,10 @@ class FakeOperator:
 
     async def agents(self) -> list[dict[str, Any]]:
         return self.agent_list
+
+    async def metrics(self, name: str | None, agent: str | None) -> list[dict[str, Any]]:
+        self.queries.append({"name": name, "agent": agent})
+        return self.metric_list
 
     async def queues(self) -> dict[str, Any]:
         return self.queue_answer

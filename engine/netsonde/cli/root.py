@@ -37,6 +37,7 @@ ENTRIES = {
     "results": Entry("results:results", "Show results."),
     "agents": Entry("fleet:agents", "Show the agents."),
     "queues": Entry("fleet:queues", "Show how much work waits."),
+    "metrics": Entry("metrics:metrics", "Show what agents count of themselves."),
     "doctor": Entry("doctor:doctor", "Say what this host lacks, and how to grant it."),
     "version": Entry("version:version", "Print the version."),
 }

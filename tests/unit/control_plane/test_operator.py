@@ -167,3 +167,12 @@ async def test_follow_ends_when_the_query_is_refused() -> None:
     api = Api(refusal(400, b'{"error":"ERR_VALIDATION","message":"kind","retryable":false}'))
     with pytest.raises(ControlPlaneError, match="ERR_VALIDATION"):
         await collect(api, 1)
+
+
+async def test_metrics_are_listed_by_name_and_agent() -> None:
+    api = Api(
+        {"metrics": [{"name": "x", "value": 1}], "cursor": "c"}, {"metrics": [], "cursor": None}
+    )
+    assert await api.client().metrics("x", "ams1") == [{"name": "x", "value": 1}]
+    assert api.query(0) == {"limit": "1000", "name": "x", "agent": "ams1"}
+    assert api.query(1)["name"] == "x"

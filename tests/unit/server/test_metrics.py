@@ -332,3 +332,11 @@ async def test_the_page_is_for_operators_only(memory: Caller) -> None:
     )
     assert (answer.status, answer.headers["Content-Type"]) == (200, CONTENT_TYPE)
     assert b"netsonde_server_build_info" in answer.body
+
+
+async def test_a_page_is_not_empty_before_the_end(caller: Caller) -> None:
+    agent = await caller.register()
+    await send(agent, 1, gauges=[{"name": name, "value": 1} for name in "abc"])
+    await send(agent, 1, instance="later", gauges=counted(2, "d"))
+    status, page, _ = await caller.operator("GET", "/v1/metrics/latest?limit=1")
+    assert (status, [line["name"] for line in page["metrics"]]) == (200, ["d"])
