@@ -195,7 +195,9 @@ async def test_series_beyond_the_limit_are_told_and_the_others_taken(caller: Cal
 async def test_an_original_agents_metrics_are_kept_too(caller: Caller) -> None:
     agent = await caller.register()
     for second in range(2):
-        body = {"timestamp": f"2026-11-23T00:00:0{second}Z", "counters": counted(second * 7.0)}
+        counters = [counted(second * 7.0)[0] | {"labels": "of nobody"}]
+        body = {"timestamp": f"2026-11-23T00:00:0{second}Z", "counters": counters}
+        body["histograms"] = "unknown to it"
         for _ in range(2):
             status, answer, _ = await agent.call("/metrics", body)
             assert (status, answer["accepted"]) == (202, True)
