@@ -184,7 +184,8 @@ class ControlPlaneError(NetsondeError):
     """The control plane answered, and the answer is no.
 
     `code` is kept as it came (unknown codes included); `retryable` is already decided.
-    `is_verdict` says that the control plane itself answered, and no proxy on the way to it.
+    `is_verdict` says that the control plane itself answered, and no proxy on the way to it;
+    `request_id` is what its log has the cause under.
     """
 
     def __init__(
@@ -204,6 +205,7 @@ class ControlPlaneError(NetsondeError):
         self.retry_after_ms = retry_after_ms
         self.details = details or {}
         self.is_verdict = False
+        self.request_id: str | None = None
 
 
 class TransportError(NetsondeError):
@@ -215,6 +217,12 @@ class TransportError(NetsondeError):
     def __init__(self, operation: str, message: str) -> None:
         super().__init__(f"{operation}: {message}")
         self.operation = operation
+
+
+def log_fields(error: BaseException) -> dict[str, str]:
+    """Return what a log record about an error carries beside its text: the other side's id."""
+    request_id = getattr(error, "request_id", None)
+    return {} if request_id is None else {"request_id": request_id}
 
 
 # What to do about errors of the system that a person can lift; they follow its own words.

@@ -47,6 +47,7 @@ class FakeOperator:
         self.status_answer: dict[str, Any] = {"counts": {}, "agents": []}
         self.uploads: list[FakeUploader] = []
         self.refused: Mapping[int, Exception | wire.LineAnswer] = {}
+        self.metric_list: list[dict[str, Any]] = []
         self.queue_answer: dict[str, Any] = {"queues": [], "counters": {}}
 
     def client(self, url: str, *, token: str | None = None, tls: ClientTls | None = None) -> Self:
@@ -101,6 +102,10 @@ class FakeOperator:
 
     async def agents(self) -> list[dict[str, Any]]:
         return self.agent_list
+
+    async def metrics(self, name: str | None, agent: str | None) -> list[dict[str, Any]]:
+        self.queries.append({"name": name, "agent": agent})
+        return self.metric_list
 
     async def queues(self) -> dict[str, Any]:
         return self.queue_answer

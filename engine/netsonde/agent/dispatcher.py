@@ -282,7 +282,12 @@ class Dispatcher:
             len(rejected),
             rejected[0].lease_id,
             rejected[0].message,
-            extra={"action": "leases_rejected"},
+            extra={
+                "action": "leases_rejected",
+                "leases": len(rejected),
+                "lease_id": rejected[0].lease_id,
+                "task_id": rejected[0].task_id,
+            },
         )
         try:
             await self._client.hand_back(rejected)

@@ -120,7 +120,10 @@ def _encoded_alone(result: Result) -> bytes:
     try:
         return wire.encode_report_items([result])[0]
     except Exception as error:
-        _log.exception("a result cannot be encoded", extra={"action": "result_unencodable"})
+        _log.exception(
+            "a result cannot be encoded",
+            extra={"action": "result_unencodable", "lease_id": result.lease_id},
+        )
         failure = Failure(
             reason=Reason.PROTOCOL_ERROR,
             failure_source=FailureSource.SELF,

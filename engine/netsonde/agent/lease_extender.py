@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock
 from netsonde.control_plane import Extension, LeaseExtendClient
-from netsonde.errors import ControlPlaneError, ErrorCode, TransportError
+from netsonde.errors import ControlPlaneError, ErrorCode, TransportError, log_fields
 from netsonde.leases import BATCH_MAX, Ended, LeaseTable
 from netsonde.model import Reason
 
@@ -124,7 +124,12 @@ class LeaseExtender:
                 "%d leases were not extended: %s",
                 len(lease_ids),
                 error,
-                extra={"action": "extend_failed"},
+                extra={
+                    "action": "extend_failed",
+                    "leases": len(lease_ids),
+                    "lease_id": lease_ids[0],
+                    **log_fields(error),
+                },
             )
         finally:
             self._calls -= 1

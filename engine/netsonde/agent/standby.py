@@ -12,6 +12,7 @@ from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.standing import StandingLeases
 from netsonde.agent.worker import Worker
 from netsonde.control_plane import ControlPlaneClient, ControlPlaneError, TransportError
+from netsonde.errors import log_fields
 from netsonde.leases import LeaseTable
 
 RELEASE_ATTEMPTS = 2
@@ -101,5 +102,10 @@ class Standby:
                     "%d unstarted leases were not given back (%s): they end by themselves",
                     len(unstarted.lease_ids),
                     error,
-                    extra={"action": "release_failed"},
+                    extra={
+                        "action": "release_failed",
+                        "leases": len(unstarted.lease_ids),
+                        "lease_id": unstarted.lease_ids[0],
+                        **log_fields(error),
+                    },
                 )

@@ -7,6 +7,7 @@ then is reported all the same.
 """
 
 import asyncio
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from netsonde.wire import Result, ResultColumns
 # Leases begun in one turn of the loop. A thousand tasks at once would stop it for 80 ms; leases
 # without one are a twentieth of the work.
 TASKS_PER_TURN, INSTANTS_PER_TURN = 32, 256
+
+_log = logging.getLogger("netsonde.agent")
 
 _ENDINGS = {
     Reason.EXPIRED: "the lease ended before the measurement did",
@@ -226,6 +229,8 @@ class Worker:
                 measurement = await self._measure(job)
                 signal = signal_of(measurement)
                 self.durations[lease.kind].observe(measurement.duration_ns)
+                if measurement.outcome is Outcome.AGENT_ERROR:
+                    _note_failure(lease, measurement)
                 self._keeping[lease.lease_id] = lease.kind
                 number, scheduled_at = job.tick or (None, lease.scheduled_at)
                 if number is not None:
@@ -387,6 +392,21 @@ class Worker:
     def _note_idle(self) -> None:
         if not self._jobs and not self._keeping and self._lanes.is_idle:
             self.idle.set()
+
+
+def _note_failure(lease: Lease, measurement: Measurement) -> None:
+    """Log, for whoever looks for the cause, a lease that could not be measured."""
+    _log.debug(
+        "lease %d could not be measured: %s",
+        lease.lease_id,
+        measurement.error.message if measurement.error else "no reason is known",
+        extra={
+            "action": "not_measured",
+            "lease_id": lease.lease_id,
+            "task_id": lease.task_id,
+            "kind": lease.kind.value,
+        },
+    )
 
 
 def _parted(

@@ -42,6 +42,7 @@ ENTRIES = {
     "dead-letters": Entry("dead_letters:dead_letters", "Look after work that was given up."),
     "token": Entry("tokens:token", "Make, list and revoke tokens."),
     "audit": Entry("audit:audit", "Show who changed what."),
+    "metrics": Entry("metrics:metrics", "Show what agents count of themselves."),
     "doctor": Entry("doctor:doctor", "Say what this host lacks, and how to grant it."),
     "version": Entry("version:version", "Print the version."),
 }

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -164,6 +165,12 @@ class OperatorClient:
         asked = {name: value for name, value in query.items() if value is not None}
         return _page(await self._call("GET", _with_query("/v1/audit", asked)), "calls")
 
+    async def metrics(self, name: str | None, agent: str | None) -> list[JsonObject]:
+        """Return what series said last: of one name, of one agent (id or hostname), or all."""
+        asked = {"name": name, "agent": agent}
+        query = {key: value for key, value in asked.items() if value is not None}
+        return await self._all("/v1/metrics/latest", "metrics", query)
+
     async def results(self, query: Mapping[str, Any], *, wait_ms: int = 0) -> Page:
         """Return one page of results; with wait_ms an empty one is held until a result comes.
 
@@ -197,9 +204,11 @@ class OperatorClient:
         """Close the transport. Idempotent."""
         await self._transport.close()
 
-    async def _all(self, path: str, name: str) -> list[JsonObject]:
+    async def _all(
+        self, path: str, name: str, filters: Mapping[str, str] = MappingProxyType({})
+    ) -> list[JsonObject]:
         items: list[JsonObject] = []
-        query: dict[str, Any] = {"limit": PAGE_LIMIT}
+        query: dict[str, Any] = {"limit": PAGE_LIMIT, **filters}
         for _ in range(PAGES_MAX):
             page = _page(await self._call("GET", _with_query(path, query)), name)
             items += page.items

@@ -19,6 +19,7 @@ from netsonde.errors import (
     NetsondeError,
     StorageError,
     TransportError,
+    log_fields,
 )
 from netsonde.model import (
     AgentCommand,
@@ -284,7 +285,7 @@ class _Watch:
                 self._control_plane,
                 failure,
                 POLICIES[verb].cap_ms // 1000,
-                extra={"action": "control_plane_lost"},
+                extra={"action": "control_plane_lost", **log_fields(failure)},
             )
         self._failing.add(verb)
 
@@ -307,7 +308,11 @@ class _Watch:
             verb.value,
             failure,
             cure,
-            extra={"action": "control_plane_refuses", "code": failure.code},
+            extra={
+                "action": "control_plane_refuses",
+                "code": failure.code,
+                **log_fields(failure),
+            },
         )
 
 

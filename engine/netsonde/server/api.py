@@ -223,7 +223,11 @@ def _refusal(error: Exception, request: ApiRequest, request_id: str) -> RequestE
     if isinstance(error, RequestError):
         return error
     if isinstance(error, StorageError):
-        _log.error("storage: %s", error, extra={"action": "storage_failed"})
+        _log.error(
+            "storage: %s",
+            error,
+            extra={"action": "storage_failed", "request_id": request_id, "path": request.path},
+        )
     else:
         _log.error(
             "internal error",

@@ -16,7 +16,6 @@ from netsonde.model import (
     ExtendResult,
     HeartbeatRequest,
     HeartbeatResponse,
-    MetricsEnvelope,
     RegisterRequest,
     RegisterResponse,
     ReleaseRequest,
@@ -48,6 +47,7 @@ from netsonde.server.store.agents import AgentRow
 from netsonde.server.store.tasks import GrantedTask
 from netsonde.wire.metrics import (
     METRIC_NAME_MAX_CHARS,
+    OriginalMetrics,
     decode_metrics,
     names_its_instance,
     original_metrics,
@@ -300,7 +300,7 @@ class AgentApi(Api):
         return ApiResponse(202, await self._intake.take(batch))
 
     async def _original_metrics(self, agent: AgentRow, request: ApiRequest) -> ApiResponse:
-        body = wire.decode(MetricsEnvelope, request.body, max_bytes=wire.REPORT_MAX_BYTES)
+        body = wire.decode(OriginalMetrics, request.body, max_bytes=wire.REPORT_MAX_BYTES)
         _same_agent(agent, body.agent_id)
         samples = [*body.counters, *body.gauges]
         if len(samples) > ORIGINAL_SAMPLES_MAX:

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.server.api import ApiResponse, problem
+from netsonde.server.api import ApiResponse, new_request_id, problem
 from netsonde.server.door import Visitor
 
 HEAD_TIMEOUT_S = 10.0  # from the first byte of a request to the end of its head
@@ -102,12 +102,14 @@ class Protocol(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request that could not be parsed, or whose handler broke."""
+        request_id = new_request_id()
         if status >= 500:
-            _log.error("broken request", exc_info=exc, extra={"action": "request_failed"})
+            fields = {"action": "request_failed", "request_id": request_id, "path": request.path}
+            _log.error("broken request", exc_info=exc, extra=fields)
             error = RequestError(ErrorCode.BACKEND, "the control plane failed")
         else:
             error = RequestError(ErrorCode.VALIDATION, f"not HTTP: {_first_line(message)}")
-        response = response_of(problem(error))
+        response = response_of(problem(error, request_id))
         response.force_close()
         return response
 

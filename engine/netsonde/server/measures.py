@@ -193,17 +193,21 @@ def latest(
     store: Store, name: str | None, agent_id: int | None, after: int, limit: int
 ) -> tuple[list[dict[str, Any]], int | None]:
     """Return what series of runs that send now said last, and where to go on."""
-    page = store.metric_series(name, agent_id, after, limit)
     known: dict[int, Latest] = {}
-    lines = []
-    for series in page:
-        if series.agent_id not in known:
-            source = store.metric_source(series.agent_id)
-            known[series.agent_id] = Latest(b"" if source is None else source.latest)
-        line = _latest(series, known[series.agent_id])
-        if line is not None:
-            lines.append(line)
-    return lines, page[-1].series_id if len(page) == limit else None
+    lines: list[dict[str, Any]] = []
+    while not lines:  # a page of series of runs that are over is none
+        page = store.metric_series(name, agent_id, after, limit)
+        for series in page:
+            if series.agent_id not in known:
+                source = store.metric_source(series.agent_id)
+                known[series.agent_id] = Latest(b"" if source is None else source.latest)
+            line = _latest(series, known[series.agent_id])
+            if line is not None:
+                lines.append(line)
+        if len(page) < limit:
+            return lines, None
+        after = page[-1].series_id
+    return lines, after
 
 
 def _latest(series: MetricSeries, last: Latest) -> dict[str, Any] | None:

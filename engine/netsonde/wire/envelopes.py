@@ -61,6 +61,7 @@ def decode_error(status: int, body: bytes, retry_after: str | None = None) -> Co
         retry_after_ms=_hint_ms(envelope.retry_after_ms, retry_after),
         details=envelope.details,
     )
+    refusal.request_id = envelope.request_id
     refusal.is_verdict = is_ours and envelope.error.startswith("ERR_")
     return refusal
 

@@ -14,7 +14,6 @@ from netsonde.model import (
     MetricHistogram,
     MetricRejection,
     MetricSample,
-    MetricsEnvelope,
 )
 from netsonde.wire.codec import decode, decoder, encode, validation_error
 from netsonde.wire.limits import REPORT_MAX_BYTES
@@ -52,6 +51,23 @@ class MetricsBatch:
     start_time: str
     values: Sequence[MetricValue]
     rejected: Sequence[MetricRejection]
+
+
+class OriginalSample(Struct, frozen=True, kw_only=True):
+    """A sample as original agents write it."""
+
+    name: str
+    value: float
+    unit: str | None = None
+
+
+class OriginalMetrics(Struct, frozen=True, kw_only=True):
+    """An envelope as original agents write it: whatever else it has is passed over."""
+
+    agent_id: int
+    timestamp: str
+    counters: tuple[OriginalSample, ...] = ()
+    gauges: tuple[OriginalSample, ...] = ()
 
 
 class _Envelope(Struct, frozen=True, kw_only=True):
@@ -121,7 +137,7 @@ def decode_metrics(body: bytes) -> MetricsBatch:
     )
 
 
-def original_metrics(envelope: MetricsEnvelope) -> MetricsBatch:
+def original_metrics(envelope: OriginalMetrics) -> MetricsBatch:
     """Return what an original agent's envelope says; samples that fit no series are left out."""
     values: dict[str, MetricValue] = {}
     for type_, samples in (
@@ -130,7 +146,9 @@ def original_metrics(envelope: MetricsEnvelope) -> MetricsBatch:
     ):
         for sample in samples:
             try:
-                value = _sample("", type_, sample)
+                value = _sample(
+                    "", type_, MetricSample(name=sample.name, value=sample.value, unit=sample.unit)
+                )
             except _Refused:
                 continue
             values[value.key] = value

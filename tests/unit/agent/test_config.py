@@ -331,3 +331,36 @@ def test_the_manual_explains_every_line_an_agent_logs() -> None:
     } | {"spool_full", "spool_failed"}
 
     assert told == logged
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [
+        (":9109", ("127.0.0.1", 9109)),
+        ("0.0.0.0:0", ("0.0.0.0", 0)),
+        ("[::1]:9109", ("::1", 9109)),
+    ],
+)
+def test_metrics_are_on_loopback_unless_told_otherwise(
+    given: str, endpoint: tuple[str, int]
+) -> None:
+    assert AgentConfig(control_plane=URL).metrics_endpoint is None
+    config = AgentConfig.load(environ={"NETSONDE_METRICS_LISTEN": given}, control_plane=URL)
+    assert config.metrics_endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics_listen": "9109"},
+        {"metrics_listen": ":70000"},
+        {"metrics_listen": ":" + "9" * 200},
+        {"metrics_listen": 9109},
+        {"metrics_interval_s": 1},
+        {"metrics_interval_s": False},
+        {"metrics_interval_s": "30"},
+    ],
+)
+def test_a_wrong_setting_of_metrics_is_named(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        AgentConfig(control_plane=URL, **changes)

@@ -278,7 +278,9 @@ async def test_duplicates_and_leases_that_came_too_late_are_counted_and_not_work
     assert bench.dispatcher.counters["lease_late"] == 1
 
 
-async def test_poison_leases_are_handed_back_and_cost_nobody_else(bench: Bench) -> None:
+async def test_poison_leases_are_handed_back_and_cost_nobody_else(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     """In the original one lease of an unknown kind lost the whole batch, again and again."""
     unknown = RejectedLease(9, 1009, "Invalid value 'smtp'")
     bench.client.rejected = (unknown,)
@@ -288,6 +290,8 @@ async def test_poison_leases_are_handed_back_and_cost_nobody_else(bench: Bench) 
         assert [one.lease_id for one in bench.client.handed_back] == [9, 7]
         assert bench.client.handed_back[1].message == "this agent does not measure http"
         assert set(bench.leases) == {1}
+    (record,) = caplog.records
+    assert vars(record) | {"leases": 2, "lease_id": 9, "task_id": 1009} == vars(record)
 
 
 async def test_a_hand_back_that_fails_is_counted(bench: Bench) -> None:

@@ -159,8 +159,13 @@ async def test_a_lease_that_is_granted_again_before_its_measurement_has_ended(
     ],
 )
 async def test_a_prober_that_raises_still_gives_the_lease_a_result(
-    bench: Callable[..., Bench], error: Exception, outcome: str, reason: str
+    bench: Callable[..., Bench],
+    error: Exception,
+    outcome: str,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("DEBUG", "netsonde.agent")
     prober = GatedProber(PING)
     prober.gate.set()
     prober.raises.append(error)
@@ -172,6 +177,9 @@ async def test_a_prober_that_raises_still_gives_the_lease_a_result(
 
     assert [item["outcome"] for item in results] == [outcome, "ok"]
     assert results[0]["error"]["reason"] == reason
+    told = [(vars(one)["lease_id"], vars(one)["task_id"]) for one in caplog.records]
+    assert told == ([(1, make_lease(1).task_id)] if outcome == "agent_error" else [])
+    assert made.worker.durations[PING].count == 2
     # A host that cannot send does less at once for a while.
     assert made.worker.free() == {PING: 3 if reason == "tx_error" else 4}
 
@@ -394,7 +402,8 @@ async def test_a_result_that_cannot_be_encoded_becomes_one_that_says_so(
 
     assert result["outcome"] == "agent_error"
     assert "cannot be encoded" in result["error"]["message"]
-    assert "a result cannot be encoded" in caplog.text
+    (record,) = caplog.records
+    assert (record.getMessage(), vars(record)["lease_id"]) == ("a result cannot be encoded", 1)
 
 
 async def test_stopping_the_agent_stops_its_measurements(bench: Callable[..., Bench]) -> None:

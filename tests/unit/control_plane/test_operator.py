@@ -181,3 +181,12 @@ async def test_dead_letters_are_found_and_dealt_with() -> None:
         ("POST", "/v1/dead-letters/delete"),
     ]
     assert [wire.parse(one.body) for one in api.asked[3:]] == [{"all": True}, {"kind": "tcp"}]
+
+
+async def test_metrics_are_listed_by_name_and_agent() -> None:
+    api = Api(
+        {"metrics": [{"name": "x", "value": 1}], "cursor": "c"}, {"metrics": [], "cursor": None}
+    )
+    assert await api.client().metrics("x", "ams1") == [{"name": "x", "value": 1}]
+    assert api.query(0) == {"limit": "1000", "name": "x", "agent": "ams1"}
+    assert api.query(1)["name"] == "x"

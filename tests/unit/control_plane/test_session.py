@@ -202,7 +202,10 @@ async def test_registration_is_tried_for_ever_and_logged_once(
 async def test_a_refused_registration_is_an_operators_problem_retried_at_the_cap(
     rig: Rig, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    body = b'{"error":"ERR_ENROLMENT_REQUIRED","message":"no enrolment token","retryable":false}'
+    body = (
+        b'{"error":"ERR_ENROLMENT_REQUIRED","message":"no enrolment token","retryable":false,'
+        b'"request_id":"r1"}'
+    )
     rig.transport.inject(Answered(status, body), path_end="/register", times=3)
     before_ns = rig.clock.boottime_ns()
 
@@ -213,6 +216,7 @@ async def test_a_refused_registration_is_an_operators_problem_retried_at_the_cap
     assert "no enrolment token" in said
     assert "make a token there with `netsonde token create --enrol`" in said
     assert "it asks again every 300 s" in said
+    assert [getattr(record, "request_id", None) for record in caplog.records] == ["r1"]
 
 
 async def test_another_reason_against_a_token_is_said_too(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from netsonde import wire
+from netsonde.cli.logs import JsonFormatter
 from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.server.api import Api, ApiRequest, ApiResponse, Route, problem
 from support.stores import Caller, callers
@@ -109,6 +110,8 @@ async def test_failures_are_told_without_their_inside(
     assert b"Traceback" not in answer.body
     if status == 500:
         assert "secret" in caplog.text, "the log has the cause"
+        (line,) = (wire.parse(JsonFormatter().format(one).encode()) for one in caplog.records)
+        assert line["request_id"] == decoded["request_id"]
     else:
         assert answer.headers["Retry-After"] == "1"
 

@@ -195,7 +195,9 @@ async def test_series_beyond_the_limit_are_told_and_the_others_taken(caller: Cal
 async def test_an_original_agents_metrics_are_kept_too(caller: Caller) -> None:
     agent = await caller.register()
     for second in range(2):
-        body = {"timestamp": f"2026-11-23T00:00:0{second}Z", "counters": counted(second * 7.0)}
+        counters = [counted(second * 7.0)[0] | {"labels": "of nobody"}]
+        body = {"timestamp": f"2026-11-23T00:00:0{second}Z", "counters": counters}
+        body["histograms"] = "unknown to it"
         for _ in range(2):
             status, answer, _ = await agent.call("/metrics", body)
             assert (status, answer["accepted"]) == (202, True)
@@ -332,3 +334,11 @@ async def test_the_page_is_for_operators_only(memory: Caller) -> None:
     )
     assert (answer.status, answer.headers["Content-Type"]) == (200, CONTENT_TYPE)
     assert b"netsonde_server_build_info" in answer.body
+
+
+async def test_a_page_is_not_empty_before_the_end(caller: Caller) -> None:
+    agent = await caller.register()
+    await send(agent, 1, gauges=[{"name": name, "value": 1} for name in "abc"])
+    await send(agent, 1, instance="later", gauges=counted(2, "d"))
+    status, page, _ = await caller.operator("GET", "/v1/metrics/latest?limit=1")
+    assert (status, [line["name"] for line in page["metrics"]]) == (200, ["d"])

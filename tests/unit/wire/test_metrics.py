@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.metrics import MetricType
-from netsonde.model import MetricSample, MetricsEnvelope
 from netsonde.wire.metrics import (
     METRIC_BOUNDS_MAX,
     METRIC_SAMPLES_MAX,
     MetricsBatch,
+    OriginalMetrics,
+    OriginalSample,
     decode_metrics,
     names_its_instance,
     original_metrics,
@@ -131,8 +132,11 @@ def test_only_our_agents_name_their_instance() -> None:
 
 
 def test_an_original_agents_samples_become_series_where_they_can() -> None:
-    samples = (MetricSample(name="claims", value=3.0), MetricSample(name="bad\x00", value=1.0))
-    batch = original_metrics(MetricsEnvelope(agent_id=7, timestamp="t", counters=samples))
+    samples = (
+        OriginalSample(name="claims", value=3.0),
+        OriginalSample(name="bad\x00", value=1.0),
+    )
+    batch = original_metrics(OriginalMetrics(agent_id=7, timestamp="t", counters=samples))
     assert [series_identity(value.key).name for value in batch.values] == ["claims"]
 
 
