@@ -223,8 +223,26 @@ class Agent:
         extender = LeaseExtender(
             clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
         )
-        keeper, knobs = self._remote(client, session, worker, dispatcher, reporter, probers)
         standby = Standby(client, leases, worker, standing, dispatcher)
+        metrics = AgentMetrics(
+            client=client, leases=leases, spool=spool, telemetry=telemetry, worker=worker,
+            standing=standing, dispatcher=dispatcher, reporter=reporter, extender=extender,
+        )  # fmt: skip
+        metrics_ns = round(config.metrics_interval_s * NS_PER_S)
+        sender = MetricsSender(clock, client, metrics.read, self.instance_id, metrics_ns)
+        knobs = Knobs(
+            config=config,
+            capacities=self._capacities,
+            probers=probers,
+            client=client,
+            session=session,
+            worker=worker,
+            dispatcher=dispatcher,
+            reporter=reporter,
+            sender=sender,
+            vouched=self._ceiling.resolvers or (),
+        )
+        keeper = self._config_keeper(client, knobs)
         orders = Orders(
             {
                 CommandType.DRAIN: standby.drain,
@@ -232,12 +250,6 @@ class Agent:
                 CommandType.REFRESH_CONFIG: keeper.refresh,
             }
         )
-        metrics = AgentMetrics(
-            client=client, leases=leases, spool=spool, telemetry=telemetry, worker=worker,
-            standing=standing, dispatcher=dispatcher, reporter=reporter, extender=extender,
-        )  # fmt: skip
-        metrics_ns = round(config.metrics_interval_s * NS_PER_S)
-        sender = MetricsSender(clock, client, metrics.read, self.instance_id, metrics_ns)
         parts = _Parts(
             client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
             extender, keeper, knobs, standby, orders, metrics, sender,
@@ -246,33 +258,14 @@ class Agent:
         keeper.start()
         return parts
 
-    def _remote(
-        self,
-        client: ControlPlaneClient,
-        session: AgentRuntime,
-        worker: Worker,
-        dispatcher: Dispatcher,
-        reporter: Reporter,
-        probers: Probers,
-    ) -> tuple[ConfigKeeper, Knobs]:
-        """Make what takes signed configurations, and where their values go."""
-        knobs = Knobs(
-            config=self.config,
-            capacities=self._capacities,
-            probers=probers,
-            client=client,
-            session=session,
-            worker=worker,
-            dispatcher=dispatcher,
-            reporter=reporter,
-            vouched=self._ceiling.resolvers or (),
-        )
+    def _config_keeper(self, client: ControlPlaneClient, knobs: Knobs) -> ConfigKeeper:
+        """Make what takes signed configurations and turns the knobs."""
         path = self.config.state_dir / CONFIG_NAME
         keys = TrustedKeys(map(PublicKey, self.config.trusted_keys))
         keeper = ConfigKeeper(self._clock, client, path, keys, self._ceiling, self._rng)
         keeper.prepare = knobs.prepare
         keeper.holder = partial(self._holder, client)
-        return keeper, knobs
+        return keeper
 
     # ── running ──
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from netsonde.agent.config import FILE_MAX_BYTES, AgentConfig
 from netsonde.agent.dispatcher import Dispatcher
+from netsonde.agent.metrics_sender import MetricsSender
 from netsonde.agent.probers import Probers
 from netsonde.agent.reporter import Reporter
 from netsonde.agent.worker import Worker
@@ -34,7 +35,6 @@ class Knobs:
 
     `capacities` are those that this process can have: a kind with none stays without. `vouched` are
     resolvers that this host's operator allows by name, so that the target policy need not.
-    `metrics_ms` is how often metrics are to be sent, None: as whoever sends them thinks best.
     """
 
     config: AgentConfig
@@ -45,8 +45,8 @@ class Knobs:
     worker: Worker
     dispatcher: Dispatcher
     reporter: Reporter
+    sender: MetricsSender
     vouched: Collection[str] = ()
-    metrics_ms: int | None = None
     log_level: int = field(default_factory=lambda: _logger.level)
 
     def prepare(self, values: RemoteConfig) -> Commit:
@@ -114,7 +114,8 @@ class Knobs:
         self.dispatcher.gap_ns = lambda: max(client.cadence.claim_ms, claim_ms) * NS_PER_MS
         self.reporter.interval_ns = report_ms * NS_PER_MS
         self.session.beat_ms = cadence.heartbeat_ms
-        self.metrics_ms = cadence.metrics_ms
+        metrics_ms = cadence.metrics_ms or round(self.config.metrics_interval_s * 1000)
+        self.sender.interval_ns = metrics_ms * NS_PER_MS
 
     def _set_flags(self, values: RemoteConfig) -> None:
         self.client.allow_streams(

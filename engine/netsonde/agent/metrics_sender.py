@@ -60,19 +60,19 @@ class MetricsSender:
         self._read = read
         self._instance_id = instance_id
         self._start_time = rfc3339(clock.realtime_ns())
-        self._interval_ns = interval_ns
+        self.interval_ns = interval_ns
         self._seq = 0
         self._resume_ns = 0
 
     async def run(self, agent_id: int = 0) -> None:
         """Send until cancelled."""
-        await self._clock.sleep(self._interval_ns * (agent_id * SPREAD % 2**64) // 2**64)
+        await self._clock.sleep(self.interval_ns * (agent_id * SPREAD % 2**64) // 2**64)
         while True:
             begun_ns = self._clock.boottime_ns()
             if self._client.is_legacy is False and begun_ns >= self._resume_ns:
                 await self._send()
             took_ns = self._clock.boottime_ns() - begun_ns
-            await self._clock.sleep(max(self._interval_ns - took_ns, 0) or self._interval_ns)
+            await self._clock.sleep(max(self.interval_ns - took_ns, 0) or self.interval_ns)
 
     async def _send(self) -> None:
         self._seq += 1

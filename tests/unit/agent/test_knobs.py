@@ -136,17 +136,17 @@ async def test_preparing_changes_nothing(rig: Rig) -> None:
 
 async def test_cadence_is_that_of_the_calls(rig: Rig) -> None:
     parts = rig.parts
-    cadence = CadenceValues(claim_ms=700, report_ms=50, heartbeat_ms=40_000, metrics_ms=30_000)
+    cadence = CadenceValues(claim_ms=700, report_ms=50, heartbeat_ms=40_000, metrics_ms=45_000)
     rig.turn(cadence=cadence)
     assert parts.dispatcher.gap_ns() == 700 * NS_PER_MS
     assert parts.reporter.interval_ns == 50 * NS_PER_MS
     assert 36 * NS_PER_S <= parts.session.beat_interval_ns() <= 40 * NS_PER_S
-    assert rig.knobs.metrics_ms == 30_000
+    assert rig.parts.sender.interval_ns == 45 * NS_PER_S
     rig.turn()
     assert parts.dispatcher.gap_ns() == parts.client.cadence.claim_ms * NS_PER_MS
     assert parts.reporter.interval_ns == 200 * NS_PER_MS
     assert parts.session.beat_interval_ns() <= 15 * NS_PER_S
-    assert rig.knobs.metrics_ms is None
+    assert rig.parts.sender.interval_ns == 30 * NS_PER_S
 
 
 async def test_the_control_planes_quotas_are_kept_whatever_is_configured(rig: Rig) -> None:
