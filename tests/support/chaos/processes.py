@@ -36,7 +36,7 @@ class Process:
         self._log = log
         self._events = events
         self._running: asyncio.subprocess.Process | None = None
-        self._begun_ns = 0
+        self.begun_ns = 0  # when it was started last
 
     @property
     def pid(self) -> int:
@@ -57,7 +57,7 @@ class Process:
     async def start(self) -> None:
         """Start it; it must not be running."""
         assert self._running is None
-        self._begun_ns = now_ns()
+        self.begun_ns = now_ns()
         with self._log.open("ab") as log:
             self._running = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -95,7 +95,7 @@ class Process:
                 os.kill(running.pid, SIGKILL)
         self._events.write(
             Lived(
-                who=self.who, pid=running.pid, begun=self._begun_ns, ended=now_ns(), how=how,
+                who=self.who, pid=running.pid, begun=self.begun_ns, ended=now_ns(), how=how,
                 status=status,
             )
         )  # fmt: skip

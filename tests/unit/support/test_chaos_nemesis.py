@@ -20,6 +20,22 @@ def fault(kind: Fault, milliseconds: int = 1, number: int = 0) -> Planned:
     return Planned(number, kind, 0, milliseconds * NS_PER_MS, 1)
 
 
+class Orders:
+    """Takes an operator's orders and writes them down."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, int]] = []
+
+    async def drain(self, agent: int) -> None:
+        self.given.append(("drain", agent))
+
+    async def resume(self, agent: int) -> None:
+        self.given.append(("resume", agent))
+
+    async def revoke(self, agent: int) -> None:
+        self.given.append(("revoke", agent))
+
+
 class Scene:
     """One lane, one agent and one server that do nothing; what happened to them is in a file."""
 
@@ -30,7 +46,8 @@ class Scene:
         self.lane = Lane(0)
         self.agent = self._process("agent-0")
         self.server = self._process("server")
-        self.nemesis = Nemesis(self.server, [self.agent], [self.lane], self.journal)
+        self.orders = Orders()
+        self.nemesis = Nemesis(self.server, [self.agent], [self.lane], self.journal, self.orders)
 
     def _process(self, who: str) -> Process:
         code = f"import runpy; runpy.run_path({str(self.directory / 'chaos_sleeper.py')!r})"

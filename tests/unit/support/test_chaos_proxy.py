@@ -199,7 +199,7 @@ async def test_a_trap_holds_a_report_until_its_agent_is_gone(bench: Bench, is_af
 
 
 async def test_a_forged_acknowledgement_never_reaches_the_server(bench: Bench) -> None:
-    bench.lane.forges = True
+    bench.lane.forges = "report"
     async with connected(bench) as streams:
         status, body = await bench.ask(streams)
     assert (status, bench.bodies) == (200, [])
