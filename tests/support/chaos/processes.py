@@ -15,6 +15,8 @@ from support.chaos.evidence import Lived, Sampled
 from support.chaos.journal import Journal
 
 TESTS = Path(__file__).resolve().parents[2]
+# What is tested is this tree, whatever is installed: its commit is what a run names.
+SOURCES = f"{TESTS}{os.pathsep}{TESTS.parent / 'engine'}"
 END_TIMEOUT_S = 40.0  # an agent drains for 20 s and flushes for 5
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -61,7 +63,7 @@ class Process:
         with self._log.open("ab") as log:
             self._running = await asyncio.create_subprocess_exec(
                 *self._command,
-                env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(TESTS)},
+                env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": SOURCES},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

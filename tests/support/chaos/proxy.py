@@ -23,6 +23,7 @@ from support.chaos.report_stream import ReportPassage
 from support.chaos.streams import NDJSON
 from support.chaos.upstream import Upstream, dribbled, written
 
+METRICS_AGAIN_EVERY = 2  # one envelope in so many comes twice, whatever the faults
 COPY_TIMEOUT_S = 2.0  # a replayed claim may be held; nobody waits for it longer
 LINE_MAX_BYTES = 4 << 20
 TAKEN = frozenset({200, 202})  # metrics have the latter
@@ -211,8 +212,15 @@ class _Exchange:
         await self._spring_after()
         await lane.passable()
         if planned is None or fault is Fault.REQUEST_SLOW:
+            await self._repeat_metrics()
             return await self._tell(answer, body, told="whole")
         return await self._damage(planned, answer, body)
+
+    async def _repeat_metrics(self) -> None:
+        """Replay some envelopes without any fault: few messages are metrics."""
+        metered = self._seen.metered
+        if metered is not None and metered.seq % METRICS_AGAIN_EVERY == 0:
+            await self._proxy.replay(self._lane, self._head, self._body)
 
     async def _forge(self) -> bool:
         """Say that the server took what it never saw: a planted bug."""

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Protocol
 
 import msgspec
 
@@ -18,7 +19,6 @@ from support.chaos.evidence import Event, Published
 from support.chaos.fleet_invariants import GOOD
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
-from support.chaos.operator_client import Operator
 from support.chaos.processes import now_ns
 from support.chaos.settings import SLOTS
 
@@ -56,11 +56,23 @@ def tampered(sealed: Envelope) -> Envelope:
     return msgspec.structs.replace(sealed, payload=base64.b64encode(payload).decode())
 
 
+class Desk(Protocol):
+    """What a publisher needs of the operator API."""
+
+    async def publish(self, envelope: bytes) -> None:
+        """Publish a signed configuration."""
+        ...
+
+    async def read_applied(self, revision: int, *, is_last: bool = False) -> None:
+        """Write down what is shown of a revision."""
+        ...
+
+
 class Publisher:
     """Publishes one after another; revisions go on where earlier sessions ended."""
 
     def __init__(
-        self, operator: Operator, lanes: Sequence[Lane], events: Journal, earlier: Sequence[Event]
+        self, desk: Desk, lanes: Sequence[Lane], events: Journal, earlier: Sequence[Event]
     ) -> None:
         known = [one for one in earlier if isinstance(one, Published)]
         self.newest = 0  # of those that are good
@@ -68,7 +80,7 @@ class Publisher:
         self._turn = 0
         self._handed_out = 0  # by the control plane, the last one
         self._replayable: Envelope | None = None
-        self._operator = operator
+        self._desk = desk
         self._lanes = lanes
         self._events = events
 
@@ -101,11 +113,11 @@ class Publisher:
         """Write down what the control plane shows of the one that was published last."""
         if self._handed_out:
             revision = self.newest if is_last else self._handed_out
-            await self._operator.read_applied(revision, is_last=is_last)
+            await self._desk.read_applied(revision, is_last=is_last)
 
     async def _publish(self, revision: int, sealed: Envelope, what: str) -> None:
         self._events.write(Published(at=now_ns(), revision=revision, what=what))
-        await self._operator.publish(msgspec.json.encode(sealed))
+        await self._desk.publish(msgspec.json.encode(sealed))
         self._handed_out = revision
         if what == GOOD:
             if self._replayable is None:

@@ -15,7 +15,7 @@ from support.chaos.evidence import Session, Spooled
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
 from support.chaos.operator_client import Operator
-from support.chaos.processes import TESTS, Process, now_ns
+from support.chaos.processes import SOURCES, TESTS, Process, now_ns
 from support.chaos.proxy import Proxy
 from support.chaos.publisher import signing_key
 from support.chaos.settings import SLOTS, Settings
@@ -146,7 +146,7 @@ async def _target(settings: Settings, directory: Path) -> AsyncIterator[None]:
         sys.executable, "-m", "support.chaos.target",
         "--log", str(directory / evidence.EXECUTIONS),
         "--seed", str(settings.seed), "--port", str(settings.target_port),
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": SOURCES},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert process.stdin is not None
