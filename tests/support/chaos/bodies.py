@@ -9,7 +9,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from support.chaos.evidence import Grant
+from support.chaos.evidence import ConfigSaid, Grant, Metered
+
+# Counters that are compared at the end.
+COUNTED = (
+    "netsonde_agent_results_total",
+    "netsonde_agent_reported_total",
+    "netsonde_agent_leases_total",
+    "netsonde_agent_requests_total",
+)
 
 
 class Seen(Struct, kw_only=True):
@@ -21,6 +29,8 @@ class Seen(Struct, kw_only=True):
     extended: list[tuple[int, int]] = field(default_factory=list)
     items: list[int] = field(default_factory=list)
     results: list[tuple[int, str]] = field(default_factory=list)
+    metered: Metered | None = None
+    config: ConfigSaid | None = None
 
 
 class _Item(Struct):
@@ -32,6 +42,31 @@ class _Request(Struct):
     claim_id: str = ""
     completed: list[_Item] = []
     cancelled: list[_Item] = []
+
+
+class _Sample(Struct):
+    name: str
+    value: float
+    labels: dict[str, str] = {}
+
+
+class _Metrics(Struct):
+    agent_id: int
+    instance_id: str
+    seq: int
+    start_time: str
+    counters: list[_Sample] = []
+    gauges: list[msgspec.Raw] = []
+    histograms: list[msgspec.Raw] = []
+
+
+class _Taken(Struct):
+    stored: int = 0
+    superseded: bool = False
+
+
+class _Heartbeat(Struct):
+    config: ConfigSaid | None = None
 
 
 class _Outcome(Struct):
@@ -68,11 +103,18 @@ _extended = msgspec.json.Decoder(_Extended)
 _reported = msgspec.json.Decoder(_Reported)
 _line = msgspec.json.Decoder(_Line)
 _answer = msgspec.json.Decoder(_Answer)
+_metrics = msgspec.json.Decoder(_Metrics)
+_taken = msgspec.json.Decoder(_Taken)
+_heartbeat = msgspec.json.Decoder(_Heartbeat)
 _READ = frozenset({"claim", "report"})
 
 
 def read_request(verb: str, body: bytes) -> Seen:
-    """Read what an agent asks."""
+    """Read what an agent asks, or says of itself."""
+    if verb == "metrics":
+        return Seen(metered=_read_metrics(body))
+    if verb == "heartbeat":
+        return Seen(config=_heartbeat.decode(body).config)
     if verb not in _READ:
         return Seen()
     request = _request.decode(body)
@@ -93,7 +135,32 @@ def read_answer(verb: str, agent: int, body: bytes, seen: Seen) -> bytes:
         seen.extended = [(one.lease_id, one.new_deadline_ms) for one in answer.outcomes]
     elif verb == "report":
         seen.results = [(one.lease_id, one.status) for one in _reported.decode(body).results]
+    elif verb == "metrics" and seen.metered is not None:
+        taken = _taken.decode(body)
+        seen.metered = msgspec.structs.replace(
+            seen.metered, stored=taken.stored, is_superseded=taken.superseded
+        )
     return body
+
+
+def _read_metrics(body: bytes) -> Metered:
+    envelope = _metrics.decode(body)
+    return Metered(
+        agent_id=envelope.agent_id,
+        run=f"{envelope.instance_id} {envelope.start_time}",
+        seq=envelope.seq,
+        samples=len(envelope.counters) + len(envelope.gauges) + len(envelope.histograms),
+        values={
+            series_name(one.name, one.labels): one.value
+            for one in envelope.counters
+            if one.name in COUNTED
+        },
+    )
+
+
+def series_name(name: str, labels: dict[str, str]) -> str:
+    """Return what a series is called in logs."""
+    return name + "".join(f" {key}={value}" for key, value in sorted(labels.items()))
 
 
 def read_claim_lines(lines: list[bytes], agent: int) -> tuple[list[bytes], list[list[Grant]]]:

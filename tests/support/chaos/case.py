@@ -33,16 +33,16 @@ class Case:
     def __init__(self, evidence: Evidence, wake_ns: int) -> None:
         self.evidence = evidence
         self._wake_ns = wake_ns
-        submitted = self._of(Submitted)
+        submitted = self.of(Submitted)
         self.batches = [one.task_ids for one in submitted]
         self.task_ids = {task_id for batch in self.batches for task_id in batch}
-        self.pages = self._of(Page)
-        self.calms = self._of(Calm)
-        self.samples = self._of(Sampled)
-        self.spools = list({one.agent: one for one in self._of(Spooled)}.values())  # the last ones
-        self.sessions = self._of(Session)
-        self.lives = self._of(Lived)
-        self.struck = self._of(Struck)
+        self.pages = self.of(Page)
+        self.calms = self.of(Calm)
+        self.samples = self.of(Sampled)
+        self.spools = list({one.agent: one for one in self.of(Spooled)}.values())  # the last ones
+        self.sessions = self.of(Session)
+        self.lives = self.of(Lived)
+        self.struck = self.of(Struck)
         self.lasted = list(self.struck)  # and faults that nobody lived to end
         self._deaths: defaultdict[str, list[int]] = defaultdict(list)
         for life in self.lives:
@@ -60,7 +60,8 @@ class Case:
         self._follow_leases()
         self._name_agents()
 
-    def _of(self, kind: type[E]) -> list[E]:
+    def of(self, kind: type[E]) -> list[E]:
+        """Return the events of a kind, in their order."""
         return [event for event in self.evidence.events if isinstance(event, kind)]
 
     def _end_sessions(self) -> None:
@@ -74,7 +75,7 @@ class Case:
             for who in agents:
                 insort(self._deaths[who], ends_ns[-1])
         struck = {one.number for one in self.struck}
-        for one in self._of(Began):
+        for one in self.of(Began):
             ended_ns = next((at for at in ends_ns if at >= one.at), None)
             if one.number not in struck and ended_ns is not None:
                 self.lasted.append(

@@ -21,7 +21,13 @@ from support.chaos.stage import DATABASE, StageError, boot_id
 RUNS = TESTS.parent / "build" / "chaos"
 FULL = {"leases": 1_000_000, "faults": 10_000, "agents": 6, "epoch_faults": 250}
 QUICK = {"leases": 30_000, "faults": 300, "seed": 20, "agents": 4, "epoch_faults": 100}
-PLANTS = ("forged-acknowledgement", "row-removed", "row-doubled")
+PLANTS = (
+    "forged-acknowledgement",
+    "row-removed",
+    "row-doubled",
+    "forged-metrics",
+    "stranger-trusted",
+)
 OK, BROKEN, INTERRUPTED = 0, 1, 130
 
 

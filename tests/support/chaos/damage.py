@@ -2,6 +2,9 @@
 
 from random import Random
 
+import msgspec
+
+from support.chaos.bodies import Seen
 from support.chaos.faults import Fault
 from support.chaos.framing import Head
 
@@ -20,6 +23,16 @@ def forged(status: int, kind: str, body: bytes, **fields: int) -> tuple[Head, by
     listed = [(b"Content-Type", kind.encode())]
     listed += [(name.replace("_", "-").encode(), b"%d" % value) for name, value in fields.items()]
     return Head(b"HTTP/1.1 %d Whatever" % status, listed), body
+
+
+def forged_answer(seen: Seen) -> tuple[Head, bytes]:
+    """Return the answer that takes a report or an envelope of metrics."""
+    if seen.metered is not None:
+        taken = msgspec.json.encode({"accepted": True, "stored": seen.metered.samples})
+        return forged(202, "application/json", taken, Netsonde_Protocol=1)
+    verdicts = [{"lease_id": one, "status": "accepted"} for one in seen.items]
+    body = msgspec.json.encode({"acknowledged": len(verdicts), "results": verdicts})
+    return forged(200, "application/json", body, Netsonde_Protocol=1)
 
 
 def unstreamed() -> tuple[Head, bytes]:

@@ -33,14 +33,39 @@ class Grant(NamedTuple):
     max_attempts: int
 
 
+class Metered(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An envelope of metrics: which of which process, some of its counters, what it was answered.
+
+    `samples` are all it has, `stored` those that the server says it took, None: no answer.
+    """
+
+    agent_id: int
+    run: str
+    seq: int
+    samples: int
+    values: dict[str, float]
+    stored: int | None = None
+    is_superseded: bool = False
+
+
+class ConfigSaid(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a heartbeat says of the agent's signed configuration."""
+
+    applied: int | None = None
+    status: str | None = None
+    revision: int | None = None
+    reason: str | None = None
+
+
 class Exchange(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request and its answer at the proxy; written before the answer is passed on.
 
     `sent` is when the whole request had been passed on, `answered` when the server's answer had
     come, `ended` when it was over for the proxy; `status` is the server's, `told_status` what the
     agent was given. `asked` are the slots of a claim and `claim` its id, `items` the lease ids of a
-    report. A stream is one of these for each group of lines that passed together: of a claim, with
-    the request's `begun`; of a report's answer, with when the first of its items had come.
+    report, `metered` what an envelope of metrics says, `config` what a heartbeat does. A stream is
+    one of these for each group of lines that passed together: of a claim, with the request's
+    `begun`; of a report's answer, with when the first of its items had come.
     """
 
     agent: int
@@ -61,6 +86,8 @@ class Exchange(Struct, frozen=True, kw_only=True, omit_defaults=True):
     extended: list[tuple[int, int]] = []
     items: list[int] = []
     results: list[tuple[int, str]] = []
+    metered: Metered | None = None
+    config: ConfigSaid | None = None
 
 
 class Execution(Struct, frozen=True, kw_only=True, array_like=True):
@@ -138,6 +165,45 @@ class Sampled(Struct, frozen=True, kw_only=True, tag="sampled"):
     fds: int
 
 
+class Drained(Struct, frozen=True, kw_only=True, tag="drained"):
+    """An operator drained an agent: when that was answered, and when it was about to be resumed."""
+
+    agent: int
+    begun: int
+    ended: int
+
+
+class Published(Struct, frozen=True, kw_only=True, tag="published"):
+    """A configuration is about to be published or, where it could not be, put into an agent's way.
+
+    `what` is good, or what is wrong with it.
+    """
+
+    at: int
+    revision: int
+    what: str
+
+
+class Applied(Struct, frozen=True, kw_only=True, tag="applied"):
+    """What the control plane shows that agents made of a revision: host name, status, in force."""
+
+    at: int
+    revision: int
+    agents: list[tuple[str, str, int | None]]
+    is_last: bool = False
+
+
+class Counted(Struct, frozen=True, kw_only=True, tag="counted"):
+    """What the control plane shows of metrics when the agents have ended.
+
+    `samples` is how many it says it stored, `latest` by agent id what series said last.
+    """
+
+    at: int
+    samples: int
+    latest: dict[str, dict[str, float]]
+
+
 class Page(Struct, frozen=True, kw_only=True, tag="page"):
     """Lease ids of one page of the result stream, and the cursor behind them."""
 
@@ -183,6 +249,10 @@ Event = (
     | Calm
     | Spooled
     | Trapped
+    | Drained
+    | Published
+    | Applied
+    | Counted
 )
 
 

@@ -32,6 +32,8 @@ class Fault(StrEnum):
     AGENT_DRAINED = "agent drained"  # SIGTERM, and started again
     AGENT_DISK_FULL = "agent disk full"
     AGENT_NO_FILES = "agent out of descriptors"
+    AGENT_ORDERED_AWAY = "agent drained by an operator"  # and resumed
+    AGENT_REVOKED = "agent revoked"  # and let in again at once, so that it needs another token
     SERVER_STOPPED = "server stopped"
     SERVER_KILLED = "server killed"
     SERVER_NO_FILES = "server out of descriptors"
@@ -81,7 +83,8 @@ AGENT_FAULTS = frozenset(
         Fault.AGENT_NO_FILES,
     }
 )
-
+# What an operator orders of an agent.
+ORDERED_FAULTS = frozenset({Fault.AGENT_ORDERED_AWAY, Fault.AGENT_REVOKED})
 SHORTAGES = frozenset({Fault.AGENT_DISK_FULL, Fault.AGENT_NO_FILES, Fault.SERVER_NO_FILES})
 SERVER = -1  # in the place of an agent's number
 
@@ -90,11 +93,11 @@ PLAN: Mapping[Fault, tuple[int, int, int]] = {
     Fault.REQUEST_CUT: (65, 0, 0),
     Fault.REQUEST_SLOW: (40, 200, 3_000),
     Fault.REQUEST_REPLAYED: (80, 0, 0),
-    Fault.RESET_AFTER_REQUEST: (75, 0, 0),
+    Fault.RESET_AFTER_REQUEST: (65, 0, 0),
     Fault.ANSWER_LOST: (75, 0, 0),
     Fault.ANSWER_CUT: (75, 0, 0),
-    Fault.ANSWER_TRUNCATED: (75, 0, 0),
-    Fault.ANSWER_GARBAGE: (75, 0, 0),
+    Fault.ANSWER_TRUNCATED: (65, 0, 0),
+    Fault.ANSWER_GARBAGE: (65, 0, 0),
     Fault.ANSWER_PAGE: (65, 0, 0),
     Fault.ANSWER_SLOW: (40, 200, 3_000),
     Fault.STORM_5XX: (40, 500, 3_000),
@@ -105,6 +108,8 @@ PLAN: Mapping[Fault, tuple[int, int, int]] = {
     Fault.AGENT_STOPPED: (40, 500, 10_000),
     Fault.AGENT_KILLED: (40, 0, 1_000),
     Fault.AGENT_DRAINED: (40, 0, 1_000),
+    Fault.AGENT_ORDERED_AWAY: (20, 500, 6_000),
+    Fault.AGENT_REVOKED: (10, 0, 0),
     Fault.AGENT_DISK_FULL: (15, 500, 4_000),
     Fault.AGENT_NO_FILES: (15, 500, 3_000),
     Fault.SERVER_STOPPED: (8, 500, 10_000),

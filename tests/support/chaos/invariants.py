@@ -1,4 +1,4 @@
-"""The invariants of leases, each a function from the evidence to what breaks it. Pure.
+"""The invariants, each a function from the evidence to what breaks it: those of leases. Pure.
 
 Numbers are those of the project's list; what cannot be seen from outside is not here.
 """
@@ -9,6 +9,11 @@ from itertools import pairwise
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from support.chaos.case import Case, is_drained
+from support.chaos.fleet_invariants import (
+    configurations_only_grow,
+    drained_claim_nothing,
+    metrics_are_counted_once,
+)
 from support.chaos.settings import RECOVERY_NS, SLOTS
 
 TAKEN = frozenset({"accepted", "late_accepted", "duplicate"})
@@ -265,6 +270,8 @@ INVARIANTS: Mapping[str, Callable[[Case], Finding]] = {
     "I7": no_task_vanishes,
     "I8": attempts_are_bounded,
     "I9": spools_empty,
+    "I10": metrics_are_counted_once,
+    "I11": configurations_only_grow,
     "I12": sizes_are_bounded,
     "I13": nothing_hangs,
     "I14": credentials_last,
@@ -272,4 +279,5 @@ INVARIANTS: Mapping[str, Callable[[Case], Finding]] = {
     "I16": faults_are_recovered_from,
     "P6": nobody_gives_up,
     "I17": nobody_starves,
+    "drain": drained_claim_nothing,
 }

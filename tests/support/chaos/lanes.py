@@ -34,7 +34,8 @@ class Lane:
     """One agent's way: what strikes its next messages, and what lasts.
 
     `on_struck` is told of a message that was struck, and from when until when. One that is not
-    `is_streaming` takes messages in one piece only, as some proxies do.
+    `is_streaming` takes messages in one piece only, as some proxies do. `forges` is the call whose
+    answers are forged, `imposed` what is put in the place of the next configurations.
     """
 
     def __init__(self, agent: int, *, is_streaming: bool = False) -> None:
@@ -43,10 +44,12 @@ class Lane:
         self.on_struck: Struck = lambda *_: None
         self.armed: deque[Planned] = deque()
         self.trap: Trap | None = None
-        self.forges = False
+        self.forges: str | None = None
+        self.imposed: list[bytes] = []
         self.answered: set[int] = set()  # lease ids whose report the server answered
         self.heard = asyncio.Event()  # set with each of them
         self.served_ns = 0  # when a heartbeat was last answered
+        self.applied = 0  # the revision that it said is in force, 0 for none
         self._is_spared = True
         self._storm: Planned | None = None
         self._delay_s = 0.0
@@ -55,8 +58,8 @@ class Lane:
 
     @property
     def carries_streams(self) -> bool:
-        """Whether streams pass; one that forges reports wants them whole."""
-        return self._is_streaming and not self.forges
+        """Whether streams pass; one that forges wants messages whole."""
+        return self._is_streaming and self.forges is None
 
     def take(self, verb: str) -> Planned | None:
         """Take the fault that strikes this message, if one does.

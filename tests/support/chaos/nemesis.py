@@ -5,14 +5,39 @@ import resource
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
-from support.chaos.evidence import Began, Struck
-from support.chaos.faults import MESSAGE_FAULTS, SERVER, SERVER_FAULTS, WEATHER, Fault, Planned
+from support.chaos.evidence import Began, Drained, Struck
+from support.chaos.faults import (
+    MESSAGE_FAULTS,
+    ORDERED_FAULTS,
+    SERVER,
+    SERVER_FAULTS,
+    WEATHER,
+    Fault,
+    Planned,
+)
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
 from support.chaos.processes import Process, now_ns
 
 ARMED_MAX = 2  # message faults that wait on one lane; more would all strike at once
+
+
+class Orders(Protocol):
+    """What an operator may order of the agent with a number."""
+
+    async def drain(self, agent: int) -> None:
+        """Let it be granted nothing."""
+        ...
+
+    async def resume(self, agent: int) -> None:
+        """Let it be granted work again."""
+        ...
+
+    async def revoke(self, agent: int) -> None:
+        """End its tokens, and let it register anew."""
+        ...
 
 
 class Nemesis:
@@ -24,6 +49,7 @@ class Nemesis:
         agents: Sequence[Process],
         lanes: Sequence[Lane],
         events: Journal,
+        orders: Orders,
     ) -> None:
         self.struck: Counter[str] = Counter()
         self.last_ended_ns = 0
@@ -31,6 +57,7 @@ class Nemesis:
         self._agents = agents
         self._lanes = lanes
         self._events = events
+        self._orders = orders
         self._busy: set[int | Lane] = set()
         for lane in lanes:
             lane.on_struck = self.strike
@@ -72,6 +99,8 @@ class Nemesis:
             key = SERVER
         if key in self._busy or (not isinstance(key, Lane) and self._process(key).has_died):
             return False
+        if planned.fault in ORDERED_FAULTS and not self._is_at_work(planned.agent):
+            return False
         self._busy.add(key)
         group.create_task(self._last(planned, key))
         return True
@@ -90,6 +119,10 @@ class Nemesis:
         for lane in self._lanes:
             lane.armed.clear()
 
+    def _is_at_work(self, agent: int) -> bool:
+        """Whether an agent has registered: one that must, and is revoked, waits for minutes."""
+        return self._lanes[agent].served_ns > self._agents[agent].begun_ns
+
     def _process(self, key: int) -> Process:
         return self._server if key == SERVER else self._agents[key]
 
@@ -107,6 +140,10 @@ class Nemesis:
                     await asyncio.sleep(planned.duration_ns / 1e9)
                 finally:
                     key.clear()
+            elif planned.fault is Fault.AGENT_REVOKED:
+                await self._orders.revoke(key)
+            elif planned.fault is Fault.AGENT_ORDERED_AWAY:
+                await self._order_away(key, planned.duration_ns / 1e9)
             else:
                 await _ACTS[planned.fault](self._process(key), planned.duration_ns / 1e9)
             self.strike(planned, begun_ns, now_ns())
@@ -114,6 +151,14 @@ class Nemesis:
             pass  # it had ended by itself: nothing was struck
         finally:
             self._busy.discard(key)
+
+    async def _order_away(self, agent: int, seconds: float) -> None:
+        """Drain an agent by the operator's call, and resume it."""
+        await self._orders.drain(agent)
+        drained_ns = now_ns()
+        await asyncio.sleep(seconds)
+        self._events.write(Drained(agent=agent, begun=drained_ns, ended=now_ns()))
+        await self._orders.resume(agent)
 
 
 async def _stop(process: Process, seconds: float) -> None:

@@ -12,7 +12,8 @@ import aiohttp
 from msgspec import Struct
 from msgspec.json import Decoder
 
-from support.chaos.evidence import Intended, Page, Submitted
+from support.chaos.bodies import COUNTED, series_name
+from support.chaos.evidence import Applied, Counted, Intended, Page, Submitted
 from support.chaos.journal import Journal
 from support.chaos.processes import now_ns
 
@@ -72,7 +73,60 @@ class Operator:
         known = 0
         while known < count:
             await asyncio.sleep(RETRY_S)
-            known = len(json.loads(await self._call("GET", "/v1/agents"))["agents"])
+            known = len(await self._agents())
+
+    async def drain(self, agent: int) -> None:
+        """Let an agent be granted nothing; it must have registered."""
+        await self._order(agent, "drain")
+
+    async def resume(self, agent: int) -> None:
+        """Let an agent be granted work again."""
+        await self._order(agent, "resume")
+
+    async def resume_all(self) -> None:
+        """Resume what an earlier session left drained."""
+        for one in (await self._agents()).values():
+            if one["drained"]:
+                await self._call("POST", f"/v1/agents/{one['agent_id']}/resume", key=_key())
+
+    async def revoke(self, agent: int) -> None:
+        """End an agent's tokens, and let it register anew."""
+        agent_id = await self._order(agent, "revoke")
+        await self._call("PATCH", f"/v1/agents/{agent_id}", '{"disabled":false}', _key())
+
+    async def _order(self, agent: int, what: str) -> int:
+        """Order something of the agent with a number; return the id that it has here."""
+        agent_id: int = (await self._agents())[f"chaos-{agent}"]["agent_id"]
+        await self._call("POST", f"/v1/agents/{agent_id}/{what}", key=_key())
+        return agent_id
+
+    async def _agents(self) -> dict[str, Any]:
+        """Return the agents by their host names."""
+        agents = json.loads(await self._call("GET", "/v1/agents?limit=1000"))["agents"]
+        return {one["hostname"]: one for one in agents}
+
+    async def publish(self, envelope: bytes) -> None:
+        """Publish a signed configuration; the same one again changes nothing."""
+        await self._call("POST", "/v1/configs", envelope.decode(), _key())
+
+    async def read_applied(self, revision: int, *, is_last: bool = False) -> None:
+        """Write down what is shown of a revision."""
+        path = f"/v1/configs/{revision}/status?limit=1000"
+        agents = json.loads(await self._call("GET", path))["agents"]
+        shown = [(one["hostname"], one["status"], one.get("applied")) for one in agents]
+        self._events.write(Applied(at=now_ns(), revision=revision, agents=shown, is_last=is_last))
+
+    async def read_counted(self) -> None:
+        """Write down what is shown of the agents' metrics."""
+        latest: dict[str, dict[str, float]] = {}
+        for name in COUNTED:
+            path = f"/v1/metrics/latest?limit=1000&name={name}"
+            for one in json.loads(await self._call("GET", path))["metrics"]:
+                series = latest.setdefault(str(one["agent_id"]), {})
+                series[series_name(one["name"], one["labels"])] = one["value"]
+        counters = json.loads(await self._call("GET", "/v1/queues"))["counters"]
+        samples = counters.get("metric_samples", 0)
+        self._events.write(Counted(at=now_ns(), samples=samples, latest=latest))
 
     async def submit(
         self, first: int, count: int, agent: str | None = None, key: str | None = None
@@ -82,7 +136,7 @@ class Operator:
         A key is that of an earlier session's attempt, which may have succeeded.
         """
         if key is None:
-            key = str(uuid.uuid4())
+            key = _key()
             self._events.write(Intended(at=now_ns(), first=first, count=count, key=key))
         body = json.dumps([self._task(number, agent) for number in range(first, first + count)])
         answer = self._answers.decode(await self._call("POST", "/v1/tasks", body, key))
@@ -138,10 +192,14 @@ class Operator:
                     method, f"{self._url}{path}", data=body, headers=headers
                 ) as response:
                     answer = await response.read()
-                    if response.status == 200:
+                    if response.status in (200, 201):
                         return answer
                     if 400 <= response.status < 429:
                         raise AssertionError(f"{method} {path}: {response.status} {answer[:500]!r}")
             except (aiohttp.ClientError, TimeoutError):
                 pass  # it is down, or stopped: that is what the run is about
             await asyncio.sleep(RETRY_S)
+
+
+def _key() -> str:
+    return str(uuid.uuid4())

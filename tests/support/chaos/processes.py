@@ -15,6 +15,8 @@ from support.chaos.evidence import Lived, Sampled
 from support.chaos.journal import Journal
 
 TESTS = Path(__file__).resolve().parents[2]
+# What is tested is this tree, whatever is installed: its commit is what a run names.
+SOURCES = f"{TESTS}{os.pathsep}{TESTS.parent / 'engine'}"
 END_TIMEOUT_S = 40.0  # an agent drains for 20 s and flushes for 5
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -36,7 +38,7 @@ class Process:
         self._log = log
         self._events = events
         self._running: asyncio.subprocess.Process | None = None
-        self._begun_ns = 0
+        self.begun_ns = 0  # when it was started last
 
     @property
     def pid(self) -> int:
@@ -57,11 +59,11 @@ class Process:
     async def start(self) -> None:
         """Start it; it must not be running."""
         assert self._running is None
-        self._begun_ns = now_ns()
+        self.begun_ns = now_ns()
         with self._log.open("ab") as log:
             self._running = await asyncio.create_subprocess_exec(
                 *self._command,
-                env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(TESTS)},
+                env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": SOURCES},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -95,7 +97,7 @@ class Process:
                 os.kill(running.pid, SIGKILL)
         self._events.write(
             Lived(
-                who=self.who, pid=running.pid, begun=self._begun_ns, ended=now_ns(), how=how,
+                who=self.who, pid=running.pid, begun=self.begun_ns, ended=now_ns(), how=how,
                 status=status,
             )
         )  # fmt: skip

@@ -9,12 +9,10 @@ from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
 
-import msgspec
-
 from support.chaos.bodies import read_answer, read_request
 from support.chaos.claim_stream import ClaimPassage
 from support.chaos.connections import OVER, AgentReader, read_away, until_left
-from support.chaos.damage import damaged, forged, unstreamed
+from support.chaos.damage import damaged, forged, forged_answer, unstreamed
 from support.chaos.evidence import Exchange, Told
 from support.chaos.faults import Fault, Planned
 from support.chaos.framing import HEAD_MAX_BYTES, FramingError, Head, parse_head
@@ -25,8 +23,11 @@ from support.chaos.report_stream import ReportPassage
 from support.chaos.streams import NDJSON
 from support.chaos.upstream import Upstream, dribbled, written
 
+METRICS_AGAIN_EVERY = 2  # one envelope in so many comes twice, whatever the faults
 COPY_TIMEOUT_S = 2.0  # a replayed claim may be held; nobody waits for it longer
 LINE_MAX_BYTES = 4 << 20
+TAKEN = frozenset({200, 202})  # metrics have the latter
+CONFIGURED = frozenset({200, 304})  # there is a configuration, or no other than before
 # What is still framed as if it were right.
 FRAMED = frozenset({Fault.ANSWER_TRUNCATED, Fault.ANSWER_GARBAGE, Fault.ANSWER_PAGE})
 
@@ -137,7 +138,7 @@ class Proxy:
                 await upstream.send(head, body)
                 answer, answer_body = await upstream.receive()
                 status, answered_ns = answer.status, now_ns()
-                if status == 200:
+                if status in TAKEN:
                     seen = read_request(verb, body)
                     read_answer(verb, lane.agent, answer_body, seen)
         except (OSError, EOFError, TimeoutError, FramingError):
@@ -149,6 +150,7 @@ class Proxy:
                 agent=lane.agent, verb=verb, begun=begun_ns, ended=now_ns(), answered=answered_ns,
                 status=status, is_copy=True, claim=seen.claim, grants=seen.grants,
                 extended=seen.extended, items=seen.items, results=seen.results,
+                metered=seen.metered,
             )
         )  # fmt: skip
 
@@ -194,7 +196,7 @@ class _Exchange:
         fault = None if planned is None else planned.fault
         await lane.passable()
         await self._spring_before()
-        if lane.forges and self._seen.items:
+        if lane.forges == self._verb and (self._seen.items or self._seen.metered):
             return await self._forge()
         stormy = lane.storm()
         if stormy is not None:
@@ -210,21 +212,22 @@ class _Exchange:
         await self._spring_after()
         await lane.passable()
         if planned is None or fault is Fault.REQUEST_SLOW:
+            await self._repeat_metrics()
             return await self._tell(answer, body, told="whole")
         return await self._damage(planned, answer, body)
 
+    async def _repeat_metrics(self) -> None:
+        """Replay some envelopes without any fault: few messages are metrics."""
+        metered = self._seen.metered
+        if metered is not None and metered.seq % METRICS_AGAIN_EVERY == 0:
+            await self._proxy.replay(self._lane, self._head, self._body)
+
     async def _forge(self) -> bool:
-        """Say that the server took a report that it never saw: a planted bug."""
-        self._seen.results = [(lease_id, "accepted") for lease_id in self._seen.items]
-        body = msgspec.json.encode(
-            {
-                "acknowledged": len(self._seen.items),
-                "results": [{"lease_id": one, "status": "accepted"} for one in self._seen.items],
-            }
-        )
+        """Say that the server took what it never saw: a planted bug."""
+        head, body = forged_answer(self._seen)
+        read_answer(self._verb, self._lane.agent, body, self._seen)
         self._sent_ns = self._answered_ns = now_ns()
-        self._status = 200
-        head, body = forged(200, "application/json", body, Netsonde_Protocol=1)
+        self._status = head.status
         return await self._tell(head, body, told="whole")
 
     async def _spring_before(self) -> None:
@@ -252,7 +255,9 @@ class _Exchange:
         """Wait for the server's answer and read what it says."""
         answer, body = await self._upstream.receive()
         self._answered_ns, self._status = now_ns(), answer.status
-        if self._status == 200:
+        if self._verb == "config" and self._lane.imposed and self._status in CONFIGURED:
+            return forged(200, "application/json", self._lane.imposed.pop(), Netsonde_Protocol=1)
+        if self._status in TAKEN:
             body = read_answer(self._verb, self._lane.agent, body, self._seen)
         return answer, body
 
@@ -308,6 +313,7 @@ class _Exchange:
         seen = self._seen
         if self._verb == "heartbeat" and self._status == 200 and told == "whole":
             self._lane.served_ns = now_ns()
+            self._lane.applied = 0 if seen.config is None else seen.config.applied or 0
         if seen.results:
             self._lane.hear(lease_id for lease_id, _ in seen.results)
         self._proxy.note(
@@ -316,6 +322,6 @@ class _Exchange:
                 sent=self._sent_ns, answered=self._answered_ns, status=self._status, told=told,
                 told_status=told_status, fault=None if self._fault is None else self._fault.fault,
                 asked=seen.asked, claim=seen.claim, grants=seen.grants, extended=seen.extended,
-                items=seen.items, results=seen.results,
+                items=seen.items, results=seen.results, metered=seen.metered, config=seen.config,
             )
         )  # fmt: skip

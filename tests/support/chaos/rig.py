@@ -11,6 +11,7 @@ from support.chaos.evidence import Began, Calm, Intended, Page, Struck, Submitte
 from support.chaos.faults import planned
 from support.chaos.nemesis import Nemesis
 from support.chaos.processes import now_ns
+from support.chaos.publisher import Publisher
 from support.chaos.settings import RECOVERY_NS, Settings
 from support.chaos.stage import Stage, staged
 
@@ -22,8 +23,10 @@ POLL_S = 0.25
 # Faults at once beyond one per agent. More befall agents that wait for their next attempt already.
 PENDING_SPARE = 2
 PROGRESS_S = 5.0
+FORGED = {"forged-acknowledgement": "report", "forged-metrics": "metrics"}  # by what is planted
 SAMPLE_S = 5.0
 QUIET_TIMEOUT_S = 30.0
+PUBLISH_S = 6.0  # agents look for a configuration every 10 to 15 s, when there is another
 DRY_S = 120.0  # for the rest of the work, when the faults are over
 
 
@@ -44,6 +47,7 @@ class Rig:
         self._is_calm = False
         self.stage: Stage
         self.nemesis: Nemesis
+        self.publisher: Publisher
 
     def _recall(self) -> None:
         """Take up what earlier sessions did."""
@@ -78,16 +82,23 @@ class Rig:
         """Work until enough was done; return what did not end well."""
         async with staged(self._settings, self._directory) as stage:
             self.stage = stage
-            self.nemesis = Nemesis(stage.server, stage.agents, stage.lanes, stage.events)
+            self.nemesis = Nemesis(
+                stage.server, stage.agents, stage.lanes, stage.events, stage.operator
+            )
+            self.publisher = Publisher(
+                stage.operator, stage.lanes, stage.events, read_events(self._directory)
+            )
             stage.operator.finished, stage.operator.cursor = self._finished, self._cursor
-            if self._settings.plant == "forged-acknowledgement":
-                stage.lanes[0].forges = True
+            stage.lanes[0].forges = FORGED.get(self._settings.plant or "")
+            await stage.operator.resume_all()
             async with asyncio.TaskGroup() as group:
                 steady = [
                     group.create_task(work())
                     for work in (self._submit, self._read, self._revive, self._sample, self._tell)
                 ]
+                publishing = group.create_task(self._publish())
                 await self._torment()
+                publishing.cancel()
                 await self._run_dry()
                 for task in steady:
                     task.cancel()
@@ -121,11 +132,21 @@ class Rig:
 
     async def _run_dry(self) -> None:
         """Let all that was queued end, and every agent be heard of: it reports what it has."""
-        operator, begun_ns = self.stage.operator, now_ns()
+        operator, publisher, begun_ns = self.stage.operator, self.publisher, now_ns()
+        await publisher.settle(self._settings.seed)
         await until(lambda: operator.live() == 0, DRY_S)
         await until(lambda: all(one.served_ns > begun_ns for one in self.stage.lanes), DRY_S)
+        await until(publisher.is_settled, DRY_S)
+        await publisher.look(is_last=True)
         while await operator.read_page():
             pass
+
+    async def _publish(self) -> None:
+        """Publish configurations, good and bad ones, and look what became of the one before."""
+        while True:
+            await self.publisher.look()
+            await self.publisher.publish(self._settings.seed)
+            await asyncio.sleep(PUBLISH_S)
 
     # ── faults ──
 

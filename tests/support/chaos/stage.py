@@ -15,8 +15,9 @@ from support.chaos.evidence import Session, Spooled
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
 from support.chaos.operator_client import Operator
-from support.chaos.processes import TESTS, Process, now_ns
+from support.chaos.processes import SOURCES, TESTS, Process, now_ns
 from support.chaos.proxy import Proxy
+from support.chaos.publisher import signing_key
 from support.chaos.settings import SLOTS, Settings
 
 AGENT = """\
@@ -25,6 +26,8 @@ state_dir = "{state}"
 hostname = "chaos-{number}"
 targets = ["127.0.0.0/8"]
 log_level = "warning"
+metrics_interval_s = 5
+trusted_keys = [{keys}]
 
 [capacities]
 dns = 0
@@ -79,7 +82,10 @@ class Stage:
         number = len(self.agents)
         settings = self.directory / f"agent-{number}.toml"
         state = self.directory / f"agent-{number}"
-        settings.write_text(AGENT.format(port=port, state=state, number=number, slots=SLOTS))
+        keys = ", ".join(f'"{key}"' for key in self._trusted())
+        settings.write_text(
+            AGENT.format(port=port, state=state, number=number, slots=SLOTS, keys=keys)
+        )
         process = Process(
             f"agent-{number}",
             ["netsonde", "agent", "run", "--config", str(settings)],
@@ -89,11 +95,19 @@ class Stage:
         self.agents.append(process)
         return process
 
+    def _trusted(self) -> list[str]:
+        """Return the public keys that agents believe; the stranger's is a planted bug."""
+        whose = ["operator"]
+        if self.settings.plant == "stranger-trusted":
+            whose.append("stranger")
+        return [signing_key(self.settings.seed, one).public.text for one in whose]
+
     async def drain(self) -> list[str]:
         """End everything as an operator would; return what did not end well."""
         async with asyncio.TaskGroup() as group:
             ending = {one.who: group.create_task(one.end(SIGTERM)) for one in self.agents}
         statuses = {who: task.result() for who, task in ending.items()}
+        await self.operator.read_counted()
         statuses["server"] = await self.server.end(SIGTERM)
         for number in range(len(self.agents)):
             ids = spooled(self.directory / f"agent-{number}" / "spool.db")
@@ -132,7 +146,7 @@ async def _target(settings: Settings, directory: Path) -> AsyncIterator[None]:
         sys.executable, "-m", "support.chaos.target",
         "--log", str(directory / evidence.EXECUTIONS),
         "--seed", str(settings.seed), "--port", str(settings.target_port),
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": SOURCES},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert process.stdin is not None

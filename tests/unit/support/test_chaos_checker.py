@@ -7,17 +7,23 @@ import pytest
 from msgspec.structs import replace
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
-from support.chaos.checker import Verdict, judge, summary
+from support.chaos.checker import REFUSED_FROM, Verdict, judge, summary
 from support.chaos.evidence import (
+    Applied,
     Began,
     Calm,
+    ConfigSaid,
+    Counted,
     DeadRow,
+    Drained,
     Evidence,
     Exchange,
     Execution,
     Grant,
     Lived,
+    Metered,
     Page,
+    Published,
     ResultRow,
     Sampled,
     Session,
@@ -27,6 +33,7 @@ from support.chaos.evidence import (
     Trapped,
 )
 from support.chaos.faults import SERVER, Fault
+from support.chaos.fleet_invariants import GOOD as GOOD_CONFIG
 from support.chaos.invariants import ANSWER_NS, INVARIANTS, SPOOLING_NS, WAKE_NS
 from support.chaos.kills import judge_kills
 from support.chaos.settings import RECOVERY_NS, SLOTS
@@ -35,6 +42,7 @@ TERM_MS = 3_000
 GRANT_NS = 10 * NS_PER_S
 GOOD = 101  # a lease
 AGENT_ID = 7
+SERIES = "netsonde_agent_results_total outcome=ok"
 
 
 def grant(lease_id: int, task_id: int, attempt: int = 1) -> Grant:
@@ -45,7 +53,7 @@ def claim(*grants: Grant, at_ns: int = GRANT_NS, **changes: Any) -> Exchange:
     fields: dict[str, Any] = {
         "agent": 0, "verb": "claim", "begun": at_ns, "sent": at_ns, "answered": at_ns + NS_PER_MS,
         "ended": at_ns + NS_PER_MS, "status": 200, "told": "whole", "asked": SLOTS,
-        "grants": list(grants),
+        "claim": f"c{at_ns}", "grants": list(grants),
     }  # fmt: skip
     return Exchange(**(fields | changes))
 
@@ -67,6 +75,23 @@ def row(lease_id: int, task_id: int, **changes: Any) -> ResultRow:
     return made._replace(**changes)
 
 
+def metrics(seq: int, value: float, at_ns: int = GRANT_NS, **changes: Any) -> Exchange:
+    fields: dict[str, Any] = {"agent_id": AGENT_ID, "run": "r", "samples": 3}
+    said = Metered(seq=seq, values={SERIES: value}, **(fields | changes))
+    status = None if said.stored is None else 202
+    return Exchange(
+        agent=0, verb="metrics", begun=at_ns, sent=at_ns, ended=at_ns, status=status, metered=said
+    )
+
+
+def beat(applied: int | None, at_ns: int = GRANT_NS, **changes: Any) -> Exchange:
+    said: dict[str, Any] = {"applied": applied, "status": "ack", "revision": applied}
+    return Exchange(
+        agent=0, verb="heartbeat", begun=at_ns, ended=at_ns, status=200,
+        config=ConfigSaid(**(said | changes)),
+    )  # fmt: skip
+
+
 def good() -> Evidence:
     """Make a run of two tasks: one measured at once, one given up."""
     second = GRANT_NS + NS_PER_S
@@ -75,6 +100,10 @@ def good() -> Evidence:
             claim(grant(GOOD, 1)),
             report(GOOD, "accepted", second),
             claim(grant(102, 2), at_ns=second),
+            metrics(1, 5.0, stored=3),
+            metrics(2, 8.0, stored=3, at_ns=second),
+            beat(1),
+            beat(3, at_ns=second + 2),
         ],
         executions=[execution(GOOD, GRANT_NS + 2 * NS_PER_MS, second - NS_PER_MS)],
         events=[
@@ -84,6 +113,12 @@ def good() -> Evidence:
             Calm(faults_ended=second, held=1, recovered=second + NS_PER_S, left=[]),
             Sampled(at=second, who="agent-0", rss_bytes=50 << 20, fds=30),
             Spooled(agent=0, lease_ids=[]),
+            Published(at=1, revision=1, what=GOOD_CONFIG),
+            Published(at=2, revision=2, what="tampered with"),
+            Published(at=3, revision=3, what=GOOD_CONFIG),
+            Applied(at=4, revision=2, agents=[("chaos-0", "nack", 1)]),
+            Applied(at=second, revision=3, agents=[("chaos-0", "ack", 3)], is_last=True),
+            Counted(at=second, samples=6, latest={str(AGENT_ID): {SERIES: 8.0}}),
         ],
         results=[row(GOOD, 1)],
         dead=[DeadRow(2, 102, 50, "the lease ended")],
@@ -142,7 +177,7 @@ def overlapping(evidence: Evidence) -> None:
 
 
 def granted_too_many(evidence: Evidence) -> None:
-    add(evidence, exchanges=[claim(grant(103, 2), grant(104, 2), asked=1)])
+    add(evidence, exchanges=[claim(grant(103, 2), grant(104, 2), asked=1, claim="d")])
 
 
 def measured_too_many(evidence: Evidence) -> None:
@@ -284,6 +319,98 @@ def starved(evidence: Evidence) -> None:
     evidence.exchanges[2] = claim(grant(102, 2), at_ns=GRANT_NS + 3 * RECOVERY_NS)
 
 
+def counted(samples: int = 6, value: float = 8.0) -> Counted:
+    return Counted(at=0, samples=samples, latest={str(AGENT_ID): {SERIES: value}})
+
+
+def replay_was_counted(evidence: Evidence) -> None:
+    add(evidence, exchanges=[metrics(2, 8.0, stored=3)], events=[counted(samples=9)])
+
+
+def envelope_was_lost(evidence: Evidence) -> None:
+    add(evidence, events=[counted(samples=3, value=5.0)])
+
+
+def older_envelope_won(evidence: Evidence) -> None:
+    add(evidence, events=[counted(value=5.0)])
+
+
+def earlier_run_won(evidence: Evidence) -> None:
+    later = metrics(1, 1.0, stored=3, run="s", at_ns=GRANT_NS + 2 * NS_PER_S)
+    add(evidence, exchanges=[later], events=[counted(samples=9, value=8.0)])
+
+
+def retried_envelope_differs(evidence: Evidence) -> None:
+    add(evidence, exchanges=[metrics(2, 9.0, stored=3)])
+
+
+def answered_in_two_ways(evidence: Evidence) -> None:
+    add(evidence, exchanges=[metrics(2, 8.0, stored=2)])
+
+
+def nobody_asked_for_metrics(evidence: Evidence) -> None:
+    evidence.events[:] = [one for one in evidence.events if not isinstance(one, Counted)]
+
+
+def revision_fell(evidence: Evidence) -> None:
+    add(evidence, exchanges=[beat(1, at_ns=GRANT_NS + 2 * NS_PER_S), beat(3, at_ns=2 * GRANT_NS)])
+
+
+def revision_was_forgotten(evidence: Evidence) -> None:
+    nothing = beat(None, at_ns=GRANT_NS + 2 * NS_PER_S, status=None)
+    add(evidence, exchanges=[nothing, beat(3, at_ns=2 * GRANT_NS)])
+
+
+def bad_one_was_taken(evidence: Evidence) -> None:
+    add(evidence, exchanges=[beat(2, at_ns=GRANT_NS + 2)])
+
+
+def bad_one_was_acknowledged(evidence: Evidence) -> None:
+    add(evidence, exchanges=[beat(1, at_ns=GRANT_NS + 2, revision=2)])
+
+
+def nobodys_was_taken(evidence: Evidence) -> None:
+    add(evidence, exchanges=[beat(1, at_ns=GRANT_NS + 2, revision=99)])
+
+
+def shown_with_a_bad_one(evidence: Evidence) -> None:
+    evidence.events.insert(-2, Applied(at=5, revision=2, agents=[("chaos-0", "ack", 2)]))
+
+
+def never_got_the_last_one(evidence: Evidence) -> None:
+    evidence.exchanges.pop()
+
+
+def never_shown_with_the_last_one(evidence: Evidence) -> None:
+    shown = Applied(at=6, revision=3, agents=[("chaos-0", "pending", None)], is_last=True)
+    add(evidence, events=[shown])
+
+
+def agent_is_not_shown(evidence: Evidence) -> None:
+    add(evidence, events=[Applied(at=6, revision=3, agents=[], is_last=True)])
+
+
+def nobody_asked_for_configurations(evidence: Evidence) -> None:
+    evidence.events[:] = [one for one in evidence.events if not isinstance(one, Applied)]
+
+
+def drained(begun_ns: int, ended_ns: int) -> Drained:
+    return Drained(agent=0, begun=begun_ns, ended=ended_ns)
+
+
+def granted_while_drained(evidence: Evidence) -> None:
+    add(evidence, events=[drained(GRANT_NS - 1, GRANT_NS + NS_PER_S)])
+
+
+def held_claim_was_granted_while_drained(evidence: Evidence) -> None:
+    """Lease 102 comes to a claim of before, when another agent has a lease of after the drain."""
+    held = claim(grant(102, 2), at_ns=GRANT_NS - 3, answered=GRANT_NS + 2 * NS_PER_MS)
+    evidence.exchanges[2] = held
+    evidence.exchanges[0] = claim(grant(GOOD, 1), agent=1)
+    evidence.executions[0] = replace(evidence.executions[0], agent=1)
+    add(evidence, events=[drained(GRANT_NS - 1, GRANT_NS + NS_PER_S)])
+
+
 Doctored = Callable[[Evidence], None]
 PLANTED: list[tuple[str, Doctored]] = [
     ("I1", row_is_gone),
@@ -306,6 +433,23 @@ PLANTED: list[tuple[str, Doctored]] = [
     ("I8", gave_up_without_reason),
     ("I9", left_in_spool),
     ("I9", measured_and_never_answered_for),
+    ("I10", replay_was_counted),
+    ("I10", envelope_was_lost),
+    ("I10", older_envelope_won),
+    ("I10", earlier_run_won),
+    ("I10", retried_envelope_differs),
+    ("I10", answered_in_two_ways),
+    ("I10", nobody_asked_for_metrics),
+    ("I11", revision_fell),
+    ("I11", revision_was_forgotten),
+    ("I11", bad_one_was_taken),
+    ("I11", bad_one_was_acknowledged),
+    ("I11", nobodys_was_taken),
+    ("I11", shown_with_a_bad_one),
+    ("I11", never_got_the_last_one),
+    ("I11", never_shown_with_the_last_one),
+    ("I11", agent_is_not_shown),
+    ("I11", nobody_asked_for_configurations),
     ("I12", too_large),
     ("I12", too_many_files),
     ("I13", hung),
@@ -320,6 +464,8 @@ PLANTED: list[tuple[str, Doctored]] = [
     ("P6", drained_badly),
     ("P6", never_drained),
     ("I9", drained_and_silent),
+    ("drain", granted_while_drained),
+    ("drain", held_claim_was_granted_while_drained),
 ]
 
 
@@ -342,6 +488,53 @@ def test_what_is_planted_is_found(invariant: str, doctor: Doctored) -> None:
 
 def test_every_invariant_has_something_planted() -> None:
     assert {invariant for invariant, _ in PLANTED} == set(INVARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("samples", "value"), [(6, 8.0), (8, 9.0), (9, 9.0)], ids=["not taken", "in part", "taken"]
+)
+def test_an_envelope_that_was_not_answered_may_have_been_taken(samples: int, value: float) -> None:
+    evidence = good()
+    unanswered = metrics(3, 9.0, at_ns=2 * GRANT_NS)
+    add(evidence, exchanges=[unanswered], events=[counted(samples=samples, value=value)])
+    assert broken(evidence) == set()
+
+
+def test_an_envelope_that_never_reached_the_server_was_not_taken() -> None:
+    evidence = good()
+    unsent = replace(metrics(3, 9.0, at_ns=2 * GRANT_NS), sent=None)
+    add(evidence, exchanges=[unsent], events=[counted(samples=9, value=9.0)])
+    assert broken(evidence) == {"I10"}
+
+
+def test_a_retried_or_overtaken_envelope_changes_nothing() -> None:
+    evidence = good()
+    again = metrics(2, 8.0, at_ns=2 * GRANT_NS, stored=3)
+    overtaken = metrics(1, 5.0, at_ns=2 * GRANT_NS, stored=0, is_superseded=True)
+    add(evidence, exchanges=[again, overtaken])
+    assert broken(evidence) == set()
+
+
+def test_an_agent_that_died_while_it_applied_a_configuration_may_be_without() -> None:
+    evidence = good()
+    crashed = beat(None, at_ns=GRANT_NS + 1, status="nack", revision=1, reason="crashed")
+    add(evidence, exchanges=[crashed])
+    assert broken(evidence) == set()
+
+
+def test_a_copy_of_a_heartbeat_says_nothing() -> None:
+    evidence = good()
+    add(evidence, exchanges=[replace(beat(None, at_ns=2 * GRANT_NS), is_copy=True)])
+    assert broken(evidence) == set()
+
+
+def test_what_was_granted_before_a_drain_may_come_after_it() -> None:
+    evidence = good()
+    evidence.exchanges[0] = claim(claim="c", answered=None, told="nothing")
+    repeated = claim(grant(GOOD, 1), claim="c", at_ns=GRANT_NS + 3)
+    evidence.exchanges.insert(1, repeated)
+    add(evidence, events=[drained(GRANT_NS + 2, GRANT_NS + NS_PER_S - 1)])
+    assert broken(evidence) == set()
 
 
 def test_an_agent_that_was_stopped_at_the_deadline_may_notice_when_it_wakes() -> None:
@@ -452,11 +645,14 @@ def test_the_summary_names_what_counts() -> None:
     verdict = Verdict(
         findings={"I1": ["a"], "I7": ["b"], "I2": ["c"], "I6": ["d", "e"]},
         leases=10, executions=12, messages=40, grants=16, streamed=12,
-        faults={"partition": 2, "agent killed": 1}, recovery_s=4.25,
+        faults={"partition": 2, "agent killed": 1}, recovery_s=4.25, metered=30, published=6,
+        bad=2, refused=3,
     )  # fmt: skip
     assert summary(verdict, seed=3, seconds=61.0, commit="abc") == (
         "chaos: seed 3, 10 leases, 3 faults (agent killed 1, partition 2), 75 % by streams, lost 2,"
-        " double-accepted 1, over capacity 0, late 2, worst recovery 4.2 s, 61 s, commit abc"
+        " double-accepted 1, over capacity 0, late 2, miscounted 0 in 30 envelopes of metrics,"
+        " misconfigured 0 by 6 configurations (2 bad, refused 3 times), granted while drained 0,"
+        " worst recovery 4.2 s, 61 s, commit abc"
     )
     assert not verdict.holds
 
@@ -494,6 +690,13 @@ def test_kills_find_a_result_that_is_lost_or_doubled() -> None:
 
 def test_no_kill_at_all_is_no_success() -> None:
     assert not judge_kills(good()).holds
+
+
+def test_a_long_run_in_which_no_configuration_was_refused_is_not_what_was_asked_for() -> None:
+    verdict = replace(judge(good()), leases=REFUSED_FROM, published=9, bad=4)
+    said = "no agent refused any of 4 bad configurations"
+    assert said in verdict.missing(REFUSED_FROM, 0)
+    assert said not in replace(verdict, refused=1).missing(REFUSED_FROM, 0)
 
 
 def test_a_run_that_fell_short_says_of_what() -> None:

@@ -4,10 +4,11 @@ from random import Random
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from support.chaos.bodies import read_answer, read_path, read_request
 from support.chaos.damage import PAGE, damaged, storm
-from support.chaos.evidence import Grant
+from support.chaos.evidence import ConfigSaid, Grant, Metered
 from support.chaos.faults import Fault
 from support.chaos.framing import BODY_MAX_BYTES, FramingError, Head, parse_head
 
@@ -141,6 +142,44 @@ def test_extensions_and_verdicts_are_read_and_passed_on_unchanged() -> None:
     assert read_answer("extend", 0, extended, seen) is extended
     assert read_answer("report", 0, reported, seen) is reported
     assert (seen.extended, seen.results) == ([(5, 3000)], [(5, "accepted")])
+
+
+def told(**more: object) -> bytes:
+    counters = [
+        {"name": "netsonde_agent_results_total", "labels": {"outcome": "ok"}, "value": 5},
+        {"name": "netsonde_agent_retries_total", "value": 1},
+    ]
+    return msgspec.json.encode(
+        {
+            "agent_id": 7, "timestamp": "t", "instance_id": "i", "seq": 2, "start_time": "s",
+            "counters": counters, "gauges": [{"name": "g", "value": 1}], **more,
+        }
+    )  # fmt: skip
+
+
+def test_an_envelope_of_metrics_says_which_it_is_and_some_of_its_counters() -> None:
+    seen = read_request("metrics", told())
+    values = {"netsonde_agent_results_total outcome=ok": 5.0}
+    said = Metered(agent_id=7, run="i s", seq=2, samples=3, values=values)
+    assert seen.metered == said
+    body = b'{"accepted":true,"id":"7/i/2","stored":3}'
+    assert read_answer("metrics", 0, body, seen) is body
+    assert seen.metered == replace(said, stored=3)
+    read_answer("metrics", 0, b'{"accepted":true,"superseded":true}', seen)
+    assert seen.metered == replace(said, stored=0, is_superseded=True)
+
+
+def test_another_process_is_another_run() -> None:
+    bodies = (told(), told(seq=3), told(start_time="later"), told(instance_id="j"))
+    said = [read_request("metrics", body).metered for body in bodies]
+    assert [one and one.run for one in said] == ["i s", "i s", "i later", "j s"]
+
+
+def test_a_heartbeat_says_what_is_in_force() -> None:
+    beat = b'{"agent_id":7,"config":{"applied":4,"status":"nack","revision":5,"reason":"expired"}}'
+    said = ConfigSaid(applied=4, status="nack", revision=5, reason="expired")
+    assert read_request("heartbeat", beat).config == said
+    assert read_request("heartbeat", b'{"agent_id":7}').config is None
 
 
 def test_a_truncated_answer_is_framed_as_if_it_were_whole() -> None:

@@ -6,18 +6,34 @@ import sys
 from pathlib import Path
 
 from netsonde.clock import NS_PER_MS
-from support.chaos.evidence import Began, Lived, Struck, read_events
+from support.chaos.evidence import Began, Drained, Lived, Struck, read_events
 from support.chaos.faults import SERVER, Fault, Planned
 from support.chaos.journal import Journal
 from support.chaos.lanes import Lane
 from support.chaos.nemesis import ARMED_MAX, Nemesis
-from support.chaos.processes import Process
+from support.chaos.processes import Process, now_ns
 
 SLEEPER = "import signal; signal.pause()"
 
 
 def fault(kind: Fault, milliseconds: int = 1, number: int = 0) -> Planned:
     return Planned(number, kind, 0, milliseconds * NS_PER_MS, 1)
+
+
+class Orders:
+    """Takes an operator's orders and writes them down."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, int]] = []
+
+    async def drain(self, agent: int) -> None:
+        self.given.append(("drain", agent))
+
+    async def resume(self, agent: int) -> None:
+        self.given.append(("resume", agent))
+
+    async def revoke(self, agent: int) -> None:
+        self.given.append(("revoke", agent))
 
 
 class Scene:
@@ -30,7 +46,8 @@ class Scene:
         self.lane = Lane(0)
         self.agent = self._process("agent-0")
         self.server = self._process("server")
-        self.nemesis = Nemesis(self.server, [self.agent], [self.lane], self.journal)
+        self.orders = Orders()
+        self.nemesis = Nemesis(self.server, [self.agent], [self.lane], self.journal, self.orders)
 
     def _process(self, who: str) -> Process:
         code = f"import runpy; runpy.run_path({str(self.directory / 'chaos_sleeper.py')!r})"
@@ -79,6 +96,36 @@ async def test_a_killed_agent_is_started_again(tmp_path: Path) -> None:
     assert isinstance(struck, Struck)
     assert isinstance(lived, Lived)
     assert (began.number, struck.number, lived.how, lived.pid) == (4, 4, "SIGKILL", pid)
+
+
+async def test_an_agent_is_drained_and_resumed_by_the_operators_calls(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    await scene.agent.start()
+    away = fault(Fault.AGENT_ORDERED_AWAY, 5)
+    async with asyncio.TaskGroup() as group:
+        assert not scene.nemesis.set(away, group)  # it has not registered yet
+        scene.lane.served_ns = now_ns()
+        assert scene.nemesis.set(away, group)
+        assert not scene.nemesis.set(fault(Fault.AGENT_KILLED), group)
+    await scene.agent.end()
+    assert scene.orders.given == [("drain", 0), ("resume", 0)]
+    began, drained, struck, _ = scene.events()
+    assert isinstance(began, Began)
+    assert isinstance(struck, Struck)
+    assert isinstance(drained, Drained)
+    assert drained.ended - drained.begun >= away.duration_ns
+    assert struck.begun <= drained.begun < drained.ended <= struck.ended
+
+
+async def test_an_agent_is_revoked_once_it_has_registered(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    await scene.agent.start()
+    scene.lane.served_ns = now_ns()
+    async with asyncio.TaskGroup() as group:
+        assert scene.nemesis.set(fault(Fault.AGENT_REVOKED, 0), group)
+    await scene.agent.end()
+    assert scene.orders.given == [("revoke", 0)]
+    assert scene.nemesis.struck == {Fault.AGENT_REVOKED: 1}
 
 
 async def test_what_ended_by_itself_is_left_alone_until_it_is_revived(tmp_path: Path) -> None:

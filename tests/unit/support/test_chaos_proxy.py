@@ -14,7 +14,7 @@ from support.chaos.faults import Fault, Planned
 from support.chaos.framing import Head, parse_head
 from support.chaos.journal import Journal, read
 from support.chaos.lanes import Lane, Trap
-from support.chaos.proxy import Proxy
+from support.chaos.proxy import METRICS_AGAIN_EVERY, Proxy
 
 REPORT = b'{"completed":[{"lease_id":5}],"cancelled":[]}'
 ANSWER = b'{"acknowledged":1,"results":[{"lease_id":5,"status":"accepted"}]}'
@@ -29,6 +29,7 @@ class Bench:
         self.struck: list[Fault] = []
         self.lane.on_struck = lambda planned, *_: self.struck.append(planned.fault)
         self.bodies: list[bytes] = []
+        self.answer = b"HTTP/1.1 200 OK", ANSWER
         self.heads: list[Head] = []
         self.path = path
         self.port = 0
@@ -43,16 +44,19 @@ class Bench:
                 head = parse_head(await reader.readuntil(b"\r\n\r\n"))
                 self.heads.append(head)
                 self.bodies.append(await reader.readexactly(head.body_bytes))
-                writer.write(Head(b"HTTP/1.1 200 OK", []).encode(len(ANSWER)) + ANSWER)
+                start, answer = self.answer
+                writer.write(Head(start, []).encode(len(answer)) + answer)
         except (EOFError, OSError):
             writer.transport.abort()
 
     async def connect(self) -> Streams:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
-    async def ask(self, streams: Streams) -> tuple[int, bytes]:
+    async def ask(
+        self, streams: Streams, call: bytes = b"POST /v1/agents/report", body: bytes = REPORT
+    ) -> tuple[int, bytes]:
         reader, writer = streams
-        writer.write(Head(b"POST /v1/agents/report HTTP/1.1", []).encode(len(REPORT)) + REPORT)
+        writer.write(Head(call + b" HTTP/1.1", []).encode(len(body)) + body)
         head = parse_head(await reader.readuntil(b"\r\n\r\n"))
         return head.status, await reader.readexactly(head.body_bytes)
 
@@ -199,12 +203,82 @@ async def test_a_trap_holds_a_report_until_its_agent_is_gone(bench: Bench, is_af
 
 
 async def test_a_forged_acknowledgement_never_reaches_the_server(bench: Bench) -> None:
-    bench.lane.forges = True
+    bench.lane.forges = "report"
     async with connected(bench) as streams:
         status, body = await bench.ask(streams)
     assert (status, bench.bodies) == (200, [])
     assert b'"accepted"' in body
     assert bench.seen()[0].results == [(5, "accepted")]
+
+
+METRICS = (
+    b'{"agent_id":7,"timestamp":"t","instance_id":"i","seq":2,"start_time":"s","counters":'
+    b'[{"name":"netsonde_agent_results_total","labels":{"outcome":"ok"},"value":5}]}'
+)
+TAKEN = b'{"accepted":true,"id":"7/i/2","stored":1}'
+
+
+async def test_metrics_and_what_was_made_of_them_are_written_down(bench: Bench) -> None:
+    bench.answer = b"HTTP/1.1 202 Accepted", TAKEN
+    bench.arm(Fault.REQUEST_REPLAYED)
+    async with connected(bench) as streams:
+        assert await bench.ask(streams, b"POST /v1/agents/metrics", METRICS) == (202, TAKEN)
+    seen = bench.seen()
+    assert [one.is_copy for one in seen] == [True] * (len(seen) - 1) + [False]
+    assert len(bench.bodies) == len(seen) > 1
+    for one in seen:
+        assert one.metered is not None
+        assert (one.status, one.metered.seq, one.metered.stored) == (202, 2, 1)
+
+
+async def test_some_envelopes_of_metrics_come_twice_without_a_fault(bench: Bench) -> None:
+    bench.answer = b"HTTP/1.1 202 Accepted", TAKEN
+    async with connected(bench) as streams:
+        for seq in range(1, 2 * METRICS_AGAIN_EVERY + 1):
+            body = METRICS.replace(b'"seq":2', b'"seq":%d' % seq)
+            assert await bench.ask(streams, b"POST /v1/agents/metrics", body) == (202, TAKEN)
+    copied = [one.metered and one.metered.seq for one in bench.seen() if one.is_copy]
+    assert copied == [METRICS_AGAIN_EVERY, 2 * METRICS_AGAIN_EVERY]
+
+
+async def test_forged_metrics_never_reach_the_server(bench: Bench) -> None:
+    bench.lane.forges = "metrics"
+    async with connected(bench) as streams:
+        status, _ = await bench.ask(streams, b"POST /v1/agents/metrics", METRICS)
+        assert (status, bench.bodies) == (202, [])
+        assert await bench.ask(streams) == (200, ANSWER)
+    first = bench.seen()[0].metered
+    assert first is not None
+    assert first.stored == 1
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK", b"HTTP/1.1 304 Not Modified"])
+async def test_a_configuration_is_replaced_once_by_what_is_imposed(
+    bench: Bench, start: bytes
+) -> None:
+    bench.answer = start, b""
+    bench.lane.imposed.append(b'{"payload":"x"}')
+    async with connected(bench) as streams:
+        assert await bench.ask(streams, b"GET /v1/agents/config", b"") == (200, b'{"payload":"x"}')
+        status, body = await bench.ask(streams, b"GET /v1/agents/config", b"")
+    assert (b"%d" % status in start, body) == (True, b"")
+
+
+async def test_nothing_is_imposed_where_no_configuration_is_published(bench: Bench) -> None:
+    bench.answer = b"HTTP/1.1 404 Not Found", b""
+    bench.lane.imposed.append(b"{}")
+    async with connected(bench) as streams:
+        assert await bench.ask(streams, b"GET /v1/agents/config", b"") == (404, b"")
+
+
+async def test_a_lane_knows_what_its_agent_has_in_force(bench: Bench) -> None:
+    bench.answer = b"HTTP/1.1 200 OK", b"{}"
+    async with connected(bench) as streams:
+        beat = b'{"agent_id":7,"config":{"applied":4}}'
+        await bench.ask(streams, b"POST /v1/agents/heartbeat", beat)
+        assert bench.lane.applied == 4
+        await bench.ask(streams, b"POST /v1/agents/heartbeat", b'{"agent_id":7}')
+        assert bench.lane.applied == 0
 
 
 async def test_a_server_that_is_gone_is_a_broken_connection(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from support.chaos.evidence import Event, Intended, Page, Session, Struck, Submi
 from support.chaos.faults import (
     AGENT_FAULTS,
     MESSAGE_FAULTS,
+    ORDERED_FAULTS,
     PLAN,
     SERVER_FAULTS,
     WEATHER,
@@ -50,7 +51,7 @@ def test_a_plan_has_every_fault_within_its_bounds() -> None:
 
 
 def test_every_fault_is_of_one_sort_and_planned() -> None:
-    sorts = (MESSAGE_FAULTS, WEATHER, SERVER_FAULTS, AGENT_FAULTS)
+    sorts = (MESSAGE_FAULTS, WEATHER, SERVER_FAULTS, AGENT_FAULTS, ORDERED_FAULTS)
     assert sum(len(sort) for sort in sorts) == len(frozenset().union(*sorts)) == len(Fault)
     assert set(PLAN) == set(Fault)
     assert sum(weight for weight, _, _ in PLAN.values()) == 1000

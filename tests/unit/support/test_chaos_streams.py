@@ -289,7 +289,7 @@ async def test_a_storm_meets_streams_too(bench: Bench) -> None:
 
 
 async def test_a_way_that_forges_takes_no_streams(bench: Bench) -> None:
-    bench.lane.forges = True
+    bench.lane.forges = "report"
     async with connected(bench) as client:
         client.writer.write(Head(b"POST /v1/agents/report HTTP/1.1", NDJSON).encode(None))
         answer = parse_head(await client.reader.readuntil(b"\r\n\r\n"))
