@@ -129,6 +129,8 @@ class Dispatcher:
             self._broken[claim.claim_id] = claim
             if claim.task is not None and not claim.is_taking:
                 claim.task.cancel()
+        # A task that is cancelled before it ran does not even say that it is over.
+        self._out = {key: claim for key, claim in self._out.items() if claim.is_taking}
         self._changed.set()
         known = [lease_id for claim in self._broken.values() for lease_id in claim.taken]
         return tuple(self._broken), tuple(known)

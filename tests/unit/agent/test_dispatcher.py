@@ -359,6 +359,29 @@ async def test_stopping_ends_held_claims_and_names_them(bench: Bench) -> None:
     assert known == ()
 
 
+async def test_a_claim_that_was_stopped_before_it_was_sent_holds_up_none_after_it(
+    bench: Bench,
+) -> None:
+    """Its task never ran, so that nothing in it could say that it is over."""
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(bench.dispatcher.run())
+        for _ in range(10):
+            if not bench.dispatcher._out:
+                await asyncio.sleep(0)
+        (claim_id,), _ = bench.dispatcher.stop()
+        assert claim_id
+        await bench.clock.settle()
+        assert first.done()
+        assert bench.client.asked == []
+
+        bench.dispatcher.resume()
+        bench.client.offer(make_lease(1), make_lease(2, DNS))
+        again = group.create_task(bench.dispatcher.run())
+        await bench.clock.settle()
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1, 2]
+        again.cancel()
+
+
 async def test_a_large_grant_does_not_stop_the_loop(bench: Bench) -> None:
     bench.lanes.capacity = {PING: 1000}
     bench.client.offer(*(make_lease(number) for number in range(1, 1001)))
