@@ -294,6 +294,20 @@ async def test_poison_leases_are_handed_back_and_cost_nobody_else(
     assert vars(record) | {"leases": 2, "lease_id": 9, "task_id": 1009} == vars(record)
 
 
+async def test_leases_of_a_kind_that_is_stopped_are_handed_back_and_held_no_more(
+    bench: Bench,
+) -> None:
+    async with bench.running():
+        bench.client.offer(make_lease(1), make_lease(2))
+        await bench.clock.settle()
+        bench.dispatcher.give_back([make_lease(2)])
+        await bench.clock.settle()
+        assert set(bench.leases) == {1}
+        assert [one.lease_id for one in bench.client.handed_back] == [2]
+    bench.dispatcher.give_back([make_lease(1)])  # nobody is asked any more
+    assert len(bench.leases) == 0
+
+
 async def test_a_hand_back_that_fails_is_counted(bench: Bench) -> None:
     bench.client.rejected = (RejectedLease(9, 1009, "odd"),)
     bench.client.offer(make_lease(1))
