@@ -116,6 +116,11 @@ class LeaseTable:
             return deadline_ns
         return min(ask_ns, deadline_ns)
 
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """The instant at which the first lease ends, or None."""
+        return self._deadlines.next_ns
+
     def lease(self, lease_id: int) -> Lease | None:
         """Return a held lease."""
         return self._held.get(lease_id)

@@ -445,6 +445,7 @@ class _Parts:
         worker.on_free = dispatcher.wake
         worker.on_kept = reporter.wake
         worker.on_ran = self.standing.ran
+        worker.on_stopped = dispatcher.give_back
         worker.is_columnar = lambda: client.is_legacy is False
         self.orders.on_done = self.session.hurry
         self.session.on_commands = self.orders.take

@@ -107,6 +107,7 @@ class Dispatcher:
         self._lanes = lanes
         self._wait_ms = wait_ms
         self._changed = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
         self._out: dict[str, _Claim] = {}
         self._broken: dict[str, _Claim] = {}
         self._next_claim_ns = 0
@@ -129,6 +130,8 @@ class Dispatcher:
             self._broken[claim.claim_id] = claim
             if claim.task is not None and not claim.is_taking:
                 claim.task.cancel()
+        # A task that is cancelled before it ran does not even say that it is over.
+        self._out = {key: claim for key, claim in self._out.items() if claim.is_taking}
         self._changed.set()
         known = [lease_id for claim in self._broken.values() for lease_id in claim.taken]
         return tuple(self._broken), tuple(known)
@@ -142,21 +145,34 @@ class Dispatcher:
         self._broken.clear()
         self._changed.set()
 
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """Let go of leases that wait for slots which there are none of any more."""
+        self._leases.release_many([lease.lease_id for lease in leases])
+        if self._group is not None:  # else they end by themselves
+            refused = [_not_measured(lease) for lease in leases]
+            self._group.create_task(self._hand_back(refused))
+
     async def run(self) -> None:
         """Claim until stopped or cancelled."""
-        async with asyncio.TaskGroup() as group:
-            while not self._is_stopped:
-                self._changed.clear()
-                wait_ns: int | None = None
-                if self._is_spool_full():
-                    wait_ns = FULL_RETRY_NS
-                elif wanted := self._wanted():
-                    wait_ns = self._next_claim_ns - self._clock.boottime_ns()
-                    if wait_ns <= 0:
-                        self._next_claim_ns = self._clock.boottime_ns() + self.gap_ns()
-                        self._send(group, wanted)
-                        continue
-                await self._clock.wait(self._changed, wait_ns)
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                await self._claim(self._group)
+        finally:
+            self._group = None
+
+    async def _claim(self, group: asyncio.TaskGroup) -> None:
+        while not self._is_stopped:
+            self._changed.clear()
+            wait_ns: int | None = None
+            if self._is_spool_full():
+                wait_ns = FULL_RETRY_NS
+            elif wanted := self._wanted():
+                wait_ns = self._next_claim_ns - self._clock.boottime_ns()
+                if wait_ns <= 0:
+                    self._next_claim_ns = self._clock.boottime_ns() + self.gap_ns()
+                    self._send(group, wanted)
+                    continue
+            await self._clock.wait(self._changed, wait_ns)
 
     def _wanted(self) -> dict[TaskKind, int]:
         """Return the free slots of kinds that no claim has credit for."""
@@ -250,9 +266,7 @@ class Dispatcher:
         rejected: list[RejectedLease] = []
         if len(usable.leases) < len(granted.leases):
             rejected = [
-                _refused(lease, f"this agent does not measure {lease.kind.value}")
-                for lease in granted.leases
-                if lease.kind not in measured
+                _not_measured(lease) for lease in granted.leases if lease.kind not in measured
             ]
         now_ns = self._clock.boottime_ns()
         answers = self._leases.grant_many(usable.leases, usable.deadlines_ns, now_ns)
@@ -344,3 +358,7 @@ class _Claim:
 
 def _refused(lease: Lease, why: str) -> RejectedLease:
     return RejectedLease(lease.lease_id, lease.task_id, why)
+
+
+def _not_measured(lease: Lease) -> RejectedLease:
+    return _refused(lease, f"this agent does not measure {lease.kind.value}")

@@ -8,7 +8,7 @@ from itertools import compress
 from typing import Protocol
 
 from netsonde import wire
-from netsonde.clock import NS_PER_S, Clock
+from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.control_plane import (
     ControlPlaneError,
     ReportResponse,
@@ -24,6 +24,9 @@ BATCH_BYTES_MAX = wire.REPORT_MAX_BYTES - 64 * 1024  # less the envelope and the
 RETRY_MIN_NS = 5 * NS_PER_S  # until an item that was answered `retry` is sent again
 RETRY_MAX_NS = 300 * NS_PER_S
 STORAGE_RETRY_NS = NS_PER_S
+GATHER_MIN_NS = 200 * NS_PER_MS  # however soon a lease ends: not a report for every result
+LEAD_NS = 2 * NS_PER_S  # how long before a lease ends its result is on its way
+LOOK_NS = NS_PER_S  # how often, while results gather, it is looked whether one has to go
 SETTLE_NS = NS_PER_S  # how long acknowledgements wait for results to reach the disk with
 
 # What ends an item's life in the spool. A status nobody knows yet keeps it: nothing says that the
@@ -61,10 +64,10 @@ class Reports(Protocol):
 class Reporter:
     """Reports what the spool holds, old results first.
 
-    `interval_ns` is how long a first result waits for others, `gap_ns` says how far apart reports
-    must be; `on_room` is called when results have left. Call `wake` when one was spooled.
-    `caught_up` is set once all that an earlier run left was sent, `flushed` while the spool is
-    empty.
+    `interval_ns` is how long a first result waits for others, unless a lease ends before; `gap_ns`
+    says how far apart reports must be; `on_room` is called when results have left. Call `wake` when
+    one was spooled. `caught_up` is set once all that an earlier run left was sent, `flushed` while
+    the spool is empty.
     """
 
     def __init__(
@@ -112,7 +115,20 @@ class Reporter:
             self._note_flushed()
             if await self._is_quiet() and await self._is_settled():
                 await self._clock.wait(self._changed, self._until_again_ns())
-            await self._clock.wait(self._hurry, self.interval_ns)
+            await self._gather()
+
+    async def _gather(self) -> None:
+        """Let results gather, for as long as no lease ends: its task would be measured again."""
+        begun_ns = now_ns = self._clock.boottime_ns()
+        while not self._hurry.is_set():
+            until_ns = begun_ns + self.interval_ns
+            if (end_ns := self._leases.next_deadline_ns) is not None:
+                least_ns = begun_ns + min(self.interval_ns, GATHER_MIN_NS)
+                until_ns = min(until_ns, max(end_ns - LEAD_NS - self.gap_ns(), least_ns))
+            if now_ns >= until_ns:
+                return
+            await self._clock.wait(self._hurry, min(until_ns - now_ns, LOOK_NS))
+            now_ns = self._clock.boottime_ns()
 
     async def _is_quiet(self) -> bool:
         """Wait a moment for results; return whether none came."""

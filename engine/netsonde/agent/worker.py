@@ -77,7 +77,8 @@ class Worker:
     """Runs granted leases under a limit per kind. `run` owns their tasks.
 
     `on_free` is called when a slot becomes free, `on_kept` when a result is durable, `on_ran` with
-    a standing lease's id when a run of it is over. `idle` is set while nothing runs or is queued.
+    a standing lease's id when a run of it is over, `on_stopped` with leases that cannot begin any
+    more because their kind has no slots. `idle` is set while nothing runs or is queued.
     `is_columnar` says that whoever reads the results knows columns. `durations` are of measurements
     that took any time.
     """
@@ -98,6 +99,7 @@ class Worker:
         self.on_free: Callable[[], None] = lambda: None
         self.on_kept: Callable[[], None] = lambda: None
         self.on_ran: Callable[[int], None] = lambda _: None
+        self.on_stopped: Callable[[Sequence[Lease]], None] = lambda _: None
         self.is_columnar: Callable[[], bool] = lambda: True
         self.env: dict[str, Any] = {}
         self._clock = clock
@@ -133,8 +135,15 @@ class Worker:
         self._lanes.congestion.lagged(lag_ns, self._clock.monotonic_ns())
 
     def resize(self, capacities: Mapping[TaskKind, int]) -> None:
-        """Let other numbers run at once from now on; what runs already goes on."""
+        """Let other numbers run at once from now on; what runs already goes on.
+
+        Of a kind that is left without slots nothing waits: it might do so until it has some again.
+        """
         self._lanes.resize(capacities)
+        jobs = [job for job in self._lanes.queued() if not self.measures(job.lease.kind)]
+        self._unqueue({job.lease.lease_id for job in jobs})
+        if stopped := [job.lease for job in jobs if job.tick is None]:
+            self.on_stopped(stopped)
         self._refill()
 
     def free(self) -> dict[TaskKind, int]:
@@ -163,8 +172,12 @@ class Worker:
         """Take a granted lease, or a tick of a standing one: it begins when its kind has a slot.
 
         One that is granted again while its measurement is being ended, or its result kept, is let
-        go: what was seen is reported under its id.
+        go: what was seen is reported under its id. A tick of a kind without slots is over at once.
         """
+        if tick is not None and not self.measures(lease.kind):
+            self.counters["unstarted"] += 1
+            self.on_ran(lease.lease_id)
+            return
         self._queue(lease, tick)
         self._fill(lease.kind)
 

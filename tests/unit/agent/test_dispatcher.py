@@ -294,6 +294,20 @@ async def test_poison_leases_are_handed_back_and_cost_nobody_else(
     assert vars(record) | {"leases": 2, "lease_id": 9, "task_id": 1009} == vars(record)
 
 
+async def test_leases_of_a_kind_that_is_stopped_are_handed_back_and_held_no_more(
+    bench: Bench,
+) -> None:
+    async with bench.running():
+        bench.client.offer(make_lease(1), make_lease(2))
+        await bench.clock.settle()
+        bench.dispatcher.give_back([make_lease(2)])
+        await bench.clock.settle()
+        assert set(bench.leases) == {1}
+        assert [one.lease_id for one in bench.client.handed_back] == [2]
+    bench.dispatcher.give_back([make_lease(1)])  # nobody is asked any more
+    assert len(bench.leases) == 0
+
+
 async def test_a_hand_back_that_fails_is_counted(bench: Bench) -> None:
     bench.client.rejected = (RejectedLease(9, 1009, "odd"),)
     bench.client.offer(make_lease(1))
@@ -357,6 +371,29 @@ async def test_stopping_ends_held_claims_and_names_them(bench: Bench) -> None:
     assert list(claim_ids) == [claim_id for _, claim_id in bench.client.asked]
     assert len(claim_ids) == 1
     assert known == ()
+
+
+async def test_a_claim_that_was_stopped_before_it_was_sent_holds_up_none_after_it(
+    bench: Bench,
+) -> None:
+    """Its task never ran, so that nothing in it could say that it is over."""
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(bench.dispatcher.run())
+        for _ in range(10):
+            if not bench.dispatcher._out:
+                await asyncio.sleep(0)
+        (claim_id,), _ = bench.dispatcher.stop()
+        assert claim_id
+        await bench.clock.settle()
+        assert first.done()
+        assert bench.client.asked == []
+
+        bench.dispatcher.resume()
+        bench.client.offer(make_lease(1), make_lease(2, DNS))
+        again = group.create_task(bench.dispatcher.run())
+        await bench.clock.settle()
+        assert [lease.lease_id for lease in bench.lanes.taken] == [1, 2]
+        again.cancel()
 
 
 async def test_a_large_grant_does_not_stop_the_loop(bench: Bench) -> None:

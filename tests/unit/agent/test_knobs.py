@@ -80,6 +80,7 @@ async def test_concurrency_is_the_lanes(rig: Rig) -> None:
 async def test_a_kind_can_be_stopped_and_begun_again(rig: Rig) -> None:
     rig.turn(kinds={PING: KindValues(concurrency=0)})
     assert not rig.parts.worker.measures(PING)
+    assert rig.parts.worker.on_stopped == rig.parts.dispatcher.give_back
     assert PING not in rig.parts.worker.free()
     rig.turn(kinds={PING: KindValues(concurrency=3)})
     assert rig.parts.worker.free()[PING] == 3

@@ -153,6 +153,40 @@ async def test_new_results_gather_for_the_interval(bench: Bench) -> None:
         assert bench.client.batches == [([1], [2])]
 
 
+@pytest.mark.parametrize("interval_s", [10, 60])
+async def test_a_result_does_not_gather_past_the_end_of_its_lease(
+    bench: Bench, interval_s: int
+) -> None:
+    """What is measured is not extended; too late, it is fenced and the task measured again."""
+    bench.reporter.interval_ns = interval_s * NS_PER_S
+    now_ns = bench.clock.boottime_ns()
+    bench.leases.grant(make_lease(1), now_ns + 3600 * NS_PER_S, now_ns)
+    async with bench.running():
+        await bench.put(1)
+        await bench.clock.advance(NS_PER_S)
+        bench.leases.grant(make_lease(2), now_ns + 20 * NS_PER_S, now_ns)
+        await bench.put(2)
+        await bench.clock.advance(8 * NS_PER_S)
+        assert bench.client.sent == []
+        await bench.clock.advance(10 * NS_PER_S)
+        await bench.clock.settle()
+        assert bench.client.sent == [1, 2]
+        assert bench.client.times_ns[0] <= now_ns + 18 * NS_PER_S
+
+
+async def test_a_lease_that_is_about_to_end_costs_no_report_for_every_result(bench: Bench) -> None:
+    now_ns = bench.clock.boottime_ns()
+    bench.leases.grant(make_lease(1), now_ns + NS_PER_S, now_ns)
+    async with bench.running():
+        await bench.put(2)
+        await bench.clock.advance(INTERVAL_NS - 1)
+        assert bench.client.sent == []
+        await bench.put(3)
+        await bench.clock.advance(1)
+        await bench.clock.settle()
+        assert bench.client.batches == [([2, 3], [])]
+
+
 async def test_acknowledged_leases_leave_the_table(bench: Bench) -> None:
     now_ns = bench.clock.boottime_ns()
     for lease_id in (1, 2):

@@ -340,6 +340,33 @@ async def test_what_has_not_started_is_given_up_on_request(bench: Callable[..., 
         assert made.worker.idle.is_set()
 
 
+async def test_what_waits_for_a_kind_that_is_stopped_goes_back(
+    bench: Callable[..., Bench],
+) -> None:
+    """It would be extended for as long as the control plane lets it, and never begin."""
+    prober = GatedProber(PING)
+    made = bench(prober, capacity=2)
+    stopped: list[Lease] = []
+    ran: list[int] = []
+    made.worker.on_stopped = stopped.extend
+    made.worker.on_ran = ran.append
+    async with made.running():
+        made.grant(make_lease(1), make_lease(2), make_lease(3))
+        made.worker.submit(make_lease(4, repeat=Repeat(every_ms=1000)), Tick(1, "t"))
+        await made.clock.settle()
+        made.worker.resize({PING: 0})
+        assert [lease.lease_id for lease in stopped] == [3]
+        assert ran == [4]
+        made.worker.submit(make_lease(5, repeat=Repeat(every_ms=1000)), Tick(1, "t"))
+        assert ran == [4, 5]
+        prober.gate.set()
+        await made.clock.settle()
+        assert [item["lease_id"] for item in await made.results()] == [1, 2]
+        assert made.worker.idle.is_set()
+        made.worker.resize({PING: 2})
+        assert made.worker.free() == {PING: 2}
+
+
 async def test_one_target_is_not_measured_faster_than_allowed(
     bench: Callable[..., Bench],
 ) -> None:
