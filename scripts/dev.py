@@ -9,6 +9,8 @@ asan      native unit tests under AddressSanitizer and UBSan
 fuzz      the packet and matcher cores under libFuzzer, with planted bugs and branch coverage
 worlds    simulated leases by their seeds, as many as there is time for
 chaos     real agents and a real control plane under faults, judged from outside
+openapi   write docs/openapi.json from the code
+api       put every call of docs/openapi.json to a running control plane, right and wrong
 annotate  Cython's annotated HTML, in build/cython/ext/
 bench     benches with their rivals and budgets
 wheel     build sdist and wheel, install the wheel on every Python here, measure with it
@@ -210,6 +212,16 @@ def chaos(arguments: Sequence[str]) -> None:
     become("support.chaos", arguments)
 
 
+def openapi(_: Sequence[str]) -> None:
+    """Write the API's document from the code."""
+    become("support.api_document", [str(ROOT / "docs" / "openapi.json")])
+
+
+def api(arguments: Sequence[str]) -> None:
+    """Try the API against its document; tests/support/api_trial/command.py takes the arguments."""
+    become("support.api_trial", arguments)
+
+
 def become(module: str, arguments: Sequence[str]) -> None:
     """Go on as a command of the tests."""
     path = os.pathsep.join((str(ROOT / "tests"), str(ROOT / "engine")))
@@ -288,7 +300,22 @@ def clean(_: Sequence[str]) -> None:
 
 TASKS = {
     task.__name__: task
-    for task in (build, check, test, cov, asan, fuzz, worlds, chaos, annotate, bench, wheel, clean)
+    for task in (
+        build,
+        check,
+        test,
+        cov,
+        asan,
+        fuzz,
+        worlds,
+        chaos,
+        openapi,
+        api,
+        annotate,
+        bench,
+        wheel,
+        clean,
+    )
 }
 
 

@@ -13,10 +13,9 @@ from netsonde.model import TaskKind
 from netsonde.server.api import Api, ApiRequest
 from netsonde.server.config import ServerConfig
 from netsonde.server.core import ControlPlane
-from netsonde.server.handlers import AgentApi
-from netsonde.server.operator import OperatorApi
 from netsonde.server.store import InlineWriter, MemoryStore, SqliteStore, Store
 from netsonde.server.store.tasks import NewTask
+from support.api_document import CheckedAgentApi, CheckedOperatorApi
 
 T = TypeVar("T")
 
@@ -76,8 +75,8 @@ class Caller:
     operator_token: str | None = None
 
     def __post_init__(self) -> None:
-        self.agents: Api = AgentApi(self.plane)
-        self.operators: Api = OperatorApi(self.plane, self.operator_token)
+        self.agents: Api = CheckedAgentApi(self.plane)
+        self.operators: Api = CheckedOperatorApi(self.plane, self.operator_token)
 
     async def agent(
         self, method: str, path: str, body: Any = None, **headers: str

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError, StorageError
+from netsonde.server.about import About
 from netsonde.server.scopes import Principal, Scope
 
 PROTOCOL = "1"
@@ -71,7 +72,7 @@ class Route:
     """One call: a method, a path whose `{name}` parts are variables, and its body's limit.
 
     One that `takes_lines` takes its body as a stream of NDJSON as well. `scope` is what an operator
-    needs for it.
+    needs for it. `about` is what the API's document says of it.
     """
 
     method: str
@@ -80,6 +81,7 @@ class Route:
     max_bytes: int = wire.BODY_MAX_BYTES
     takes_lines: bool = False
     scope: Scope | None = None
+    about: About | None = None
 
 
 class Router:

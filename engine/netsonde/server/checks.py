@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from msgspec import Struct
 
@@ -13,6 +13,7 @@ from netsonde import wire
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import TARGET_FIELDS, TaskKind
+from netsonde.server.about import counted, sized, within
 from netsonde.server.runs import write_repeat
 from netsonde.server.selection import (
     AGENTS_MAX,
@@ -37,7 +38,11 @@ NAME_MAX_CHARS = 200
 NOBODY_YET_NS = NS_PER_S  # a check that runs once looks for its agents this often
 DUE_MAX = 100  # checks per scheduler transaction, each up to TARGETS_MAX tasks and their agents
 
-
+EveryMs = Annotated[int, within(EVERY_MIN_MS, EVERY_MAX_MS)]
+JitterMs = Annotated[int, within(0, EVERY_MAX_MS - 1)]
+StaleAfterMs = Annotated[int, within(1, EVERY_MAX_MS)]
+Attempts = Annotated[int, within(1, ATTEMPTS_MAX)]
+Priority = Annotated[int, within(-PRIORITY_MAX, PRIORITY_MAX)]
 Made = tuple[int, TaskKind, int]  # tasks as (queue, kind, count)
 
 
@@ -45,16 +50,32 @@ class CheckDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A check as an operator writes it."""
 
     kind: TaskKind
-    targets: tuple[str, ...]
-    name: str | None = None
+    targets: Annotated[tuple[str, ...], counted(1, TARGETS_MAX)]
+    name: Annotated[str, sized(1, NAME_MAX_CHARS)] | None = None
     spec: dict[str, Any] = {}
     select: Selection = Selection()
-    every_ms: int | None = None
-    jitter_ms: int = 0
-    stale_after_ms: int | None = None
-    max_attempts: int | None = None
-    priority: int = 0
+    every_ms: EveryMs | None = None
+    jitter_ms: JitterMs = 0
+    stale_after_ms: StaleAfterMs | None = None
+    max_attempts: Attempts | None = None
+    priority: Priority = 0
     enabled: bool = True
+
+
+class CheckPatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is to change of a check; null stands for the default."""
+
+    kind: TaskKind | None = None
+    targets: Annotated[tuple[str, ...], counted(1, TARGETS_MAX)] | None = None
+    name: Annotated[str, sized(1, NAME_MAX_CHARS)] | None = None
+    spec: dict[str, Any] | None = None
+    select: Selection | None = None
+    every_ms: EveryMs | None = None
+    jitter_ms: JitterMs | None = None
+    stale_after_ms: StaleAfterMs | None = None
+    max_attempts: Attempts | None = None
+    priority: Priority | None = None
+    enabled: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

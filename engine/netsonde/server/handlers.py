@@ -23,6 +23,7 @@ from netsonde.model import (
     ReportResponse,
     ReportStatus,
 )
+from netsonde.server.agent_calls import AGENT_CALLS, LIVEZ, PREFIXES, READYZ
 from netsonde.server.api import (
     Api,
     ApiRequest,
@@ -53,7 +54,6 @@ from netsonde.wire.metrics import (
     original_metrics,
 )
 
-PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")  # aliases of the same handlers
 ORIGINAL_AGENT = "codecrafters-agent/"
 HEARTBEATS_MISSED = 3  # before an agent counts as late
 EXTEND_FRACTION = 0.4
@@ -72,20 +72,27 @@ class AgentApi(Api):
         self._claims = Claims(plane)
         self._intake = Intake(plane)
         self._quotas = Quotas(plane.config.quota_scale)
-        calls: tuple[tuple[str, str, Handler, int], ...] = (
-            ("POST", "register", self._register, wire.BODY_MAX_BYTES),
-            ("POST", "heartbeat", self._heartbeat, wire.BODY_MAX_BYTES),
-            ("POST", "claim", self._claim, wire.BODY_MAX_BYTES),
-            ("POST", "extend", self._extend, wire.BODY_MAX_BYTES),
-            ("POST", "release", self._release, wire.BODY_MAX_BYTES),
-            ("POST", "report", self._report, wire.REPORT_MAX_BYTES),
-            ("POST", "metrics", self._metrics, wire.REPORT_MAX_BYTES),
-            ("GET", "config", self._config, wire.BODY_MAX_BYTES),
-        )
+        handlers: dict[str, Handler] = {
+            "register": self._register,
+            "heartbeat": self._heartbeat,
+            "claim": self._claim,
+            "extend": self._extend,
+            "release": self._release,
+            "report": self._report,
+            "metrics": self._metrics,
+            "config": self._config,
+        }
         routes = [
-            Route(method, f"{prefix}/{call}", handler, max_bytes, takes_lines=call == "report")
+            Route(
+                call.method,
+                f"{prefix}/{name}",
+                handlers[name],
+                call.max_bytes,
+                takes_lines=call.about.takes_line is not None,
+                about=call.about,
+            )
             for prefix in PREFIXES
-            for method, call, handler, max_bytes in calls
+            for name, call in AGENT_CALLS.items()
         ]
         super().__init__([*routes, *health_routes(plane)])
         plane.requests[self.name] = self.requests
@@ -339,7 +346,10 @@ def health_routes(plane: ControlPlane) -> list[Route]:
         await plane.writer.read(lambda store: store.counters())
         return ok({"status": "ok"})
 
-    return [Route("GET", "/livez", livez), Route("GET", "/readyz", readyz)]
+    return [
+        Route("GET", "/livez", livez, about=LIVEZ),
+        Route("GET", "/readyz", readyz, about=READYZ),
+    ]
 
 
 def _credentials(request: ApiRequest) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 from msgspec import Struct, structs
 
@@ -11,12 +11,18 @@ from netsonde import wire
 from netsonde.clock import NS_PER_MS
 from netsonde.errors import RequestError
 from netsonde.model import TARGET_FIELDS, TaskKind
+from netsonde.server.about import within, words
 from netsonde.server.api import refuse
 from netsonde.server.checks import (
     ATTEMPTS_MAX,
     EVERY_MAX_MS,
     EVERY_MIN_MS,
     PRIORITY_MAX,
+    Attempts,
+    EveryMs,
+    JitterMs,
+    Priority,
+    StaleAfterMs,
 )
 from netsonde.server.registry import AgentRegistry
 from netsonde.server.runs import write_repeat
@@ -30,20 +36,20 @@ TICKS_MAX = 1_000_000
 class RepeatIn(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How one task repeats; it has an end, for nobody could call it off."""
 
-    every_ms: int
-    ticks: int
-    jitter_ms: int = 0
-    stale_after_ms: int | None = None
+    every_ms: EveryMs
+    ticks: Annotated[int, within(1, TICKS_MAX)]
+    jitter_ms: JitterMs = 0
+    stale_after_ms: StaleAfterMs | None = None
 
 
 class TaskIn(Struct, frozen=True, kw_only=True):
     """One one-off task as an operator writes it."""
 
-    kind: str
+    kind: Annotated[str, words([*TaskKind])]
     spec: dict[str, Any]
     agent: int | str | None = None
-    priority: int = 0
-    max_attempts: int | None = None
+    priority: Priority = 0
+    max_attempts: Attempts | None = None
     repeat: RepeatIn | None = None
 
 

@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from netsonde import wire
 from netsonde.clock import NS_PER_S
 from netsonde.model import MINTED_ID_MAX, TaskKind
+from netsonde.server.about import LIMIT_DEFAULT, LIMIT_MAX
 from netsonde.server.api import refuse
 from netsonde.server.config import CLAIM_WAIT_MAX_MS
 from netsonde.server.registry import AgentRegistry
 from netsonde.server.store.results import ResultQuery
 
-LIMIT_DEFAULT = 100
-LIMIT_MAX = 1_000
 OUTCOME_MAX_CHARS = 64
 INSTANT_MAX_NS = 2**62  # the year 2116; an integer column holds no more than twice that
 POSITION_DIGITS_MAX = 16  # 2^53 has 16

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from msgspec import Struct
 
 from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
+from netsonde.server.about import counted, within
 from netsonde.server.registry import AgentRegistry, matches_labels
 from netsonde.server.store import Store
 from netsonde.server.store.tasks import ANY_QUEUE, pinned_queue
@@ -19,9 +21,9 @@ class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who measures: anybody, agents that carry labels, or agents by id or hostname."""
 
     any: bool = False
-    agents: tuple[int | str, ...] = ()
+    agents: Annotated[tuple[int | str, ...], counted(0, AGENTS_MAX)] = ()
     labels: dict[str, str] = {}
-    count: int | None = None
+    count: Annotated[int, within(1, AGENTS_MAX)] | None = None
     all: bool = False
 
 

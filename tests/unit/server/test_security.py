@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from netsonde import wire
 from netsonde.errors import RequestError
-from netsonde.server.handlers import PREFIXES
+from netsonde.server.agent_calls import PREFIXES
 from support.stores import STORES, Caller, RegisteredAgent, at_once, callers
 
 FILE_TOKEN = "correct horse battery"

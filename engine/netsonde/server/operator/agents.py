@@ -9,6 +9,8 @@ from msgspec import Struct
 from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server import documents
+from netsonde.server.about import PAGE, About
+from netsonde.server.answers import Agent, AgentPage
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.core import ControlPlane
 from netsonde.server.fleet import is_revoked
@@ -28,16 +30,25 @@ class AgentPatch(Struct, frozen=True, kw_only=True):
     disabled: bool | None = None
 
 
+LIST = About("List agents.", AgentPage, query=PAGE)
+GET = About("Show an agent.", Agent)
+PATCH = About("Label an agent, or disable it.", Agent, takes=AgentPatch)
+
+
 class AgentCalls(Calls):
     """The calls about agents."""
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
         return (
-            Route("GET", "/v1/agents", self._list_agents, scope=Scope.READ),
-            Route("GET", "/v1/agents/{id}", self._get_agent, scope=Scope.READ),
+            Route("GET", "/v1/agents", self._list_agents, scope=Scope.READ, about=LIST),
+            Route("GET", "/v1/agents/{id}", self._get_agent, scope=Scope.READ, about=GET),
             Route(
-                "PATCH", "/v1/agents/{id}", self._write(self._patch_agent), scope=Scope.AGENTS_WRITE
+                "PATCH",
+                "/v1/agents/{id}",
+                self._write(self._patch_agent),
+                scope=Scope.AGENTS_WRITE,
+                about=PATCH,
             ),
         )
 
@@ -55,6 +66,7 @@ class AgentCalls(Calls):
         return ok({"agents": agents, "cursor": cursor})
 
     async def _get_agent(self, request: ApiRequest) -> ApiResponse:
+        Query(request.query).end()
         agent_id = item_id(request)
         row = self._plane.registry.get(agent_id)
         if row is None:

@@ -4,10 +4,20 @@ import ipaddress
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from netsonde.clock import NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.server.api import Api, ApiRequest, Route, require_identity, require_json
+from netsonde.server import openapi
+from netsonde.server.about import About
+from netsonde.server.api import (
+    Api,
+    ApiRequest,
+    ApiResponse,
+    Route,
+    require_identity,
+    require_json,
+)
 from netsonde.server.audit import note_refusal
 from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import bearer, health_routes
@@ -22,7 +32,8 @@ from netsonde.server.operator.queues import QueueCalls
 from netsonde.server.operator.results import ResultCalls
 from netsonde.server.operator.tasks import TaskCalls
 from netsonde.server.operator.tokens import EnrolmentTokenCalls, TokenCalls
-from netsonde.server.scopes import LOOPBACK, Principal
+from netsonde.server.queries import Query
+from netsonde.server.scopes import LOOPBACK, Principal, Scope
 
 RESOURCES = (
     CheckCalls,
@@ -40,6 +51,7 @@ RESOURCES = (
 )
 OPEN_PATHS = ("/livez", "/readyz")  # for supervisors, who hold no token
 READING = ("GET", "HEAD")
+DOCUMENT = About("Show this document.", dict[str, Any])
 STRANGERS_GAP_NS = 60 * NS_PER_S
 
 _log = logging.getLogger("netsonde.server")
@@ -54,8 +66,12 @@ class OperatorApi(Api):
         self._plane = plane
         self._token = token
         self._strangers = _Strangers()
-        self.routes = [route for resource in RESOURCES for route in resource(plane).routes()]
-        super().__init__([*self.routes, *health_routes(plane)])
+        self.routes = [
+            *(route for resource in RESOURCES for route in resource(plane).routes()),
+            Route("GET", "/openapi.json", self._document, scope=Scope.READ, about=DOCUMENT),
+        ]
+        self.all_routes = [*self.routes, *health_routes(plane)]
+        super().__init__(self.all_routes)
         plane.requests[self.name] = self.requests
 
     def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
@@ -78,6 +94,10 @@ class OperatorApi(Api):
                 await note_refusal(admitted, error, self._plane.writer, self._plane.time)
             raise
         return admitted
+
+    async def _document(self, request: ApiRequest) -> ApiResponse:
+        Query(request.query).end()
+        return ApiResponse(200, openapi.text(openapi.document(self.all_routes)).encode())
 
     def _principal(self, request: ApiRequest) -> Principal:
         token = bearer(request)

@@ -4,11 +4,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from netsonde.clock import rfc3339
+from netsonde.server.about import PAGE, About, Parameter, choice, instant
+from netsonde.server.answers import AuditPage
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query, decode_cursor, encode_cursor
 from netsonde.server.scopes import Scope
 from netsonde.server.store.access import AuditQuery, AuditRow
+
+LIST = About(
+    "List what operators' calls changed, or were not allowed to.",
+    AuditPage,
+    query=(
+        *PAGE,
+        choice("order", ("asc", "desc"), "asc: the oldest first."),
+        Parameter(name="token", schema={"type": "string"}, text="The name of a token."),
+        instant("from", "At this instant or later."),
+        instant("to", "Before this instant."),
+    ),
+)
 
 
 class AuditCalls(Calls):
@@ -16,7 +30,7 @@ class AuditCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        return (Route("GET", "/v1/audit", self._list, scope=Scope.READ),)
+        return (Route("GET", "/v1/audit", self._list, scope=Scope.READ, about=LIST),)
 
     async def _list(self, request: ApiRequest) -> ApiResponse:
         query = Query(request.query)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server import checks, documents
+from netsonde.server.about import PAGE, About
+from netsonde.server.answers import Check, CheckCancelled, CheckPage, CheckRun
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls, Committed, Operation, both, item_id, nothing
 from netsonde.server.queries import Query, decode_cursor, encode_cursor
@@ -14,6 +16,19 @@ from netsonde.server.selection import Carrier, carriers_of
 from netsonde.server.store import Store
 from netsonde.server.store.checks import CheckRow
 
+CREATE = About("Make a check.", Check, takes=checks.CheckDefinition, status=201)
+LIST = About("List checks.", CheckPage, query=PAGE)
+GET = About("Show a check.", Check)
+PATCH = About(
+    "Change a check.",
+    Check,
+    takes=checks.CheckPatch,
+    text="Only the fields given change; null stands for a field's default.",
+)
+DELETE = About("Delete a check; its results stay.", CheckCancelled)
+CANCEL = About("Cancel what is queued or running of a check.", CheckCancelled)
+RUN = About("Run a check now, beside its schedule.", CheckRun)
+
 
 class CheckCalls(Calls):
     """The calls about checks."""
@@ -21,14 +36,18 @@ class CheckCalls(Calls):
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
         admin, read, write = wire.ADMIN_MAX_BYTES, Scope.READ, Scope.CHECKS_WRITE
+        create, patch = self._write(self._create_check), self._write(self._patch_check)
+        delete, cancel = self._write(self._delete_check), self._write(self._cancel_check)
+        run = self._write(self._run_check)
+        one = "/v1/checks/{id}"
         return (
-            Route("POST", "/v1/checks", self._write(self._create_check), admin, scope=write),
-            Route("GET", "/v1/checks", self._list_checks, scope=read),
-            Route("GET", "/v1/checks/{id}", self._get_check, scope=read),
-            Route("PATCH", "/v1/checks/{id}", self._write(self._patch_check), admin, scope=write),
-            Route("DELETE", "/v1/checks/{id}", self._write(self._delete_check), scope=write),
-            Route("POST", "/v1/checks/{id}/cancel", self._write(self._cancel_check), scope=write),
-            Route("POST", "/v1/checks/{id}/run-now", self._write(self._run_check), scope=write),
+            Route("POST", "/v1/checks", create, admin, scope=write, about=CREATE),
+            Route("GET", "/v1/checks", self._list_checks, scope=read, about=LIST),
+            Route("GET", one, self._get_check, scope=read, about=GET),
+            Route("PATCH", one, patch, admin, scope=write, about=PATCH),
+            Route("DELETE", one, delete, scope=write, about=DELETE),
+            Route("POST", f"{one}/cancel", cancel, scope=write, about=CANCEL),
+            Route("POST", f"{one}/run-now", run, scope=write, about=RUN),
         )
 
     def _create_check(self, request: ApiRequest) -> Operation:
@@ -85,6 +104,7 @@ class CheckCalls(Calls):
         return ok({"checks": [documents.check(row) for row in rows], "cursor": cursor})
 
     async def _get_check(self, request: ApiRequest) -> ApiResponse:
+        Query(request.query).end()
         check_id = item_id(request)
         return ok(
             documents.check(await self._plane.writer.read(lambda store: _found(store, check_id)))

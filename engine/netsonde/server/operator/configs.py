@@ -9,6 +9,8 @@ from netsonde.clock import rfc3339
 from netsonde.dsse import Envelope
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.remote_config import inspect
+from netsonde.server.about import PAGE, About
+from netsonde.server.answers import Config, ConfigPage, ConfigStates, ConfigSummary
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.configs import STATES
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id
@@ -17,17 +19,33 @@ from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.configs import ConfigRow
 
+PUBLISH = About(
+    "Publish a configuration that is signed.",
+    ConfigSummary,
+    takes=Envelope,
+    status=201,
+    also={200: ConfigSummary},
+    refuses=(ErrorCode.CONFIG_INVALID,),
+    text="The envelope is what `netsonde config sign` makes. 200: it was published before.",
+)
+LIST = About("List configurations.", ConfigPage, query=PAGE)
+GET = About("Show a configuration.", Config)
+STATUS = About("Show what agents made of a configuration.", ConfigStates, query=PAGE)
+
 
 class ConfigCalls(Calls):
     """The calls about signed configurations."""
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
+        publish = self._write(self._publish)
         return (
-            Route("POST", "/v1/configs", self._write(self._publish), scope=Scope.CONFIGS_WRITE),
-            Route("GET", "/v1/configs", self._list_configs, scope=Scope.READ),
-            Route("GET", "/v1/configs/{id}", self._get_config, scope=Scope.READ),
-            Route("GET", "/v1/configs/{id}/status", self._get_status, scope=Scope.READ),
+            Route("POST", "/v1/configs", publish, scope=Scope.CONFIGS_WRITE, about=PUBLISH),
+            Route("GET", "/v1/configs", self._list_configs, scope=Scope.READ, about=LIST),
+            Route("GET", "/v1/configs/{id}", self._get_config, scope=Scope.READ, about=GET),
+            Route(
+                "GET", "/v1/configs/{id}/status", self._get_status, scope=Scope.READ, about=STATUS
+            ),
         )
 
     def _publish(self, request: ApiRequest) -> Operation:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from msgspec import Struct, structs
 
@@ -9,6 +10,15 @@ from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import MINTED_ID_MAX, TaskKind
 from netsonde.server import documents
+from netsonde.server.about import AGENT, CHECK_ID, KIND, PAGE, About, instant, within
+from netsonde.server.answers import DeadLetter as LetterAnswer
+from netsonde.server.answers import (
+    DeadLetterPage,
+    ManyDeleted,
+    ManyRequeued,
+    OneDeleted,
+    OneRequeued,
+)
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.core import Announcement
 from netsonde.server.leasing import LeaseIds
@@ -28,11 +38,34 @@ class DeadSelection(Struct, frozen=True, kw_only=True):
 
     all: bool = False
     kind: TaskKind | None = None
-    check_id: int | None = None
+    check_id: Annotated[int, within(1, MINTED_ID_MAX)] | None = None
     agent: int | str | None = None
     died_from: str | None = None
     died_to: str | None = None
-    limit: int = BULK_DEFAULT
+    limit: Annotated[int, within(1, BULK_MAX)] = BULK_DEFAULT
+
+
+LIST = About(
+    "List dead letters.",
+    DeadLetterPage,
+    query=(
+        KIND,
+        CHECK_ID,
+        AGENT,
+        instant("from", "Died at this instant or later."),
+        instant("to", "Died before this instant."),
+        *PAGE,
+    ),
+)
+GET = About("Show a dead letter.", LetterAnswer)
+DELETE = About("Give a dead letter up for good.", OneDeleted)
+REQUEUE = About("Make a dead letter a task again.", OneRequeued)
+REQUEUE_MANY = About(
+    "Make many dead letters tasks again, the youngest first.", ManyRequeued, takes=DeadSelection
+)
+DELETE_MANY = About(
+    "Give many dead letters up for good, the youngest first.", ManyDeleted, takes=DeadSelection
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +79,17 @@ class DeadLetterCalls(Calls):
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        write = Scope.CHECKS_WRITE
+        read, write = Scope.READ, Scope.CHECKS_WRITE
+        delete_one, delete_many = self._write(self._delete_one), self._write(self._delete_many)
+        requeue_one, requeue_many = self._write(self._requeue_one), self._write(self._requeue_many)
+        path, one = "/v1/dead-letters", "/v1/dead-letters/{id}"
         return (
-            Route("GET", "/v1/dead-letters", self._list_dead_letters, scope=Scope.READ),
-            Route("GET", "/v1/dead-letters/{id}", self._get_dead_letter, scope=Scope.READ),
-            Route("DELETE", "/v1/dead-letters/{id}", self._write(self._delete_one), scope=write),
-            Route(
-                "POST", "/v1/dead-letters/{id}/requeue", self._write(self._requeue_one), scope=write
-            ),
-            Route("POST", "/v1/dead-letters/requeue", self._write(self._requeue_many), scope=write),
-            Route("POST", "/v1/dead-letters/delete", self._write(self._delete_many), scope=write),
+            Route("GET", path, self._list_dead_letters, scope=read, about=LIST),
+            Route("GET", one, self._get_dead_letter, scope=read, about=GET),
+            Route("DELETE", one, delete_one, scope=write, about=DELETE),
+            Route("POST", f"{one}/requeue", requeue_one, scope=write, about=REQUEUE),
+            Route("POST", f"{path}/requeue", requeue_many, scope=write, about=REQUEUE_MANY),
+            Route("POST", f"{path}/delete", delete_many, scope=write, about=DELETE_MANY),
         )
 
     async def _list_dead_letters(self, request: ApiRequest) -> ApiResponse:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from netsonde.server import fleet
+from netsonde.server.about import About
+from netsonde.server.answers import Agent, RevokedAgent
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.agents import shown_agent
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id
@@ -12,6 +14,10 @@ from netsonde.server.store.agents import AgentRow
 
 Order = Callable[[Store, AgentRow, int], None]
 
+DRAIN = About("Grant an agent nothing more.", Agent)
+RESUME = About("Grant an agent work again.", Agent)
+REVOKE = About("End an agent's tokens, disable it, and give back what it holds.", RevokedAgent)
+
 
 class FleetCalls(Calls):
     """The calls that run a fleet."""
@@ -19,10 +25,12 @@ class FleetCalls(Calls):
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
         write = Scope.AGENTS_WRITE
+        drain, resume = self._write(self._drain_agent), self._write(self._resume_agent)
+        revoke = self._write(self._revoke_agent)
         return (
-            Route("POST", "/v1/agents/{id}/drain", self._write(self._drain_agent), scope=write),
-            Route("POST", "/v1/agents/{id}/resume", self._write(self._resume_agent), scope=write),
-            Route("POST", "/v1/agents/{id}/revoke", self._write(self._revoke_agent), scope=write),
+            Route("POST", "/v1/agents/{id}/drain", drain, scope=write, about=DRAIN),
+            Route("POST", "/v1/agents/{id}/resume", resume, scope=write, about=RESUME),
+            Route("POST", "/v1/agents/{id}/revoke", revoke, scope=write, about=REVOKE),
         )
 
     def _drain_agent(self, request: ApiRequest) -> Operation:

@@ -1,10 +1,13 @@
 """Metrics: what agents measure of themselves, and what this control plane does of itself."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from netsonde.clock import NS_PER_S
 from netsonde.exposition import CONTENT_TYPE, exposition
 from netsonde.server import measures, metrics
+from netsonde.server.about import AGENT, PAGE, About, Parameter, choice, instant, words_of
+from netsonde.server.answers import LatestPage, MetricAnswer
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query, agent_id_of, decode_cursor, encode_cursor
@@ -15,6 +18,30 @@ SPAN_DEFAULT_NS = 3600 * NS_PER_S
 STEP_DEFAULT_NS = 60 * NS_PER_S
 STEP_MAX_NS = 90 * 86_400 * NS_PER_S
 
+NAME = words_of("name", 1, METRIC_NAME_MAX_CHARS, "A metric's name.")
+LATEST = About("Show what agents' metrics said last.", LatestPage, query=(NAME, AGENT, *PAGE))
+QUERY = About(
+    "Show an agents' metric over time.",
+    MetricAnswer,
+    query=(
+        replace(NAME, is_required=True),
+        AGENT,
+        instant("from", "The first instant; an hour before the last unless told."),
+        instant("to", "The instant after the last; now unless told."),
+        Parameter(
+            name="step",
+            schema={"type": "string", "pattern": "^[0-9]{1,7}[smhd]?$", "examples": ["5m"]},
+            text="A point's duration, such as 30s, 5m or 1h; 1m unless told.",
+        ),
+        choice("agg", [*measures.Aggregate], "What becomes of a step's samples."),
+    ),
+    text=f"At most {measures.STEPS_MAX} steps, {measures.SERIES_MAX} series and"
+    f" {measures.POINTS_MAX} points are answered.",
+)
+OWN = About(
+    "Show what the control plane counts of itself, for Prometheus.", str, media_type=CONTENT_TYPE
+)
+
 
 class MetricCalls(Calls):
     """The calls about metrics."""
@@ -22,9 +49,9 @@ class MetricCalls(Calls):
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
         return (
-            Route("GET", "/v1/metrics/latest", self._latest, scope=Scope.READ),
-            Route("GET", "/v1/metrics/query", self._query, scope=Scope.READ),
-            Route("GET", "/metrics", self._page, scope=Scope.READ),
+            Route("GET", "/v1/metrics/latest", self._latest, scope=Scope.READ, about=LATEST),
+            Route("GET", "/v1/metrics/query", self._query, scope=Scope.READ, about=QUERY),
+            Route("GET", "/metrics", self._page, scope=Scope.READ, about=OWN),
         )
 
     async def _page(self, request: ApiRequest) -> ApiResponse:

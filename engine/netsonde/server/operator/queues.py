@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from netsonde.server import documents
+from netsonde.server.about import About
+from netsonde.server.answers import Queues
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query
@@ -10,13 +12,15 @@ from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.tasks import QueueDepth
 
+LIST = About("Show what waits and what runs.", Queues)
+
 
 class QueueCalls(Calls):
     """The calls about queues."""
 
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
-        return (Route("GET", "/v1/queues", self._list_queues, scope=Scope.READ),)
+        return (Route("GET", "/v1/queues", self._list_queues, scope=Scope.READ, about=LIST),)
 
     async def _list_queues(self, request: ApiRequest) -> ApiResponse:
         Query(request.query).end()

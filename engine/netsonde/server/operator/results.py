@@ -5,17 +5,72 @@ from contextlib import aclosing
 
 from netsonde import wire
 from netsonde.clock import NS_PER_MS
+from netsonde.errors import ErrorCode
 from netsonde.server import documents
+from netsonde.server.about import (
+    AGENT,
+    CHECK_ID,
+    CURSOR,
+    KIND,
+    LIMIT,
+    TASK_ID,
+    About,
+    choice,
+    instant,
+    number,
+    words_of,
+)
+from netsonde.server.answers import CursorLine, ResultEndLine, ResultLine, ResultPage
 from netsonde.server.api import ApiRequest, ApiResponse, Route, lines, ok
+from netsonde.server.config import CLAIM_WAIT_MAX_MS
 from netsonde.server.core import ControlPlane
 from netsonde.server.feed import Feed, Found, Stopped, require_kept
 from netsonde.server.operator.calls import Calls
-from netsonde.server.queries import RESULT_CURSOR, encode_cursor, feed_query, results_query
+from netsonde.server.queries import (
+    OUTCOME_MAX_CHARS,
+    RESULT_CURSOR,
+    encode_cursor,
+    feed_query,
+    results_query,
+)
 from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.results import StoredResult
 
 CHUNK_BYTES = 64 << 10  # of lines sent at once
+
+FILTERS = (
+    CHECK_ID,
+    TASK_ID,
+    AGENT,
+    KIND,
+    words_of("outcome", 1, OUTCOME_MAX_CHARS, "How it ended: ok, target_error, …"),
+    instant("from", "Accepted at this instant or later."),
+    instant("to", "Accepted before this instant."),
+    choice("final", ("true", "any"), "any: those of attempts that were tried again, too."),
+    CURSOR,
+)
+LIST = About(
+    "List results, page by page.",
+    ResultPage,
+    query=(
+        *FILTERS,
+        LIMIT,
+        choice("order", ("asc", "desc"), "desc: the newest first."),
+        number("wait_ms", 0, CLAIM_WAIT_MAX_MS, "How long an empty answer is held; 0 unless told."),
+    ),
+    refuses=(ErrorCode.CURSOR_EXPIRED,),
+)
+STREAM = About(
+    "Follow results as a stream.",
+    query=(
+        *FILTERS,
+        number("wait_ms", 0, wire.STREAM_MAX_MS, "How long the stream lasts at most."),
+    ),
+    answer_line=ResultLine | CursorLine | ResultEndLine,
+    refuses=(ErrorCode.CURSOR_EXPIRED, ErrorCode.RATE_LIMITED),
+    text="Go on with the cursor of the last line that was read.",
+)
 
 
 class ResultCalls(Calls):
@@ -28,8 +83,10 @@ class ResultCalls(Calls):
     def routes(self) -> Sequence[Route]:
         """Return the calls."""
         return (
-            Route("GET", "/v1/results", self._list_results, scope=Scope.READ),
-            Route("GET", "/v1/results/stream", self._stream_results, scope=Scope.READ),
+            Route("GET", "/v1/results", self._list_results, scope=Scope.READ, about=LIST),
+            Route(
+                "GET", "/v1/results/stream", self._stream_results, scope=Scope.READ, about=STREAM
+            ),
         )
 
     async def _list_results(self, request: ApiRequest) -> ApiResponse:

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from netsonde import wire
 from netsonde.clock import NS_PER_MS
 from netsonde.server import oneoff
+from netsonde.server.about import About, counted, number
+from netsonde.server.answers import TaskAnswers, TaskLine, UploadEndLine
 from netsonde.server.api import ApiRequest, ApiResponse, Route, fed, lines, ok, refuse
 from netsonde.server.audit import entry
 from netsonde.server.core import ControlPlane
@@ -18,6 +20,24 @@ from netsonde.server.store import Store
 from netsonde.server.uploads import FIRST_LINE_MAX, GROUP_LINES, UploadGroup
 
 _NO_LIMIT = 1 << 62  # of lines cut: those beyond wire.LINES_MAX are left where they are
+
+ADD = About(
+    "Add one-off tasks.",
+    TaskAnswers,
+    takes=Annotated[tuple[oneoff.TaskIn, ...], counted(0, oneoff.TASKS_MAX)],
+    takes_line=oneoff.TaskIn,
+    answer_line=TaskLine | UploadEndLine,
+    query=(
+        number(
+            "first_line",
+            1,
+            FIRST_LINE_MAX,
+            "Of a stream: the number of its first line, 1 unless told, which with the"
+            " Idempotency-Key says which line is which.",
+        ),
+    ),
+    text="A bad item costs itself: the answer has an entry, or a line, for each.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,7 @@ class TaskCalls(Calls):
                 wire.ADMIN_MAX_BYTES,
                 takes_lines=True,
                 scope=Scope.CHECKS_WRITE,
+                about=ADD,
             ),
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
@@ -10,7 +10,15 @@ from msgspec import Struct
 from netsonde import wire
 from netsonde.clock import NS_PER_MS, rfc3339
 from netsonde.errors import ErrorCode, RequestError
+from netsonde.server.about import PAGE, About, counted, sized, within, words
 from netsonde.server.access import TOKENS_MAX
+from netsonde.server.answers import (
+    EnrolmentTokenPage,
+    MadeEnrolmentToken,
+    MadeToken,
+    TokenDeleted,
+    TokenPage,
+)
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id, nothing
 from netsonde.server.queries import Query, decode_cursor, encode_cursor
@@ -32,18 +40,40 @@ USES_MAX = 100_000  # as many agents as there may be
 class NewToken(Struct, frozen=True, kw_only=True):
     """An operator's token as it is asked for."""
 
-    name: str
-    scopes: tuple[str, ...]
-    expires_in_ms: int | None = None
+    name: Annotated[str, sized(1, NAME_MAX_CHARS)]
+    scopes: Annotated[tuple[Annotated[str, words([*Scope])], ...], counted(1, len(Scope))]
+    expires_in_ms: Annotated[int, within(EXPIRES_MIN_MS, EXPIRES_MAX_MS)] | None = None
 
 
 class NewEnrolmentToken(Struct, frozen=True, kw_only=True):
     """An enrolment token as it is asked for."""
 
-    name: str | None = None
-    uses: int = 1
-    expires_in_ms: int = ENROLMENT_EXPIRES_MS
+    name: Annotated[str, sized(1, NAME_MAX_CHARS)] | None = None
+    uses: Annotated[int, within(1, USES_MAX)] = 1
+    expires_in_ms: Annotated[int, within(EXPIRES_MIN_MS, ENROLMENT_EXPIRES_MAX_MS)] = (
+        ENROLMENT_EXPIRES_MS
+    )
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+CREATE = About(
+    "Make an operator's token.",
+    MadeToken,
+    takes=NewToken,
+    status=201,
+    text="It has only scopes that the token has which makes it.",
+)
+LIST = About("List operators' tokens.", TokenPage, query=PAGE)
+DELETE = About("End an operator's token.", TokenDeleted)
+ENROLMENT_CREATE = About(
+    "Make a token that agents enrol with.",
+    MadeEnrolmentToken,
+    takes=NewEnrolmentToken,
+    is_body_optional=True,
+    status=201,
+)
+ENROLMENT_LIST = About("List enrolment tokens.", EnrolmentTokenPage, query=PAGE)
+ENROLMENT_DELETE = About("End an enrolment token.", TokenDeleted)
 
 
 class TokenCalls(Calls):
@@ -53,9 +83,9 @@ class TokenCalls(Calls):
         """Return the calls."""
         create, delete = self._write(self._create), self._write(self._delete)
         return (
-            Route("POST", "/v1/tokens", create, scope=Scope.TOKENS_WRITE),
-            Route("GET", "/v1/tokens", self._list, scope=Scope.READ),
-            Route("DELETE", "/v1/tokens/{id}", delete, scope=Scope.TOKENS_WRITE),
+            Route("POST", "/v1/tokens", create, scope=Scope.TOKENS_WRITE, about=CREATE),
+            Route("GET", "/v1/tokens", self._list, scope=Scope.READ, about=LIST),
+            Route("DELETE", "/v1/tokens/{id}", delete, scope=Scope.TOKENS_WRITE, about=DELETE),
         )
 
     async def _list(self, request: ApiRequest) -> ApiResponse:
@@ -125,9 +155,15 @@ class EnrolmentTokenCalls(Calls):
         create, delete = self._write(self._create), self._write(self._delete)
         path = "/v1/enrolment-tokens"
         return (
-            Route("POST", path, create, scope=Scope.ENROL_WRITE),
-            Route("GET", path, self._list, scope=Scope.READ),
-            Route("DELETE", f"{path}/{{id}}", delete, scope=Scope.ENROL_WRITE),
+            Route("POST", path, create, scope=Scope.ENROL_WRITE, about=ENROLMENT_CREATE),
+            Route("GET", path, self._list, scope=Scope.READ, about=ENROLMENT_LIST),
+            Route(
+                "DELETE",
+                f"{path}/{{id}}",
+                delete,
+                scope=Scope.ENROL_WRITE,
+                about=ENROLMENT_DELETE,
+            ),
         )
 
     async def _list(self, request: ApiRequest) -> ApiResponse:
