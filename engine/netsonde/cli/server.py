@@ -10,7 +10,7 @@ import click
 from netsonde.cli.exits import Exit
 from netsonde.cli.logs import log_options
 from netsonde.cli.loop import draining, run
-from netsonde.cli.options import DURATION, read_token, split_pair
+from netsonde.cli.options import DURATION, SIZE, read_token, split_pair
 from netsonde.cli.output import warn
 from netsonde.cli.state import DATABASE, default_state_dir, usable_dir
 from netsonde.errors import ConfigError
@@ -73,6 +73,38 @@ def server() -> None:
     default="24h",
     show_default=True,
     help="How long past that an agent goes on that cannot reach this control plane.",
+)
+@click.option(
+    "--retain-results",
+    "retain_results_ms",
+    type=DURATION,
+    default="30d",
+    show_default=True,
+    help="How long results are kept; 0 keeps them for ever.",
+)
+@click.option(
+    "--retain-dead-letters",
+    "retain_dead_letters_ms",
+    type=DURATION,
+    default="30d",
+    show_default=True,
+    help="How long tasks that were given up are kept; 0 keeps them for ever.",
+)
+@click.option(
+    "--max-database",
+    "max_database_bytes",
+    type=SIZE,
+    default="0",
+    show_default="no bound",
+    help="How much the database may hold, as in 20GiB: beyond that the oldest results go.",
+)
+@click.option(
+    "--storage-reserve",
+    "storage_reserve_bytes",
+    type=SIZE,
+    default="64MiB",
+    show_default=True,
+    help="Free space below which no new work is given out, so that results find room.",
 )
 @log_options()
 def run_server(

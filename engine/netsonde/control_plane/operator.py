@@ -12,7 +12,7 @@ from netsonde.backoff import BackoffPolicy
 from netsonde.clock import NS_PER_MS, Clock
 from netsonde.control_plane.http import HttpControlPlaneTransport
 from netsonde.control_plane.transport import ControlPlaneTransport, TransportRequest
-from netsonde.errors import ControlPlaneError, TransportError
+from netsonde.errors import ControlPlaneError, ErrorCode, TransportError
 
 ANSWER_TIMEOUT_S = 15.0  # for a person who waits; a long poll adds what it asked for
 ANSWER_MAX_BYTES = 256 << 20  # a page of 1000 results of the largest size a report may carry
@@ -100,7 +100,8 @@ class OperatorClient:
         """Yield results as they are committed, for ever, beginning after query's cursor.
 
         While the server cannot be reached the error is yielded once and the same page is asked
-        for again with growing delays, so no result is missed or repeated.
+        for again with growing delays, so no result is missed or repeated. Where results after the
+        cursor have gone the error is yielded, and then those from the oldest that is kept.
 
         Raises:
             ControlPlaneError: the server refuses the query.
@@ -111,6 +112,10 @@ class OperatorClient:
             try:
                 page = await self.results({**query, "cursor": cursor}, wait_ms=POLL_WAIT_MS)
             except (ControlPlaneError, TransportError) as error:
+                if cursor is not None and _is_expired(error):
+                    yield error
+                    cursor = None  # the oldest that is kept
+                    continue
                 if isinstance(error, ControlPlaneError) and not error.retryable:
                     raise
                 if failures == 0:
@@ -176,6 +181,10 @@ def _page(answer: JsonObject, name: str) -> Page:
         raise wire.DecodeError(f"the control plane's answer has no list of {name}")
     cursor = answer.get("cursor")
     return Page(tuple(items), cursor if isinstance(cursor, str) else None)
+
+
+def _is_expired(error: ControlPlaneError | TransportError) -> bool:
+    return isinstance(error, ControlPlaneError) and error.code == ErrorCode.CURSOR_EXPIRED
 
 
 def _hint_ms(error: ControlPlaneError | TransportError) -> int | None:

@@ -24,6 +24,7 @@ from netsonde.server.config import ServerConfig, endpoint
 from netsonde.server.core import ControlPlane
 from netsonde.server.handlers import AgentApi
 from netsonde.server.operator import OperatorApi
+from netsonde.server.retention import keep_in_bounds_forever
 from netsonde.server.store import (
     InlineWriter,
     MemoryStore,
@@ -81,6 +82,7 @@ async def serve(config: ServerConfig, clock: Clock | None = None) -> AsyncIterat
                 work = [
                     group.create_task(sweep_forever(plane), name="sweep"),
                     group.create_task(schedule_forever(plane), name="schedule"),
+                    group.create_task(keep_in_bounds_forever(plane), name="bounds"),
                 ]
                 try:
                     yield Server(agent_url, operator_url, plane)

@@ -164,6 +164,7 @@ class Claims:
                 return Claimed((), now_ns)
             if demand.may_resume and (resumed := _resumed(store, agent, demand, now_ns)):
                 return Claimed(resumed, now_ns)
+            self._plane.storage.admit()
             room = dict(demand.room)
             if waiter.budget is not None:
                 _spend(room, store.held_by(agent.agent_id))

@@ -22,6 +22,11 @@ TERM_MIN_MS = 100  # below this the round trip of an extension is the term
 TERM_MAX_MS = 3_600_000
 STANDING_TERM_MIN_MS = 1_000
 OFFLINE_MAX_MS = 31 * 86_400_000
+DAY_MS = 86_400_000
+RETAIN_MIN_MS = 60_000
+RETAIN_MAX_MS = 3_660 * DAY_MS
+DATABASE_MIN_BYTES = 16 << 20  # less is full of checks and agents alone
+DATABASE_MAX_BYTES = 16 << 40  # what SQLite reaches with pages of 4 KiB
 CLAIM_WAIT_MAX_MS = 55_000  # proxies cut a silent answer at 60 s
 
 
@@ -34,6 +39,10 @@ class ServerConfig:
     when agents reach the server from other hosts, `operator_token_file` when operators do.
     `standing_term_ms` is the term of leases that repeat, `offline_ms` how long past it an agent
     goes on that reaches nobody. `quota_scale` multiplies how often one agent may call.
+
+    Results and dead letters go when they are older than `retain_…_ms`, the oldest results also
+    while the database holds more than `max_database_bytes`; 0 is no bound. While less than
+    `storage_reserve_bytes` are free, results are taken and no new work is.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -56,6 +65,10 @@ class ServerConfig:
     claim_wait_ms: int = 20_000
     legacy_hold_ms: int = 20_000
     quota_scale: int = 1
+    retain_results_ms: int = 30 * DAY_MS
+    retain_dead_letters_ms: int = 30 * DAY_MS
+    max_database_bytes: int = 0
+    storage_reserve_bytes: int = 64 << 20
     shutdown_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
@@ -75,6 +88,12 @@ class ServerConfig:
         _between("claim_wait_ms", self.claim_wait_ms, 0, CLAIM_WAIT_MAX_MS)
         _between("legacy_hold_ms", self.legacy_hold_ms, 0, 20_000)
         _between("quota_scale", self.quota_scale, 1, 1_000)
+        for name in ("retain_results_ms", "retain_dead_letters_ms"):
+            _between_or_0(name, getattr(self, name), RETAIN_MIN_MS, RETAIN_MAX_MS)
+        _between_or_0(
+            "max_database_bytes", self.max_database_bytes, DATABASE_MIN_BYTES, DATABASE_MAX_BYTES
+        )
+        _between("storage_reserve_bytes", self.storage_reserve_bytes, 0, DATABASE_MAX_BYTES)
         if self.enrolment_token is not None and len(self.enrolment_token) < 16:
             raise ConfigError("enrolment_token must have at least 16 characters")
         self._check_exposure()
@@ -141,3 +160,8 @@ def is_loopback(text: str) -> bool:
 def _between(setting: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{setting} must be {low} to {high}, not {value}")
+
+
+def _between_or_0(setting: str, value: int, low: int, high: int) -> None:
+    if value and not low <= value <= high:
+        raise ConfigError(f"{setting} must be 0 (no bound) or {low} to {high}, not {value}")

@@ -274,6 +274,7 @@ class _Writer:
     def __init__(self, store: Store, host: ServerHost) -> None:
         self.store = store
         self.is_dead = False
+        self.on_full: Callable[[], None] = lambda: None
         self._host = host
 
     async def write(self, operation: Callable[[Store], T], items: int = 1) -> T:

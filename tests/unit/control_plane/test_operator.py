@@ -167,3 +167,13 @@ async def test_follow_ends_when_the_query_is_refused() -> None:
     api = Api(refusal(400, b'{"error":"ERR_VALIDATION","message":"kind","retryable":false}'))
     with pytest.raises(ControlPlaneError, match="ERR_VALIDATION"):
         await collect(api, 1)
+
+
+async def test_follow_begins_at_the_oldest_when_results_after_its_cursor_have_gone() -> None:
+    api = Api(
+        refusal(410, b'{"error":"ERR_CURSOR_EXPIRED","message":"gone","retryable":false}'),
+        {"results": [{"lease_id": 8}], "cursor": "h"},
+    )
+    expired, result = await collect(api, 2)
+    assert (expired.code, result) == ("ERR_CURSOR_EXPIRED", {"lease_id": 8})
+    assert "cursor" not in api.query(1)

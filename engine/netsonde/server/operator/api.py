@@ -11,9 +11,10 @@ from netsonde.server.operator.agents import AgentCalls
 from netsonde.server.operator.checks import CheckCalls
 from netsonde.server.operator.queues import QueueCalls
 from netsonde.server.operator.results import ResultCalls
+from netsonde.server.operator.storage import StorageCalls
 from netsonde.server.operator.tasks import TaskCalls
 
-RESOURCES = (CheckCalls, TaskCalls, ResultCalls, AgentCalls, QueueCalls)
+RESOURCES = (CheckCalls, TaskCalls, ResultCalls, AgentCalls, QueueCalls, StorageCalls)
 
 
 class OperatorApi(Api):

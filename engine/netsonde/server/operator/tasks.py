@@ -18,6 +18,7 @@ class TaskCalls(Calls):
         return (Route("POST", "/v1/tasks", self._write(self._add_tasks), wire.ADMIN_MAX_BYTES),)
 
     def _add_tasks(self, request: ApiRequest) -> Operation:
+        self._plane.storage.admit()
         raw = wire.decode(list[dict[str, Any]], request.body, max_bytes=wire.ADMIN_MAX_BYTES)
         if len(raw) > oneoff.TASKS_MAX:
             refuse("", f"at most {oneoff.TASKS_MAX} tasks are allowed, not {len(raw)}")

@@ -12,6 +12,7 @@ from typing import Protocol
 from netsonde.server.store.agents import AgentStore
 from netsonde.server.store.checks import CheckStore
 from netsonde.server.store.results import ResultStore
+from netsonde.server.store.retention import RetentionStore
 from netsonde.server.store.tasks import TaskStore
 
 
@@ -24,7 +25,7 @@ class RememberedAnswer:
     body: bytes
 
 
-class Store(TaskStore, ResultStore, AgentStore, CheckStore, Protocol):
+class Store(TaskStore, ResultStore, AgentStore, CheckStore, RetentionStore, Protocol):
     """The control plane's state. Every verb may raise what `fault` explains."""
 
     # transactions

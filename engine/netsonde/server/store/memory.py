@@ -15,6 +15,7 @@ from netsonde.server.leasing import (
     TaskState,
 )
 from netsonde.server.store.memory_records import MemoryRecords
+from netsonde.server.store.memory_retention import MemoryRetention
 from netsonde.server.store.memory_rows import Results, Standing, Task, depth, letter, matches
 from netsonde.server.store.results import NewResult, ResultQuery, StoredResult
 from netsonde.server.store.tasks import (
@@ -27,14 +28,15 @@ from netsonde.server.store.tasks import (
 )
 
 
-class MemoryStore(MemoryRecords):
+class MemoryStore(MemoryRecords, MemoryRetention):
     """The store protocol over dictionaries; an operation that raises must not have begun."""
 
     def __init__(self) -> None:
-        super().__init__()
+        MemoryRecords.__init__(self)
+        MemoryRetention.__init__(self)
         self._tasks: dict[int, Task] = {}
         self._by_lease: dict[int, Task] = {}
-        self._specs: list[bytes] = [b""]
+        self._specs: dict[int, bytes] = {}
         self._spec_ids: dict[bytes, int] = {}
         self._results = Results()
         self._dead: dict[int, DeadLetter] = {}
@@ -85,9 +87,8 @@ class MemoryStore(MemoryRecords):
         """Queue tasks; return their ids, in order."""
         first = self.next_id("task", len(tasks))
         for task_id, new in enumerate(tasks, first):
-            spec_id = self._spec_ids.setdefault(new.spec, len(self._specs))
-            if spec_id == len(self._specs):
-                self._specs.append(new.spec)
+            spec_id = self._spec_ids.setdefault(new.spec, next(reversed(self._specs), 0) + 1)
+            self._specs[spec_id] = new.spec
             self._tasks[task_id] = Task(task_id, new, spec_id, new.run_ns)
         return range(first, first + len(tasks))
 
@@ -355,7 +356,7 @@ class MemoryStore(MemoryRecords):
 
     def results(self, query: ResultQuery) -> list[StoredResult]:
         """Return results in the order of commits."""
-        numbered = list(enumerate(self._results.rows, 1))
+        numbered = list(enumerate(self._results.rows, self._results.gone + 1))
         if query.descending:
             numbered.reverse()
         chosen = [(place, row) for place, row in numbered if matches(query, place, row)]

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.server.store.sqlite_records import SqliteRecords
+from netsonde.server.store.sqlite_retention import SqliteRetention
 from netsonde.server.store.sqlite_standing import SqliteStanding
 from netsonde.server.store.sqlite_tasks import SqliteTasks
 from netsonde.server.store.statements import named_queries, schema
@@ -26,7 +27,7 @@ _MAGIC = b"SQLite format 3\x00"
 _RETRY_AFTER_MS = 1_000
 
 
-class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords):
+class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords, SqliteRetention):
     """The store protocol on one connection.
 
     The connection may be used by one thread at a time. `reader()` makes a second one that only
@@ -37,6 +38,7 @@ class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords):
         SqliteTasks.__init__(self, self)
         SqliteStanding.__init__(self, self)
         SqliteRecords.__init__(self, self)
+        SqliteRetention.__init__(self, self, path)
         self._connection = connection
         self._path = path
         self._lock = lock
@@ -118,18 +120,16 @@ class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords):
 
     def clock_ns(self) -> int:
         """Return the latest instant this store was told."""
-        return self._meta.get("clock_ns", 0)
+        return self.number("clock_ns")
 
     def keep_clock(self, now_ns: int, last_lease_id: int) -> None:
         """Remember how far the clock and the lease ids are."""
-        for name, value in (("clock_ns", now_ns), ("lease_id", last_lease_id)):
-            if value > self._meta.get(name, 0):
-                self._meta[name] = value
-                self._changed.add(name)
+        self.keep_number("clock_ns", now_ns)
+        self.keep_number("lease_id", last_lease_id)
 
     def last_lease_id(self) -> int:
         """Return the greatest lease id ever granted from here."""
-        return self._meta.get("lease_id", 0)
+        return self.number("lease_id")
 
     # what the verbs run on
 
@@ -167,6 +167,16 @@ class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords):
     def select(self, statement: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
         """Run a statement that was put together from our own text."""
         return self._connection.execute(statement, parameters)
+
+    def number(self, name: str) -> int:
+        """Return a number that is kept under a name; 0 when there is none."""
+        return self._meta.get(name, 0)
+
+    def keep_number(self, name: str, value: int) -> None:
+        """Keep a number under a name, unless a greater one is kept."""
+        if value > self.number(name):
+            self._meta[name] = value
+            self._changed.add(name)
 
     def next_id(self, name: str, count: int = 1) -> int:
         """Reserve count ids of a sequence and return the first.

@@ -82,7 +82,7 @@ class SqliteTasks:
         self._specs: dict[int, bytes] = {}
 
     def forget_specs(self) -> None:
-        """Drop spec ids that a rolled back transaction may have made."""
+        """Drop ids of specs that a rolled back transaction may have made, or that have gone."""
         self._spec_ids.clear()
         self._specs.clear()
 

@@ -32,7 +32,9 @@ _log = logging.getLogger("netsonde.server.store")
 
 
 class StoreWriter(Protocol):
-    """Runs operations on a store."""
+    """Runs operations on a store. `on_full` is called when it has no room, on any thread."""
+
+    on_full: Callable[[], None]
 
     async def write(self, operation: Operation[T], items: int = 1) -> T:
         """Run operation in a transaction; return once it is durable. `items` is its size."""
@@ -52,10 +54,11 @@ class InlineWriter:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.on_full = _nothing
 
     async def write(self, operation: Operation[T], items: int = 1) -> T:
         """Run operation in a transaction of its own."""
-        return run_alone(self._store, operation)
+        return run_alone(self._store, operation, self.on_full)
 
     async def read(self, operation: Operation[T]) -> T:
         """Run an operation that changes nothing."""
@@ -85,6 +88,7 @@ class ThreadWriter:
     """A thread that owns the writing connection, and another for reading."""
 
     def __init__(self, store: Store, reader: Store, clock: Clock) -> None:
+        self.on_full = _nothing
         self._store = store
         self._reader = reader
         self._clock = clock
@@ -198,6 +202,8 @@ class ThreadWriter:
     def _fail_group(self, done: list[_Work], error: Exception) -> None:
         fault = self._store.fault(error) or error
         _log.error("commit failed: %s", fault, extra={"action": "commit_failed"})
+        if _is_full(fault):
+            self.on_full()
         try:
             self._store.rollback()
         except Exception as second:
@@ -206,7 +212,15 @@ class ThreadWriter:
             work.error = fault
 
 
-def run_alone(store: Store, operation: Operation[T]) -> T:
+def _nothing() -> None:
+    """Do nothing about a store without room that nobody watches."""
+
+
+def _is_full(fault: Exception) -> bool:
+    return isinstance(fault, RequestError) and fault.code is ErrorCode.STORAGE_FULL
+
+
+def run_alone(store: Store, operation: Operation[T], on_full: Callable[[], None] = _nothing) -> T:
     """Run one operation in a transaction of its own, on this thread.
 
     Raises:
@@ -220,6 +234,8 @@ def run_alone(store: Store, operation: Operation[T]) -> T:
         store.rollback()
         fault = store.fault(error)
         if fault is not None:
+            if _is_full(fault):
+                on_full()
             raise fault from error
         raise
     return result
