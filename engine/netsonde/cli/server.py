@@ -1,4 +1,4 @@
-"""`netsonde server run`: the control plane."""
+"""`netsonde server`: the control plane, and copies of its database."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from netsonde.cli.copies import backup_server, restore_server
 from netsonde.cli.exits import Exit
 from netsonde.cli.logs import log_options
 from netsonde.cli.loop import draining, run
@@ -22,6 +23,10 @@ from netsonde.server.config import DEFAULT_TERMS_MS, TERM_MAX_MS, TERM_MIN_MS
 @click.group()
 def server() -> None:
     """Run a control plane: it keeps checks and results, and hands work to agents."""
+
+
+server.add_command(backup_server)
+server.add_command(restore_server)
 
 
 @server.command("run")

@@ -54,7 +54,7 @@ class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords, SqliteRetention):
         Raises:
             StorageError: it is unusable; the message names the path and the cause.
         """
-        lock = _lock_file(path)
+        lock = lock_file(path)
         try:
             connection = _prepared(path)
             return cls(connection, path, lock)
@@ -189,8 +189,12 @@ class SqliteStore(SqliteTasks, SqliteStanding, SqliteRecords, SqliteRetention):
         return first
 
 
-def _lock_file(path: Path) -> IO[bytes]:
-    """Take the lock beside the database, which the kernel drops with the process."""
+def lock_file(path: Path) -> IO[bytes]:
+    """Take the lock beside the database, which the kernel drops with the process.
+
+    Raises:
+        StorageError: another process has it, or its folder cannot be used.
+    """
     lock_path = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,25 +211,30 @@ def _lock_file(path: Path) -> IO[bytes]:
 
 def _prepared(path: Path) -> sqlite3.Connection:
     """Open, recognise and, when it is empty, furnish the database."""
-    _refuse_foreign_bytes(path)
+    refuse_foreign_bytes(path)
     try:
         connection = _connect(path)
     except sqlite3.Error as error:
-        raise StorageError(_explained(path, error)) from error
+        raise StorageError(explained(path, error)) from error
     try:
-        _refuse_foreign_schema(connection, path)
+        refuse_foreign_schema(connection, path)
         _refuse_damage(connection, path)
         _furnish(connection)
     except sqlite3.Error as error:
         connection.close()
-        raise StorageError(_explained(path, error)) from error
+        raise StorageError(explained(path, error)) from error
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _refuse_foreign_bytes(path: Path) -> None:
+def refuse_foreign_bytes(path: Path) -> None:
+    """Refuse a file that is no SQLite database.
+
+    Raises:
+        StorageError: it is none, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(len(_MAGIC))
@@ -249,7 +258,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _refuse_foreign_schema(connection: sqlite3.Connection, path: Path) -> None:
+def refuse_foreign_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that is another program's, or of a version that is not known here.
+
+    Raises:
+        StorageError: it is one.
+    """
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if application_id != APPLICATION_ID and tables:
@@ -296,12 +310,15 @@ def _furnish(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _explained(path: Path, error: sqlite3.Error) -> str:
+def explained(path: Path, error: sqlite3.Error) -> str:
+    """Return what an error says about a database, and what to do."""
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f"{path} is locked by another process"
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return f"{path} is damaged ({error}); restore a copy or move it aside"
+    if primary == sqlite3.SQLITE_FULL:
+        return f"{path} cannot be used: its disk is full; make room on it"
     if primary == sqlite3.SQLITE_READONLY and not os.access(path, os.W_OK):
         return f"{path} is read-only for this user"
     return f"{path} cannot be used: {error}"

@@ -14,6 +14,9 @@ CREATE INDEX gone_tick_age ON gone_tick (scheduled_ns);
 
 CREATE INDEX dead_letter_age ON dead_letter (died_ns);
 
+-- Tells a database that goes on from a copy of this one from a stranger.
+INSERT INTO meta (name, value) VALUES ('lineage', abs(random() >> 1));
+
 -- Who still needs a spec.
 CREATE INDEX result_spec ON result (spec_id);
 CREATE INDEX task_spec ON task (spec_id);
