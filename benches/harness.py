@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Literal
 
 BENCHES = {
+    "bodies": ("bench_bodies",),
     "heap": ("bench_deadlines",),
     "leases": ("bench_deadlines", "bench_leases", "bench_pipeline"),
     "ping": ("bench_ping", "bench_in_flight", "bench_footprint"),

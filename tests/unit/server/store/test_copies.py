@@ -1,5 +1,6 @@
 """Copies of a database: whole, as of their beginning, and with ids that never come again."""
 
+import random
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def result(lease_id: int, **changes: Any) -> NewResult:
         "received_ns": lease_id,
         "is_final": True,
         "spec_id": 1,
-        "body": b"x" * 2_000,
+        "body": random.Random(lease_id).randbytes(2_000),  # which compression leaves alone
     }
     return NewResult(**(fields | changes))
 

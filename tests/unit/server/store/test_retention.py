@@ -1,5 +1,6 @@
 """What stores let go; each test runs on each store."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,13 @@ def test_large_bodies_make_a_step_shorter(store: Store, monkeypatch: pytest.Monk
     for module in ("sqlite_retention", "memory_retention"):
         monkeypatch.setattr(f"netsonde.server.store.{module}.STEP_MAX_BYTES", 250)
     (task_id,) = store.add_tasks([new_task()])
-    store.add_results([new_result(lease, task_id, body=b"x" * 100) for lease in range(1, 6)])
-    store.add_results([new_result(6, task_id, body=b"x" * 1000)])
+    store.add_results(
+        [
+            new_result(lease, task_id, body=random.Random(lease).randbytes(100))
+            for lease in range(1, 6)
+        ]
+    )
+    store.add_results([new_result(6, task_id, body=random.Random(6).randbytes(1000))])
     assert [store.drop_results(None, NO_FLOOR, 9) for _ in range(5)] == [2, 2, 1, 1, 0]
     assert retention.STEP_MAX_BYTES > 256 << 10, "an item has at most as much"
 
@@ -209,7 +215,10 @@ def test_free_pages_are_used_again(tmp_path: Path) -> None:
 
     def add(store: Store) -> None:
         first = store.first_result_id() + 10_000 * len(kept(store))
-        rows = [new_result(first + n, first + n, body=b"x" * 1000) for n in range(1000)]
+        rows = [
+            new_result(first + n, first + n, body=random.Random(n).randbytes(1000))
+            for n in range(1000)
+        ]
         store.add_tasks([NewTask(kind=TaskKind.TCP, spec=spec(1), run_ns=0, max_attempts=1)])
         store.add_results(rows)
 
