@@ -124,6 +124,7 @@ class Retention:
                 await self._step("specs_dropped", lambda store, ids=unused: store.drop_specs(ids))  # type: ignore[misc]
             else:
                 await self._pause(begun_ns)
+            await self._measure()
 
     async def _step(self, counter: str, drop: Callable[[Store], int]) -> int:
         begun_ns = self._plane.clock.monotonic_ns()
