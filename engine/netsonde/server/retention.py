@@ -15,9 +15,9 @@ from netsonde.server.leasing import LeaseIds
 from netsonde.server.store import Store
 from netsonde.server.store.retention import KeyFloor
 
-STEP_ROWS = 200  # a millisecond or two of the writer's time
+STEP_ROWS = 100  # a millisecond of the writer's time, and pages that its commit writes
 PAUSE_MIN_NS = 20 * NS_PER_MS
-PAUSE_SHARE = 4  # how much longer than a step the pause after it is
+PAUSE_SHARE = 3  # how much longer than a step the pause after it is
 LOOK_NS = NS_PER_S  # how often the size is looked at
 ROUND_NS = 60 * NS_PER_S
 SPECS_NS = 3_600 * NS_PER_S

@@ -241,15 +241,15 @@ async def test_what_is_too_much_goes_oldest_first(sized: Caller) -> None:
     leases = await run_some(agent, 900)
     retention = Retention(sized.plane)
     await finish(sized.clock, retention.look())
-    assert await results(sized) == 300, "steps of 200, until 98 % of 500 are left"
+    assert await results(sized) == 400, "steps of 100, until 98 % of 500 are left"
     kept = await sized.plane.writer.read(lambda store: store.results(ResultQuery(limit=1)))
-    assert kept[0].lease_id == leases[600]
+    assert kept[0].lease_id == leases[500]
     assert await agent.report(leases[0]) == ["duplicate"]
     await finish(sized.clock, retention.look())
-    assert await results(sized) == 300
+    assert await results(sized) == 400
     _, answer, _ = await sized.operator("GET", "/v1/storage")
-    assert answer["counters"]["results_evicted"] == 600
-    assert (answer["used_bytes"], answer["max_database_bytes"]) == (300 << 20, 500 << 20)
+    assert answer["counters"]["results_evicted"] == 500
+    assert (answer["used_bytes"], answer["max_database_bytes"]) == (400 << 20, 500 << 20)
 
 
 async def test_between_steps_others_have_their_turn(sized: Caller) -> None:
@@ -270,7 +270,7 @@ async def test_between_steps_others_have_their_turn(sized: Caller) -> None:
     await finish(sized.clock, both())
     steps = [before - after for before, after in itertools.pairwise(seen)]
     assert set(steps) == {STEP_ROWS - 1, -1}, "no step takes more, and one was served between"
-    assert len(seen) >= 3 * 4, "20 ms at least between steps"
+    assert len(seen) >= 5 * 4, "20 ms at least between steps"
 
 
 async def test_the_loop_measures_expires_and_survives_failures(sized: Caller) -> None:

@@ -6,11 +6,12 @@ FROM result ORDER BY result_id LIMIT ?;
 
 -- name: keep_leases
 INSERT OR IGNORE INTO gone_lease (lease_id, agent_id)
-SELECT lease_id, agent_id FROM result WHERE result_id <= ? AND tick IS NULL AND lease_id >= ?;
+SELECT lease_id, agent_id FROM result NOT INDEXED
+WHERE result_id <= ? AND tick IS NULL AND lease_id >= ?;
 
 -- name: keep_ticks
 INSERT OR IGNORE INTO gone_tick (task_id, scheduled_ns)
-SELECT task_id, scheduled_ns FROM result
+SELECT task_id, scheduled_ns FROM result NOT INDEXED
 WHERE result_id <= ? AND tick IS NOT NULL AND scheduled_ns >= ?;
 
 -- name: drop_results
