@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Literal
 
 BENCHES = {
+    "bodies": ("bench_bodies",),
     "heap": ("bench_deadlines",),
     "leases": ("bench_deadlines", "bench_leases", "bench_pipeline"),
     "server": ("bench_server",),

@@ -362,6 +362,20 @@ async def test_the_beacon_answers_over_udp_and_tcp() -> None:
         assert running.endpoint == f"127.0.0.1:{running.port}"
 
 
+async def test_the_server_knows_how_full_its_disk_is(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            async with http.get(f"{server.operator_url}/v1/storage") as response:
+                answer = await response.json()
+            if answer["free_bytes"] is not None:
+                break
+            await asyncio.sleep(0.01)
+    assert answer["database_bytes"] >= answer["used_bytes"] > 0
+    assert (answer["status"], answer["first_result_id"]) == ("ok", 1)
+
+
 async def test_the_beacon_survives_garbage() -> None:
     async with beacon() as running:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

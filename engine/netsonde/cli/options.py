@@ -22,6 +22,7 @@ OPERATOR_TOKEN_VARIABLE = "NETSONDE_OPERATOR_TOKEN"  # noqa: S105 (a name, not a
 TOKEN_MAX_BYTES = 4096  # a token file that is longer is not one
 
 _UNIT_MS = {"ms": 1, "": 1000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_UNIT_BITS = {"": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 
 
 class Duration(click.ParamType[int]):
@@ -40,6 +41,21 @@ class Duration(click.ParamType[int]):
         if abs(exact - round(exact)) > 1e-6:
             self.fail(f"{value!r} is not a whole number of milliseconds", param, ctx)
         return round(exact)
+
+
+class Size(click.ParamType[int]):
+    """A size in bytes: 512MiB, 20GiB, 2TiB; a bare number is bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,15}) ?(|[KMGT]iB)", value.strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 512MiB or 20GiB", param, ctx)
+        return int(match[1]) << _UNIT_BITS[match[2]]
 
 
 class Number(click.ParamType[Any]):
@@ -125,6 +141,7 @@ class Sectioned(click.Command):
 
 
 DURATION = Duration()
+SIZE = Size()
 NUMBER = Number()
 REAL = Real()
 RATE = Rate()

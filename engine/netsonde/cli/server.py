@@ -1,4 +1,4 @@
-"""`netsonde server run`: the control plane."""
+"""`netsonde server`: the control plane, and copies of its database."""
 
 import asyncio
 import resource
@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from netsonde.cli.copies import backup_server, restore_server
 from netsonde.cli.exits import Exit
 from netsonde.cli.logs import log_options
 from netsonde.cli.loop import draining, run
-from netsonde.cli.options import DURATION, read_token, split_pair
+from netsonde.cli.options import DURATION, SIZE, read_token, split_pair
 from netsonde.cli.output import warn
 from netsonde.cli.state import DATABASE, default_state_dir, usable_dir
 from netsonde.cli.tls import read_tls, tls_options
@@ -27,6 +28,10 @@ from netsonde.server.door import DESCRIPTORS_SPARE
 @click.group()
 def server() -> None:
     """Run a control plane: it keeps checks and results, and hands work to agents."""
+
+
+server.add_command(backup_server)
+server.add_command(restore_server)
 
 
 @server.command("run")
@@ -95,6 +100,38 @@ def server() -> None:
     default="366d",
     show_default=True,
     help="How long the log of operators' calls is kept.",
+)
+@click.option(
+    "--retain-results",
+    "retain_results_ms",
+    type=DURATION,
+    default="30d",
+    show_default=True,
+    help="How long results are kept; 0 keeps them for ever.",
+)
+@click.option(
+    "--retain-dead-letters",
+    "retain_dead_letters_ms",
+    type=DURATION,
+    default="30d",
+    show_default=True,
+    help="How long tasks that were given up are kept; 0 keeps them for ever.",
+)
+@click.option(
+    "--max-database",
+    "max_database_bytes",
+    type=SIZE,
+    default="0",
+    show_default="no bound",
+    help="How much the database may hold, as in 20GiB: beyond that the oldest results go.",
+)
+@click.option(
+    "--storage-reserve",
+    "storage_reserve_bytes",
+    type=SIZE,
+    default="64MiB",
+    show_default=True,
+    help="Free space below which no new work is given out, so that results find room.",
 )
 @log_options()
 def run_server(

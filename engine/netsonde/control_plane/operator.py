@@ -189,7 +189,9 @@ class OperatorClient:
         """Yield results as they are committed, for ever, beginning after query's cursor.
 
         query has the names of `results`, without limit and order. While the server cannot be
-        reached that is told once, and again when results go on: none is missed or repeated.
+        reached that is told once, and again when results go on: none is missed or repeated. Where
+        results after the cursor have gone, those from the oldest that is kept follow, and it is
+        told that they begin anew.
 
         Raises:
             ControlPlaneError: the server refuses the query.

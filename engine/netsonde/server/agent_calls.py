@@ -32,7 +32,7 @@ from netsonde.model import (
     ReportStatus,
 )
 from netsonde.server.about import About, Parameter
-from netsonde.server.answers import Health
+from netsonde.server.answers import Health, Readiness
 
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")  # aliases of the same handlers
 
@@ -105,7 +105,7 @@ class AgentCall(NamedTuple):
 
 
 LIVEZ = About("Say that the process answers.", Health)
-READYZ = About("Say that the process works: 503 while it shuts down.", Health)
+READYZ = About("Say that the process works: 503 while it shuts down.", Readiness)
 
 AGENT_CALLS: Mapping[str, AgentCall] = MappingProxyType(
     {

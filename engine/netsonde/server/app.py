@@ -28,6 +28,7 @@ from netsonde.server.door import Door, TlsNow, connection_limit, open_door
 from netsonde.server.handlers import AgentApi
 from netsonde.server.http_protocol import HttpServer, Protocol, response_of
 from netsonde.server.operator import OperatorApi
+from netsonde.server.retention import keep_in_bounds_forever
 from netsonde.server.store import (
     InlineWriter,
     MemoryStore,
@@ -112,6 +113,7 @@ async def _working(plane: ControlPlane, certificates: Certificates) -> AsyncIter
         work = [
             group.create_task(sweep_forever(plane), name="sweep"),
             group.create_task(schedule_forever(plane), name="schedule"),
+            group.create_task(keep_in_bounds_forever(plane), name="bounds"),
             group.create_task(watch_forever(certificates), name="certificates"),
         ]
         try:

@@ -38,7 +38,7 @@ async def sweep_forever(plane: ControlPlane) -> None:
     period_ns = min(max(period_ns, SWEEP_MIN_NS), SWEEP_MAX_NS)
     gate = SweepGate(plane.policy.grace_max_ns)
     housekept_ns = plane.time.now_ns()
-    trouble = _Trouble("sweep")
+    trouble = Trouble("sweep")
     while True:
         now_ns = plane.time.now_ns()
         plane.waiters.sooner.clear()
@@ -67,12 +67,14 @@ def _until(plane: ControlPlane, period_ns: int) -> int:
 
 async def schedule_forever(plane: ControlPlane) -> None:
     """Run the ticks of checks as they come due."""
-    trouble = _Trouble("schedule")
+    trouble = Trouble("schedule")
     while True:
         pulse = plane.checks_pulse.next()
         try:
-            await _review(plane)
-            wait_ns = await _run_due(plane)
+            wait_ns: int | None = RETRY_NS
+            if plane.storage.shortage is None:
+                await _review(plane)
+                wait_ns = await _run_due(plane)
             trouble.passed()
         except (StorageError, RequestError) as error:
             trouble.met(error)
@@ -171,7 +173,7 @@ def _put_off(store: Store, check: CheckRow, now_ns: int, error: RequestError) ->
     store.save_check(replace(check, next_ns=now_ns + PUT_OFF_NS))
 
 
-class _Trouble:
+class Trouble:
     """Says once that the storage fails, and once that it works again."""
 
     def __init__(self, what: str) -> None:
@@ -179,11 +181,13 @@ class _Trouble:
         self._is_met = False
 
     def met(self, error: Exception) -> None:
+        """Note that it failed."""
         if not self._is_met:
             _log.error("%s: %s", self._what, error, extra={"action": f"{self._what}_failed"})
         self._is_met = True
 
     def passed(self) -> None:
+        """Note that it did not."""
         if self._is_met:
             _log.warning("%s works again", self._what, extra={"action": f"{self._what}_recovered"})
         self._is_met = False

@@ -180,6 +180,7 @@ class Claims:
                 return Claimed(resumed, now_ns)
             if store.is_barred(agent.agent_id):
                 return Claimed((), now_ns)
+            self._plane.storage.admit()
             room = dict(demand.room)
             if waiter.budget is not None:
                 _spend(room, store.held_by(agent.agent_id))

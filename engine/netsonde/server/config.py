@@ -23,7 +23,12 @@ TERM_MIN_MS = 100  # below this the round trip of an extension is the term
 TERM_MAX_MS = 3_600_000
 STANDING_TERM_MIN_MS = 1_000
 OFFLINE_MAX_MS = 31 * 86_400_000
-AUDIT_MAX_MS = 3_660 * 86_400_000
+DAY_MS = 86_400_000
+AUDIT_MAX_MS = 3_660 * DAY_MS
+RETAIN_MIN_MS = 60_000
+RETAIN_MAX_MS = 3_660 * DAY_MS
+DATABASE_MIN_BYTES = 16 << 20  # less is full of checks and agents alone
+DATABASE_MAX_BYTES = 16 << 40  # what SQLite reaches with pages of 4 KiB
 CLAIM_WAIT_MAX_MS = 55_000  # proxies cut a silent answer at 60 s
 
 
@@ -39,6 +44,10 @@ class ServerConfig:
     goes on that reaches nobody. `quota_scale` multiplies how often one agent may call. A listener
     with `tls`, and the operators' with `operator_tls`, speaks HTTPS only; each takes
     `connections_max` connections.
+
+    Results and dead letters go when they are older than `retain_…_ms`, the oldest results also
+    while the database holds more than `max_database_bytes`; 0 is no bound. While less than
+    `storage_reserve_bytes` are free, results are taken and no new work is.
 
     Raises:
         ConfigError: naming the setting and what is allowed.
@@ -61,7 +70,11 @@ class ServerConfig:
     claim_wait_ms: int = 20_000
     legacy_hold_ms: int = 20_000
     quota_scale: int = 1
-    audit_ms: int = 366 * 86_400_000
+    audit_ms: int = 366 * DAY_MS
+    retain_results_ms: int = 30 * DAY_MS
+    retain_dead_letters_ms: int = 30 * DAY_MS
+    max_database_bytes: int = 0
+    storage_reserve_bytes: int = 64 << 20
     shutdown_timeout_s: float = 10.0
     tls: ServerTls | None = None
     operator_tls: ServerTls | None = None
@@ -86,6 +99,12 @@ class ServerConfig:
         _between("quota_scale", self.quota_scale, 1, 1_000)
         _between("audit_ms", self.audit_ms, 3_600_000, AUDIT_MAX_MS)
         _between("connections_max", self.connections_max, 1, 1_000_000)
+        for name in ("retain_results_ms", "retain_dead_letters_ms"):
+            _between_or_0(name, getattr(self, name), RETAIN_MIN_MS, RETAIN_MAX_MS)
+        _between_or_0(
+            "max_database_bytes", self.max_database_bytes, DATABASE_MIN_BYTES, DATABASE_MAX_BYTES
+        )
+        _between("storage_reserve_bytes", self.storage_reserve_bytes, 0, DATABASE_MAX_BYTES)
         if self.enrolment_token is not None and len(self.enrolment_token) < 16:
             raise ConfigError("enrolment_token must have at least 16 characters")
         self._check_exposure()
@@ -147,3 +166,8 @@ def is_loopback(text: str) -> bool:
 def _between(setting: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{setting} must be {low} to {high}, not {value}")
+
+
+def _between_or_0(setting: str, value: int, low: int, high: int) -> None:
+    if value and not low <= value <= high:
+        raise ConfigError(f"{setting} must be 0 (no bound) or {low} to {high}, not {value}")

@@ -41,6 +41,7 @@ from netsonde.server.leasing import (
 )
 from netsonde.server.registry import AgentRegistry, matches_labels
 from netsonde.server.reports import ReportGroup
+from netsonde.server.storage import StorageGuard
 from netsonde.server.store import Store, StoreWriter
 from netsonde.server.store.agents import AgentRow
 from netsonde.server.store.tasks import ANY_QUEUE, ExtendedLease, pinned_queue
@@ -79,6 +80,8 @@ class ControlPlane:
         self.writer = writer
         self.time = ServerTime(clock, store.clock_ns())
         self.policy = LeasingPolicy(config, rng)
+        self.storage = StorageGuard(config, self.time)
+        writer.on_full = self.storage.met_full
         self.lease_ids = LeaseIds(store.last_lease_id())
         self.registry = AgentRegistry(config, self.time, self.policy, writer)
         self.fleet = Fleet(self.time, writer)

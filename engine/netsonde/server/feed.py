@@ -135,8 +135,11 @@ class Feed:
             through = min(newest, position + SCAN_IDS)
             wanted = replace(query, through=through, limit=PAGE_ROWS, bytes_max=PAGE_BYTES)
             rows = store.results(wanted) if through > position else []
-            require_kept(store, position)
             end = rows[-1].result_id if is_full(wanted, rows) else max(through, position)
+            if not rows and end < newest:
+                # A restored database goes on many ids later: nobody waits while they are counted.
+                end = min(store.next_result(end) or newest + 1, newest + 1) - 1
+            require_kept(store, position)
             return Found(tuple(rows), end), end >= newest
 
         return await self._plane.writer.read(operation)
@@ -155,7 +158,8 @@ def require_kept(store: Store, position: int | None) -> None:
         # The database was exchanged or restored: what comes would seem to have been read.
         raise _expired("the cursor is ahead of every result: it is another database's")
     if position < bounds.oldest - 1:
-        raise _expired("results after the cursor are no longer kept")
+        gone = bounds.oldest - 1 - position
+        raise _expired(f"results after the cursor are no longer kept, {gone} at most")
 
 
 def _expired(why: str) -> RequestError:

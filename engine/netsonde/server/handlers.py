@@ -344,7 +344,7 @@ def health_routes(plane: ControlPlane) -> list[Route]:
         if not plane.is_ready:
             raise RequestError(ErrorCode.UNAVAILABLE, "the control plane is shutting down")
         await plane.writer.read(lambda store: store.counters())
-        return ok({"status": "ok"})
+        return ok(plane.storage.health())
 
     return [
         Route("GET", "/livez", livez, about=LIVEZ),

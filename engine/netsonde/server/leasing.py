@@ -314,6 +314,11 @@ class LeaseIds:
         return 0 < lease_id <= self.last
 
     @staticmethod
+    def first_of(instant_ns: int) -> int:
+        """Return the least lease id that can have been minted at an instant, to the second."""
+        return max(instant_ns // NS_PER_S - LEASE_ID_EPOCH_S, 0) << LEASE_ID_COUNTER_BITS
+
+    @staticmethod
     def minted_ns(lease_id: int) -> int:
         """Return when a lease id was minted, to the second."""
         return ((lease_id >> LEASE_ID_COUNTER_BITS) + LEASE_ID_EPOCH_S) * NS_PER_S

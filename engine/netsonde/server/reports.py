@@ -81,6 +81,8 @@ class ReportGroup:
         rest = ids - held.keys() - runs.leases.keys()
         owners = store.result_owners(rest) if rest else {}
         rest -= owners.keys()
+        floor = store.key_floor()  # of a lease below it nobody remembers whether it had a result
+        rest = {lease_id for lease_id in rest if lease_id >= floor.lease_id}
         dead = store.dead_by_lease(rest) if rest else {}
         runs.look_up(self._items)
         decided: dict[int, _Answer] = {}

@@ -57,6 +57,7 @@ class RunGroup:
         self._store = store
         self._policy = policy
         self._now_ns = now_ns
+        self._floor_ns = store.key_floor().scheduled_ns
         self._done: set[tuple[int, int]] = set()
         self._over: list[int] = []
         self._missed: Counter[int | None] = Counter()
@@ -91,6 +92,8 @@ class RunGroup:
         if key in self._done:
             return ReportStatus.DUPLICATE, None
         _, scheduled_ns = key
+        if scheduled_ns < self._floor_ns:
+            return FENCED  # nobody remembers any more whether it has had its result
         status = self._policy.report_run(lease, held.get(item.lease_id), scheduled_ns, self._now_ns)
         if status is ReportStatus.FENCED:
             return FENCED

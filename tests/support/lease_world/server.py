@@ -276,6 +276,7 @@ class _Writer:
         self.store = store
         self.commits = Durations()
         self.is_dead = False
+        self.on_full: Callable[[], None] = lambda: None
         self._host = host
 
     async def write(self, operation: Callable[[Store], T], items: int = 1) -> T:

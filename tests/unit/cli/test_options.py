@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from netsonde.cli.options import DURATION, NUMBER, read_token, split_pair
+from netsonde.cli.options import DURATION, NUMBER, SIZE, read_token, split_pair
 from netsonde.errors import ConfigError
 
 
@@ -32,6 +32,20 @@ def test_a_duration_is_milliseconds(text: str, ms: int) -> None:
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"500ms|milliseconds"):
         DURATION.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("512", 512), ("1KiB", 1 << 10), ("64MiB", 64 << 20), (" 2 GiB", 2 << 30)],
+)
+def test_a_size_is_bytes(text: str, size: int) -> None:
+    assert SIZE.convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5GiB", "1GB", "1gib", "9" * 16, "٣MiB"])
+def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a size such as 512MiB or 20GiB"):
+        SIZE.convert(text, None, None)
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,23 @@ def test_how_long_the_audit_log_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert [one.audit_ms for one in seen] == [366 * day_ms, 30 * day_ms, 366 * day_ms]
     refused = CliRunner().invoke(main, ["server", "run", "--memory", "--keep-audit", "1s"])
     assert (refused.exit_code, "audit_ms must be" in refused.stderr) == (2, True)
+
+
+def test_bounds_reach_the_control_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ServerConfig] = []
+
+    async def serve_nothing(config: ServerConfig) -> None:
+        seen.append(config)
+
+    monkeypatch.setattr(server, "_serve_until_stopped", serve_nothing)
+    given = ("--retain-results=7d", "--max-database=20GiB", "--storage-reserve=1GiB")
+
+    for words in ((), given, ("--retain-dead-letters=0",)):
+        done = CliRunner().invoke(main, ["server", "run", "--memory", *words])
+        assert done.exit_code == 0, done.output
+
+    default, bounded, kept = seen
+    assert default == ServerConfig()
+    assert (bounded.retain_results_ms, bounded.max_database_bytes) == (7 * 86_400_000, 20 << 30)
+    assert bounded.storage_reserve_bytes == 1 << 30
+    assert kept.retain_dead_letters_ms == 0

@@ -32,6 +32,10 @@ TOKEN = "0123456789abcdef"
         ({"offline_ms": -1}, "offline_ms must be 0 to"),
         ({"audit_ms": 1}, "audit_ms must be 3600000 to"),
         ({"connections_max": 0}, "connections_max must be 1 to"),
+        ({"retain_results_ms": 59_999}, "retain_results_ms must be 0 (no bound) or 60000 to"),
+        ({"retain_dead_letters_ms": -1}, "retain_dead_letters_ms must be 0 (no bound) or"),
+        ({"max_database_bytes": 1}, "max_database_bytes must be 0 (no bound) or 16777216 to"),
+        ({"storage_reserve_bytes": -1}, "storage_reserve_bytes must be 0 to"),
     ],
 )
 def test_a_wrong_setting_is_named(changes: dict[str, Any], named: str) -> None:

@@ -21,7 +21,7 @@ from netsonde.server.queries import RESULT_CURSOR, decode_cursor, encode_cursor
 from netsonde.server.store import SqliteStore, Store
 from netsonde.server.store.results import NewResult, ResultBounds, ResultQuery
 from support.feeds import Reader, dispatch
-from support.stores import STORES, Caller, RegisteredAgent, callers, result_item
+from support.stores import STORES, Caller, RegisteredAgent, callers, new_task, result_item
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "result.schema.json").read_text())
 
@@ -404,6 +404,32 @@ async def test_a_filter_that_fits_nothing_is_looked_for_in_parts(
     await reader.hang_up()
 
 
+async def test_ids_that_jumped_are_not_counted_one_by_one(tmp_path: Path) -> None:
+    for caller in callers("sqlite", tmp_path):
+        agent = await caller.register()
+        ids = await measured(agent, 2)
+        reader = Reader(caller)
+        await come(caller)
+        await caller.plane.writer.write(jump)
+        for _ in range(3):
+            await come(caller)
+        ids += await measured(agent, 2)
+        for _ in range(3):
+            await come(caller)
+        assert reader.lease_ids == ids
+        late = Reader(caller)
+        for _ in range(4):
+            await come(caller)
+        assert late.lease_ids == ids
+        await asyncio.gather(reader.hang_up(), late.hang_up())
+
+
+def jump(store: Store) -> None:
+    """Give the next result an id that a restored database gives."""
+    assert isinstance(store, SqliteStore)
+    store.select("UPDATE sqlite_sequence SET seq = seq + (1 << 32) WHERE name = 'result'", ())
+
+
 async def test_many_readers_look_seldom(memory: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = await memory.register()
     readers = [Reader(memory) for _ in range(50)]
@@ -455,6 +481,12 @@ class Grown:
         self.grow()
         return rows
 
+    def next_result(self, position: int) -> int | None:
+        self.grow()
+        following = self._store.next_result(position)
+        self.grow()
+        return following
+
 
 def stored_result(number: int) -> NewResult:
     return NewResult(
@@ -466,7 +498,7 @@ def stored_result(number: int) -> NewResult:
         attempt=1,
         received_ns=number,
         is_final=True,
-        spec_id=0,
+        spec_id=1,
         body=b'{"observations":[]}' + b" " * (number * 7 % 40),
     )
 
@@ -496,6 +528,7 @@ async def test_the_union_over_all_cuts_is_what_was_accepted(
         patch.setattr(feed, "SCAN_IDS", scan)
         for fresh in callers("memory", Path()):
             real = await fresh.plane.writer.read(lambda store: store)
+            real.add_tasks([new_task()])  # whose spec they have
             grown = Grown(real, iter(growth))
 
             async def read(operation: Any, grown: Grown = grown) -> Any:

@@ -30,6 +30,7 @@ from netsonde.server.operator.fleet import FleetCalls
 from netsonde.server.operator.metrics import MetricCalls
 from netsonde.server.operator.queues import QueueCalls
 from netsonde.server.operator.results import ResultCalls
+from netsonde.server.operator.storage import StorageCalls
 from netsonde.server.operator.tasks import TaskCalls
 from netsonde.server.operator.tokens import EnrolmentTokenCalls, TokenCalls
 from netsonde.server.queries import Query
@@ -48,6 +49,7 @@ RESOURCES = (
     TokenCalls,
     EnrolmentTokenCalls,
     AuditCalls,
+    StorageCalls,
 )
 OPEN_PATHS = ("/livez", "/readyz")  # for supervisors, who hold no token
 READING = ("GET", "HEAD")

@@ -51,6 +51,7 @@ class CheckCalls(Calls):
         )
 
     def _create_check(self, request: ApiRequest) -> Operation:
+        self._plane.storage.admit()
         definition = checks.read_definition(request.body)
         carriers = carriers_of(self._plane.registry)
 
@@ -165,6 +166,7 @@ class CheckCalls(Calls):
         return cancelled, lambda: self._plane.waiters.revoke(revoked)
 
     def _run_check(self, request: ApiRequest) -> Operation:
+        self._plane.storage.admit()
         check_id = item_id(request)
         carriers = carriers_of(self._plane.registry)
 

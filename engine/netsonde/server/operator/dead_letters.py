@@ -178,18 +178,20 @@ class DeadLetterCalls(Calls):
     def _requeued(self, store: Store, letters: Sequence[DeadLetter]) -> Committed:
         """Queue what was given up anew.
 
-        Its last holder may yet report it, as of any task that was taken back, unless it has.
+        Its last holder may yet report it, as of any task that was taken back, unless it has, or
+        nobody remembers any more whether it has.
         """
         if not letters:
             return nothing
         now_ns = self._plane.time.now_ns()
         reported = store.result_owners([letter.lease_id for letter in letters])
+        floor = store.key_floor()
         store.revive(
             [
                 Revival(
                     letter.task_id,
                     now_ns,
-                    letter.lease_id not in reported,
+                    letter.lease_id >= floor.lease_id and letter.lease_id not in reported,
                     min(LeaseIds.minted_ns(letter.lease_id), now_ns),
                 )
                 for letter in letters

@@ -95,6 +95,7 @@ class TaskCalls(Calls):
         return lines(self._answer_lines(chunks, upload))
 
     def _add_tasks(self, request: ApiRequest) -> Operation:
+        self._plane.storage.admit()
         wire.decode(list[dict[str, Any]], request.body, max_bytes=wire.ADMIN_MAX_BYTES)
         items = wire.array_items(request.body, max_bytes=wire.ADMIN_MAX_BYTES)
         if len(items) > oneoff.TASKS_MAX:
@@ -132,6 +133,7 @@ class TaskCalls(Calls):
     async def _commit(
         self, items: Sequence[bytes], first_line: int, upload: _Upload
     ) -> list[dict[str, Any]]:
+        self._plane.storage.admit()
         plan, now_ns = self._plan(items)
         group = UploadGroup(upload.key, first_line, items, plan)
 

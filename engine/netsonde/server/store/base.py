@@ -17,6 +17,7 @@ from netsonde.server.store.dead_letters import DeadLetterStore
 from netsonde.server.store.fleet import FleetStore
 from netsonde.server.store.metrics import MetricStore
 from netsonde.server.store.results import ResultStore
+from netsonde.server.store.retention import RetentionStore
 from netsonde.server.store.tasks import TaskStore
 from netsonde.server.store.uploads import UploadStore
 
@@ -41,6 +42,7 @@ class Store(
     AccessStore,
     MetricStore,
     UploadStore,
+    RetentionStore,
     Protocol,
 ):
     """The control plane's state. Every verb may raise what `fault` explains."""

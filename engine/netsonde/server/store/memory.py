@@ -20,23 +20,16 @@ from netsonde.server.store.memory_dead import MemoryDead
 from netsonde.server.store.memory_fleet import MemoryFleet
 from netsonde.server.store.memory_metrics import MemoryMetrics
 from netsonde.server.store.memory_records import MemoryRecords
+from netsonde.server.store.memory_results import MemoryResults
+from netsonde.server.store.memory_retention import MemoryRetention
 from netsonde.server.store.memory_rows import (
     Results,
     Standing,
     Task,
     depth,
     letter,
-    matches,
-    stored,
 )
 from netsonde.server.store.memory_uploads import MemoryUploads
-from netsonde.server.store.results import (
-    NewResult,
-    ResultBounds,
-    ResultQuery,
-    StoredResult,
-    page_of,
-)
 from netsonde.server.store.tasks import (
     DeadLetter,
     ExtendedLease,
@@ -49,12 +42,14 @@ from netsonde.server.store.tasks import (
 
 class MemoryStore(
     MemoryRecords,
+    MemoryResults,
     MemoryFleet,
     MemoryDead,
     MemoryConfigs,
     MemoryAccess,
     MemoryMetrics,
     MemoryUploads,
+    MemoryRetention,
 ):
     """The store protocol over dictionaries; an operation that raises must not have begun."""
 
@@ -65,9 +60,10 @@ class MemoryStore(
         MemoryAccess.__init__(self)
         MemoryMetrics.__init__(self)
         MemoryUploads.__init__(self)
+        MemoryRetention.__init__(self)
         self._tasks: dict[int, Task] = {}
         self._by_lease: dict[int, Task] = {}
-        self._specs: list[bytes] = [b""]
+        self._specs: dict[int, bytes] = {}
         self._spec_ids: dict[bytes, int] = {}
         self._results = Results()
         self._dead: dict[int, DeadLetter] = {}
@@ -118,9 +114,8 @@ class MemoryStore(
         """Queue tasks; return their ids, in order."""
         first = self.next_id("task", len(tasks))
         for task_id, new in enumerate(tasks, first):
-            spec_id = self._spec_ids.setdefault(new.spec, len(self._specs))
-            if spec_id == len(self._specs):
-                self._specs.append(new.spec)
+            spec_id = self._spec_ids.setdefault(new.spec, next(reversed(self._specs), 0) + 1)
+            self._specs[spec_id] = new.spec
             self._tasks[task_id] = Task(task_id, new, spec_id, new.run_ns)
         return range(first, first + len(tasks))
 
@@ -370,36 +365,7 @@ class MemoryStore(
             groups.setdefault((task.new.queue, task.new.kind), []).append(task)
         return [depth(*key, groups[key], now_ns) for key in sorted(groups)]
 
-    # results and dead letters
-
-    def add_results(self, results: Sequence[NewResult]) -> None:
-        """Append results; their lease ids are new."""
-        for result in results:
-            if result.tick is None:
-                self._results.by_lease[result.lease_id] = result.agent_id
-            else:
-                self._results.ticks.add((result.task_id, result.scheduled_ns or 0))
-            self._results.rows.append(result)
-
-    def result_owners(self, lease_ids: Collection[int]) -> dict[int, int]:
-        """Return the agent of each of these lease ids that has a result."""
-        owners = self._results.by_lease
-        return {lease_id: owners[lease_id] for lease_id in lease_ids if lease_id in owners}
-
-    def results(self, query: ResultQuery) -> list[StoredResult]:
-        """Return results in the order of commits."""
-        first = 0 if query.descending else query.position or 0
-        numbered = list(enumerate(self._results.rows[first : query.through], first + 1))
-        if query.descending:
-            numbered.reverse()
-        chosen = [(place, row) for place, row in numbered if matches(query, place, row)]
-        return page_of(
-            query, (stored(place, row, self._specs[row.spec_id]) for place, row in chosen)
-        )
-
-    def result_bounds(self) -> ResultBounds:
-        """Return from which id to which there are results."""
-        return ResultBounds(1, len(self._results.rows))
+    # dead letters
 
     def dead_by_lease(self, lease_ids: Collection[int]) -> dict[int, DeadLetter]:
         """Return dead letters whose last lease id is one of these."""

@@ -73,11 +73,12 @@ class Task:
 
 @dataclass(slots=True)
 class Results:
-    """Results in their order, and what is looked up of them."""
+    """Results in their order, without the first `gone`, and what is looked up of all."""
 
     rows: list[NewResult] = field(default_factory=list)
     by_lease: dict[int, int] = field(default_factory=dict)
     ticks: set[tuple[int, int]] = field(default_factory=set)
+    gone: int = 0
 
 
 @dataclass(slots=True)

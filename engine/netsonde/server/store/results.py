@@ -122,3 +122,7 @@ class ResultStore(Protocol):
     def result_bounds(self) -> ResultBounds:
         """Return from which id to which there are results; ids grow with the commits."""
         ...
+
+    def next_result(self, position: int) -> int | None:
+        """Return the id of the first result after a position; None when there is none yet."""
+        ...

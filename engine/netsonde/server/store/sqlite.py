@@ -20,6 +20,7 @@ from netsonde.server.store.sqlite_feed import SqliteFeed
 from netsonde.server.store.sqlite_fleet import SqliteFleet
 from netsonde.server.store.sqlite_metrics import SqliteMetrics
 from netsonde.server.store.sqlite_records import SqliteRecords
+from netsonde.server.store.sqlite_retention import SqliteRetention
 from netsonde.server.store.sqlite_standing import SqliteStanding
 from netsonde.server.store.sqlite_tasks import SqliteTasks
 from netsonde.server.store.sqlite_uploads import SqliteUploads
@@ -28,6 +29,7 @@ from netsonde.server.store.statements import named_queries, schema
 APPLICATION_ID = 0x6E736F6E  # "nson"
 BUSY_TIMEOUT_S = 2.0  # a backup tool's lock passes in less; a stuck process should not hang us
 CHECK_MAX_BYTES = 64 << 20  # a full check reads the file: half a second for this much
+JOURNAL_MAX_BYTES = 64 << 20  # that stays after a backup had let it grow
 INSERT_SIZES = (256, 64, 16, 4, 1)  # rows per statement; 256 of our widest are 3328 parameters
 _MAGIC = b"SQLite format 3\x00"
 _RETRY_AFTER_MS = 1_000
@@ -44,6 +46,7 @@ class SqliteStore(
     SqliteMetrics,
     SqliteFeed,
     SqliteUploads,
+    SqliteRetention,
 ):
     """The store protocol on one connection.
 
@@ -62,6 +65,7 @@ class SqliteStore(
         SqliteMetrics.__init__(self, self)
         SqliteFeed.__init__(self, self)
         SqliteUploads.__init__(self, self)
+        SqliteRetention.__init__(self, self, path)
         self._connection = connection
         self._path = path
         self._lock = lock
@@ -77,7 +81,7 @@ class SqliteStore(
         Raises:
             StorageError: it is unusable; the message names the path and the cause.
         """
-        lock = _lock_file(path)
+        lock = lock_file(path)
         try:
             connection = _prepared(path)
             return cls(connection, path, lock)
@@ -143,18 +147,16 @@ class SqliteStore(
 
     def clock_ns(self) -> int:
         """Return the latest instant this store was told."""
-        return self._meta.get("clock_ns", 0)
+        return self.number("clock_ns")
 
     def keep_clock(self, now_ns: int, last_lease_id: int) -> None:
         """Remember how far the clock and the lease ids are."""
-        for name, value in (("clock_ns", now_ns), ("lease_id", last_lease_id)):
-            if value > self._meta.get(name, 0):
-                self._meta[name] = value
-                self._changed.add(name)
+        self.keep_number("clock_ns", now_ns)
+        self.keep_number("lease_id", last_lease_id)
 
     def last_lease_id(self) -> int:
         """Return the greatest lease id ever granted from here."""
-        return self._meta.get("lease_id", 0)
+        return self.number("lease_id")
 
     # what the verbs run on
 
@@ -193,6 +195,16 @@ class SqliteStore(
         """Run a statement that was put together from our own text."""
         return self._connection.execute(statement, parameters)
 
+    def number(self, name: str) -> int:
+        """Return a number that is kept under a name; 0 when there is none."""
+        return self._meta.get(name, 0)
+
+    def keep_number(self, name: str, value: int) -> None:
+        """Keep a number under a name, unless a greater one is kept."""
+        if value > self.number(name):
+            self._meta[name] = value
+            self._changed.add(name)
+
     def next_id(self, name: str, count: int = 1) -> int:
         """Reserve count ids of a sequence and return the first.
 
@@ -204,8 +216,12 @@ class SqliteStore(
         return first
 
 
-def _lock_file(path: Path) -> IO[bytes]:
-    """Take the lock beside the database, which the kernel drops with the process."""
+def lock_file(path: Path) -> IO[bytes]:
+    """Take the lock beside the database, which the kernel drops with the process.
+
+    Raises:
+        StorageError: another process has it, or its folder cannot be used.
+    """
     lock_path = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,25 +238,30 @@ def _lock_file(path: Path) -> IO[bytes]:
 
 def _prepared(path: Path) -> sqlite3.Connection:
     """Open, recognise and, when it is empty, furnish the database."""
-    _refuse_foreign_bytes(path)
+    refuse_foreign_bytes(path)
     try:
         connection = _connect(path)
     except sqlite3.Error as error:
-        raise StorageError(_explained(path, error)) from error
+        raise StorageError(explained(path, error)) from error
     try:
-        _refuse_foreign_schema(connection, path)
+        refuse_foreign_schema(connection, path)
         _refuse_damage(connection, path)
         _furnish(connection)
     except sqlite3.Error as error:
         connection.close()
-        raise StorageError(_explained(path, error)) from error
+        raise StorageError(explained(path, error)) from error
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _refuse_foreign_bytes(path: Path) -> None:
+def refuse_foreign_bytes(path: Path) -> None:
+    """Refuse a file that is no SQLite database.
+
+    Raises:
+        StorageError: it is none, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(len(_MAGIC))
@@ -261,10 +282,16 @@ def _connect(path: Path) -> sqlite3.Connection:
         cached_statements=256,
     )
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_MAX_BYTES}")
     return connection
 
 
-def _refuse_foreign_schema(connection: sqlite3.Connection, path: Path) -> None:
+def refuse_foreign_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that is another program's, or of a version that is not known here.
+
+    Raises:
+        StorageError: it is one.
+    """
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if application_id != APPLICATION_ID and tables:
@@ -311,12 +338,15 @@ def _furnish(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _explained(path: Path, error: sqlite3.Error) -> str:
+def explained(path: Path, error: sqlite3.Error) -> str:
+    """Return what an error says about a database, and what to do."""
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f"{path} is locked by another process"
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return f"{path} is damaged ({error}); restore a copy or move it aside"
+    if primary == sqlite3.SQLITE_FULL:
+        return f"{path} cannot be used: its disk is full; make room on it"
     if primary == sqlite3.SQLITE_READONLY and not os.access(path, os.W_OK):
         return f"{path} is read-only for this user"
     return f"{path} cannot be used: {error}"

@@ -15,3 +15,8 @@ class SqliteFeed:
         oldest, newest = self._db.run("result_bounds").fetchone()
         newest = newest or 0
         return ResultBounds(newest + 1 if oldest is None else oldest, newest)
+
+    def next_result(self, position: int) -> int | None:
+        """Return the id of the first result after a position."""
+        following: int | None = self._db.run("next_result", position).fetchone()[0]
+        return following

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from netsonde import wire
 from netsonde.model import TaskKind
 from netsonde.server.leasing import Change, Died, Finished, HeldTask, Requeued, TaskState
+from netsonde.server.store.bodies import pack, unpack
 from netsonde.server.store.results import NewResult, ResultQuery, StoredResult, page_of
 from netsonde.server.store.tasks import (
     KIND_CODES,
@@ -84,7 +85,7 @@ class SqliteTasks:
         self._specs: dict[int, bytes] = {}
 
     def forget_specs(self) -> None:
-        """Drop spec ids that a rolled back transaction may have made."""
+        """Drop ids of specs that a rolled back transaction may have made, or that have gone."""
         self._spec_ids.clear()
         self._specs.clear()
 
@@ -268,7 +269,7 @@ class SqliteTasks:
                     result.scheduled_ns,
                     result.tick,
                     result.spec_id,
-                    result.body,
+                    pack(result.kind, result.body),
                 )
                 for result in results
             ],
@@ -370,7 +371,7 @@ def _stored(row: Sequence[Any]) -> StoredResult:
         attempt=row[6],
         is_final=bool(row[7]),
         spec=row[8],
-        body=row[9],
+        body=unpack(KINDS[row[4]], row[9]),
         check_id=row[10],
         scheduled_ns=row[11],
         tick=row[12],

@@ -33,9 +33,14 @@ _log = logging.getLogger("netsonde.server.store")
 
 
 class StoreWriter(Protocol):
-    """Runs operations on a store. `commits` counts how long groups of them took."""
+    """Runs operations on a store.
+
+    `commits` counts how long groups of them took; `on_full` is called when the store has no room,
+    on any thread.
+    """
 
     commits: Durations
+    on_full: Callable[[], None]
 
     async def write(self, operation: Operation[T], items: int = 1) -> T:
         """Run operation in a transaction; return once it is durable. `items` is its size."""
@@ -56,10 +61,11 @@ class InlineWriter:
     def __init__(self, store: Store) -> None:
         self.commits = Durations()
         self._store = store
+        self.on_full = _nothing
 
     async def write(self, operation: Operation[T], items: int = 1) -> T:
         """Run operation in a transaction of its own."""
-        return run_alone(self._store, operation)
+        return run_alone(self._store, operation, self.on_full)
 
     async def read(self, operation: Operation[T]) -> T:
         """Run an operation that changes nothing."""
@@ -90,6 +96,7 @@ class ThreadWriter:
 
     def __init__(self, store: Store, reader: Store, clock: Clock) -> None:
         self.commits = Durations()
+        self.on_full = _nothing
         self._store = store
         self._reader = reader
         self._clock = clock
@@ -205,6 +212,8 @@ class ThreadWriter:
     def _fail_group(self, done: list[_Work], error: Exception) -> None:
         fault = self._store.fault(error) or error
         _log.error("commit failed: %s", fault, extra={"action": "commit_failed"})
+        if _is_full(fault):
+            self.on_full()
         try:
             self._store.rollback()
         except Exception as second:
@@ -213,7 +222,15 @@ class ThreadWriter:
             work.error = fault
 
 
-def run_alone(store: Store, operation: Operation[T]) -> T:
+def _nothing() -> None:
+    """Do nothing about a store without room that nobody watches."""
+
+
+def _is_full(fault: Exception) -> bool:
+    return isinstance(fault, RequestError) and fault.code is ErrorCode.STORAGE_FULL
+
+
+def run_alone(store: Store, operation: Operation[T], on_full: Callable[[], None] = _nothing) -> T:
     """Run one operation in a transaction of its own, on this thread.
 
     Raises:
@@ -227,6 +244,8 @@ def run_alone(store: Store, operation: Operation[T]) -> T:
         store.rollback()
         fault = store.fault(error)
         if fault is not None:
+            if _is_full(fault):
+                on_full()
             raise fault from error
         raise
     return result

@@ -95,6 +95,27 @@ async def test_nobody_is_told_of_a_commit_that_failed(
     assert (await writer.read(lambda store: store.depths(10)))[0].ready == 1
 
 
+async def test_a_disk_without_room_is_told_of(writer: ThreadWriter, store: CountingStore) -> None:
+    told = threading.Event()
+    writer.on_full = told.set
+    store.failure = StorageError("server.db: the disk is gone")
+    with pytest.raises(StorageError):
+        await writer.write(lambda store: store.count("x", 1))
+
+    def refuse(_: Store) -> None:
+        raise RequestError(ErrorCode.STORAGE_FULL, "what the control plane itself says")
+
+    with pytest.raises(RequestError):
+        await writer.write(refuse)
+    assert not told.is_set()
+    pages = store.select("PRAGMA page_count", ()).fetchone()[0]
+    store.select(f"PRAGMA max_page_count = {pages}", ())
+    with pytest.raises(RequestError) as caught:
+        await writer.write(lambda store: store.add_tasks([new_task(spec=b"x" * 100_000)]))
+    assert caught.value.code is ErrorCode.STORAGE_FULL
+    assert told.is_set()
+
+
 async def test_a_locked_database_refuses_everybody_who_waits_at_once(
     writer: ThreadWriter, store: CountingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

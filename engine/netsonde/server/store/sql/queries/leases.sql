@@ -161,10 +161,14 @@ WHERE check_id = ? AND repeat IS NOT NULL AND state < 2;
 UPDATE task SET next_tick = max(next_tick, ?) WHERE task_id = ?;
 
 -- name: have_run
-SELECT task_id, scheduled_ns FROM result JOIN json_each(?) AS wanted
+SELECT task_id, scheduled_ns FROM result JOIN json_each(?1) AS wanted
   ON task_id = json_extract(wanted.value, '$[0]')
   AND scheduled_ns = json_extract(wanted.value, '$[1]')
-WHERE tick IS NOT NULL;
+WHERE tick IS NOT NULL
+UNION ALL
+SELECT task_id, scheduled_ns FROM gone_tick JOIN json_each(?1) AS wanted
+  ON task_id = json_extract(wanted.value, '$[0]')
+  AND scheduled_ns = json_extract(wanted.value, '$[1]');
 
 -- name: forget_standing
 DELETE FROM standing_lease
@@ -193,7 +197,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: result_owners
 SELECT lease_id, agent_id FROM result
-WHERE tick IS NULL AND lease_id IN (SELECT value FROM json_each(?));
+WHERE tick IS NULL AND lease_id IN (SELECT value FROM json_each(?1))
+UNION ALL
+SELECT lease_id, agent_id FROM gone_lease WHERE lease_id IN (SELECT value FROM json_each(?1));
 
 -- name: dead_by_lease
 SELECT task_id, lease_id, agent_id, kind, attempt, reason, died_ns, body, spec_id, check_id,
