@@ -15,6 +15,7 @@ from netsonde.errors import ConfigRefused, ErrorCode, RefusalReason, RequestErro
 from netsonde.model import ConfigStatus
 from netsonde.remote_config import Holder, Payload, Scope, inspect
 from netsonde.server.leasing import ServerTime
+from netsonde.server.queries import INSTANT_MAX_NS
 from netsonde.server.registry import AgentRegistry, clean_labels
 from netsonde.server.store import Store, StoreWriter
 from netsonde.server.store.agents import AgentRow
@@ -100,7 +101,7 @@ class Configs:
             envelope=wire.encode(envelope),
             scope=wire.encode(payload.scope),
             published_ns=now_ns,
-            expires_ns=round(payload.expires_at.timestamp()) * NS_PER_S,
+            expires_ns=min(round(payload.expires_at.timestamp()) * NS_PER_S, INSTANT_MAX_NS),
         )
 
         def operation(store: Store) -> tuple[ConfigRow, bool, Committed]:

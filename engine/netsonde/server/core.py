@@ -16,6 +16,7 @@ from netsonde import wire
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import (
+    ID_MAX,
     ExtendRequest,
     ReleaseRequest,
     ReportResult,
@@ -325,6 +326,8 @@ def claim_key(claim_id: str | None) -> int:
 def _distinct_ids(field: str, ids: Sequence[int]) -> list[int]:
     if len(ids) > ID_LIST_MAX:
         raise _refusal(field, f"at most {ID_LIST_MAX} {field} are allowed, not {len(ids)}")
+    if not all(0 <= one <= ID_MAX for one in ids):
+        raise _refusal(field, f"{field} must be lease ids, 1 to {ID_MAX}")
     return list(dict.fromkeys(ids))
 
 

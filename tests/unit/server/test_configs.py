@@ -97,6 +97,13 @@ async def test_what_is_published_is_told(caller: Caller) -> None:
     assert one["config"] == {"kinds": {"ping": {"concurrency": 2}}}
 
 
+@pytest.mark.parametrize("expires_at", ["9999-12-31T23:59:59+00:00", "9999-12-31T23:59:59-14:00"])
+async def test_one_may_be_for_ever(caller: Caller, expires_at: str) -> None:
+    await publish(caller, 18, expires_at=expires_at)
+    agent = await caller.register()
+    assert (await fetch(agent))[0] == 200
+
+
 async def test_revisions_grow(caller: Caller) -> None:
     await publish(caller, 5)
     for revision in (4, 1):
