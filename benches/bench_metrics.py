@@ -77,7 +77,7 @@ class Plane:
                 await each()
         for _ in range(6):
             await self.clock.advance(10 * NS_PER_S)
-            await self.plane.housekeep()
+            await self.plane.roll_up()
         return took
 
     async def ask(self, question: str) -> float:

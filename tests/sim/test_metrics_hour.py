@@ -77,4 +77,4 @@ async def passed(clock: ManualClock, caller: Caller) -> None:
     """Let the interval pass, and the control plane do what it does by itself meanwhile."""
     for _ in range(5):
         await clock.advance(INTERVAL_S * NS_PER_S // 5)
-        await caller.plane.housekeep()
+        await caller.plane.roll_up()

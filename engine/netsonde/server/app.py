@@ -19,7 +19,7 @@ from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock, SystemClock
 from netsonde.errors import ConfigError, ErrorCode, RequestError, StorageError
 from netsonde.server.api import Api, ApiRequest, ApiResponse, problem
-from netsonde.server.background import schedule_forever, sweep_forever
+from netsonde.server.background import roll_forever, schedule_forever, sweep_forever
 from netsonde.server.certificates import Certificates, watch_forever
 from netsonde.server.config import ServerConfig, endpoint, is_loopback
 from netsonde.server.connections import Connections
@@ -114,6 +114,7 @@ async def _working(plane: ControlPlane, certificates: Certificates) -> AsyncIter
             group.create_task(sweep_forever(plane), name="sweep"),
             group.create_task(schedule_forever(plane), name="schedule"),
             group.create_task(keep_in_bounds_forever(plane), name="bounds"),
+            group.create_task(roll_forever(plane), name="rollups"),
             group.create_task(watch_forever(certificates), name="certificates"),
         ]
         try:

@@ -1,4 +1,4 @@
-"""What the control plane does by itself: takes leases back, and makes the tasks of checks."""
+"""What the control plane does by itself: takes leases back, makes tasks, sums metrics up."""
 
 import logging
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ SWEEP_MAX_NS = NS_PER_S
 SWEEP_MIN_NS = 20 * NS_PER_MS  # terms of a few hundred ms, as simulations use, need no finer
 TERM_SHARE = 4  # looks per shortest term
 HOUSEKEEP_NS = 5 * NS_PER_S  # how much of the clock a crash may forget
+ROLL_GAP_NS = 5 * NS_PER_S
 REVIEW_GAP_NS = NS_PER_S
 RETRY_NS = NS_PER_S  # after the storage failed
 PUT_OFF_NS = 600 * NS_PER_S  # a check written by another version; who mends it runs it at once
@@ -56,6 +57,18 @@ async def sweep_forever(plane: ControlPlane) -> None:
             wait_ns = _until(plane, period_ns)
             gate.plan(now_ns + wait_ns)  # what the sweep took counts as being late
             await plane.clock.wait(plane.waiters.sooner, wait_ns)
+
+
+async def roll_forever(plane: ControlPlane) -> None:
+    """Sum agents' metrics up and drop what is old, however many come."""
+    trouble = _Trouble("rollups")
+    while True:
+        try:
+            await plane.roll_up()
+            trouble.passed()
+        except (StorageError, RequestError) as error:
+            trouble.met(error)
+        await plane.clock.sleep(ROLL_GAP_NS)
 
 
 def _until(plane: ControlPlane, period_ns: int) -> int:

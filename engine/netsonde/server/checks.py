@@ -113,9 +113,11 @@ def patched(document: bytes, patch: bytes) -> CheckDefinition:
     """
     given = wire.decode(dict[str, Any], patch, max_bytes=wire.ADMIN_MAX_BYTES)
     merged = {**wire.parse(document), **given}
-    return read_definition(
-        wire.encode({name: value for name, value in merged.items() if value is not None})
-    )
+    try:
+        body = wire.encode({name: value for name, value in merged.items() if value is not None})
+    except TypeError as error:
+        raise _refusal("", "a check holds no number that has no 64 bits") from error
+    return read_definition(body)
 
 
 def is_renamed_only(old: bytes, new: bytes) -> bool:

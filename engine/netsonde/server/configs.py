@@ -15,6 +15,7 @@ from netsonde.errors import ConfigRefused, ErrorCode, RefusalReason, RequestErro
 from netsonde.model import ConfigStatus
 from netsonde.remote_config import Holder, Payload, Scope, inspect
 from netsonde.server.leasing import ServerTime
+from netsonde.server.queries import INSTANT_MAX_NS
 from netsonde.server.registry import AgentRegistry, clean_labels
 from netsonde.server.store import Store, StoreWriter
 from netsonde.server.store.agents import AgentRow
@@ -32,6 +33,13 @@ class _Entry:
     revision: int
     scope: Scope
     text: bytes  # of the scope
+    names: frozenset[int | str]  # of the agents it is for; thousands, looked up for every agent
+
+    def covers(self, holder: Holder) -> bool:
+        """Whether the revision is for an agent."""
+        if self.scope.agents is None:
+            return self.scope.covers(holder)
+        return holder.agent_id in self.names or holder.hostname in self.names
 
 
 class Configs:
@@ -65,7 +73,7 @@ class Configs:
         if known is not None and known[0] == key:
             return known[1]
         holder = holder_of(agent)
-        found = (one.revision for one in self._entries.values() if one.scope.covers(holder))
+        found = (one.revision for one in self._entries.values() if one.covers(holder))
         revision = next(found, None)
         self._found[agent.agent_id] = (key, revision)
         return revision
@@ -100,7 +108,7 @@ class Configs:
             envelope=wire.encode(envelope),
             scope=wire.encode(payload.scope),
             published_ns=now_ns,
-            expires_ns=round(payload.expires_at.timestamp()) * NS_PER_S,
+            expires_ns=min(round(payload.expires_at.timestamp()) * NS_PER_S, INSTANT_MAX_NS),
         )
 
         def operation(store: Store) -> tuple[ConfigRow, bool, Committed]:
@@ -141,17 +149,18 @@ class Configs:
 
     async def heard(self, agent: AgentRow, status: ConfigStatus | None) -> None:
         """Write down what an agent says of its configuration, when it says something new."""
-        if status is None or self._heard.get(agent.agent_id) == status:
+        if status is None or status.status is None or status.revision not in self._entries:
+            return  # it may be published yet, to a database that was restored
+        if self._heard.get(agent.agent_id) == status:
             return
-        if status.revision in self._entries and status.status is not None:
-            report = ConfigReportRow(
-                revision=status.revision or 0,
-                agent_id=agent.agent_id,
-                status=status.status,
-                reported_ns=self._time.now_ns(),
-                document=wire.encode(status),
-            )
-            await self._writer.write(lambda store: store.save_config_report(report))
+        report = ConfigReportRow(
+            revision=status.revision or 0,
+            agent_id=agent.agent_id,
+            status=status.status,
+            reported_ns=self._time.now_ns(),
+            document=wire.encode(status),
+        )
+        await self._writer.write(lambda store: store.save_config_report(report))
         self._heard[agent.agent_id] = status
 
     async def status(self, revision: int) -> list[dict[str, Any]]:
@@ -168,7 +177,7 @@ class Configs:
         return [
             self._state(agent, revision, reports.get(agent.agent_id))
             for agent in self._registry.all()
-            if agent.agent_id in reports or entry.scope.covers(holder_of(agent))
+            if agent.agent_id in reports or entry.covers(holder_of(agent))
         ]
 
     def _state(
@@ -217,7 +226,8 @@ def _superseded(entries: Mapping[int, _Entry]) -> list[int]:
 
 
 def _entry(row: ConfigRow) -> _Entry:
-    return _Entry(row.revision, wire.decode_answer(Scope, row.scope), row.scope)
+    scope = wire.decode_answer(Scope, row.scope)
+    return _Entry(row.revision, scope, row.scope, frozenset(scope.agents or ()))
 
 
 def _require_growth(revision: int, latest: int) -> None:

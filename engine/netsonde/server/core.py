@@ -16,6 +16,7 @@ from netsonde import wire
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import (
+    ID_MAX,
     ExtendRequest,
     ReleaseRequest,
     ReportResult,
@@ -50,7 +51,6 @@ from netsonde.server.waiting import Pulse, Waiters
 SWEEP_MAX = 1_000  # leases per sweep transaction, so that it delays a claim by milliseconds
 FORGET_NS = 3600 * NS_PER_S  # how often leases are looked for that nobody reports under
 SPOOLED_NS = 7 * 86_400 * NS_PER_S  # how long a host that was off may keep results after that
-ROLL_STEPS = 8  # of metrics, after each of which others have their turn
 ID_LIST_MAX = wire.LEASE_IDS_PER_EXTEND_MAX
 
 
@@ -289,9 +289,11 @@ class ControlPlane:
         await self.registry.flush_seen()
         await self.fleet.flush()
         await self.operators.flush_used()
-        for _ in range(ROLL_STEPS):
-            if not await self.writer.write(lambda store: rollups.step(store, self.time.now_ns())):
-                break
+
+    async def roll_up(self) -> None:
+        """Sum metrics up as far as they have come, by steps after each of which others write."""
+        while await self.writer.write(lambda store: rollups.step(store, self.time.now_ns())):
+            await self.clock.sleep(0)
 
     def changed(self, changes: Sequence[tuple[HeldTask, Change]]) -> None:
         """Wake those who wait for what a committed transaction took from its holders."""
@@ -328,6 +330,8 @@ def claim_key(claim_id: str | None) -> int:
 def _distinct_ids(field: str, ids: Sequence[int]) -> list[int]:
     if len(ids) > ID_LIST_MAX:
         raise _refusal(field, f"at most {ID_LIST_MAX} {field} are allowed, not {len(ids)}")
+    if not all(0 <= one <= ID_MAX for one in ids):
+        raise _refusal(field, f"{field} must be lease ids, 1 to {ID_MAX}")
     return list(dict.fromkeys(ids))
 
 

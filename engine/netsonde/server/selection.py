@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
+from netsonde.model import MINTED_ID_MAX
 from netsonde.server.about import counted, within
 from netsonde.server.registry import AgentRegistry, matches_labels
 from netsonde.server.store import Store
@@ -61,6 +62,8 @@ def check_selection(select: Selection) -> None:
         raise _refusal("select", "any is one agent: for more say labels, {} for every agent")
     if len(select.agents) > AGENTS_MAX:
         raise _refusal("select.agents", f"at most {AGENTS_MAX} agents are allowed")
+    if any(isinstance(one, int) and not 0 < one <= MINTED_ID_MAX for one in select.agents):
+        raise _refusal("select.agents", f"an agent's id is 1 to {MINTED_ID_MAX}")
 
 
 def chosen(select: Selection, check_id: int, carriers: Collection[Carrier]) -> Sequence[Carrier]:

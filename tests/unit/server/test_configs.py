@@ -3,7 +3,9 @@
 import base64
 import json
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,13 @@ async def test_what_is_published_is_told(caller: Caller) -> None:
     _, one, _ = await caller.operator("GET", "/v1/configs/18")
     assert one["envelope"] == document(envelope(18))
     assert one["config"] == {"kinds": {"ping": {"concurrency": 2}}}
+
+
+@pytest.mark.parametrize("expires_at", ["9999-12-31T23:59:59+00:00", "9999-12-31T23:59:59-14:00"])
+async def test_one_may_be_for_ever(caller: Caller, expires_at: str) -> None:
+    await publish(caller, 18, expires_at=expires_at)
+    agent = await caller.register()
+    assert (await fetch(agent))[0] == 200
 
 
 async def test_revisions_grow(caller: Caller) -> None:
@@ -398,3 +407,30 @@ async def test_status_has_pages(memory: Caller) -> None:
     _, rest, _ = await memory.operator("GET", path)
     assert [one["agent_id"] for page in (first, rest) for one in page["agents"]] == [1, 2, 3]
     assert rest["counts"]["pending"] == 3
+
+
+async def test_many_agents_by_name_cost_no_more_than_a_few(memory: Caller) -> None:
+    names = [f"probe-{number}" for number in range(10_000)]
+    await publish(memory, 1, scope={"agents": names[:-1]})
+    agent = await memory.register()
+    row = memory.plane.registry.get(agent.agent_id)
+    assert row is not None
+    for number in range(4_000):
+        named = replace(row, agent_id=number + 2, hostname=names[-1 - number])
+        memory.plane.registry.keep(named)
+    begun_s = time.process_time()
+    _, answer, _ = await memory.operator("GET", "/v1/configs/1/status")
+    took_s = time.process_time() - begun_s
+    assert answer["counts"]["pending"] == 4_000  # probe-1 of them
+    assert took_s < 0.5  # a set of names for each agent took 2 s
+
+
+async def test_what_agents_say_is_kept_once_their_revision_is_published_again(
+    caller: Caller,
+) -> None:
+    agent = await caller.register()
+    for _ in range(2):  # the database was restored, the agents were not
+        await beat(agent, applied=18, revision=18, status="ack")
+    await publish(caller, 18)
+    await beat(agent, applied=18, revision=18, status="ack")
+    assert await states(caller, 18) == {agent.agent_id: "ack"}

@@ -14,9 +14,11 @@ from netsonde.clock import NS_PER_S, rfc3339
 from netsonde.exposition import CONTENT_TYPE
 from netsonde.server import metrics
 from netsonde.server.api import ApiRequest
+from netsonde.server.background import roll_forever
+from netsonde.server.cells import encode_samples, sampled
 from netsonde.server.intake import NUMBERS_PER_AGENT_MAX
 from netsonde.server.rollups import LEVELS
-from netsonde.server.store.metrics import Level
+from netsonde.server.store.metrics import Level, MetricBlock
 from support.stores import STORES, Caller, RegisteredAgent, callers
 
 
@@ -259,7 +261,7 @@ async def test_what_is_old_is_summed_up_then_dropped(caller: Caller) -> None:
         gauges = [{"name": "g", "value": seq % 60}]
         await send(agent, seq, counters=counted(seq * 60.0), gauges=gauges)
         await caller.clock.advance(60 * NS_PER_S)
-        await caller.plane.housekeep()
+        await caller.plane.roll_up()
     store = caller.plane.writer._store  # type: ignore[attr-defined]
     now_ns = caller.plane.time.now_ns()
     oldest = store.first_metric_block_ns(Level.RAW, 0)
@@ -278,6 +280,22 @@ async def test_what_is_old_is_summed_up_then_dropped(caller: Caller) -> None:
     )
 
 
+async def test_a_large_fleet_is_summed_up_as_fast_as_it_sends(caller: Caller) -> None:
+    store = caller.plane.writer._store  # type: ignore[attr-defined]
+    body = encode_samples({1: sampled(1.0)})
+    async with asyncio.TaskGroup() as group:
+        rolling = group.create_task(roll_forever(caller.plane))
+        for _ in range(3):
+            for agent_id in range(1, 2_501):
+                block = MetricBlock(agent_id, caller.plane.time.now_ns(), body)
+                store.add_metric_block(Level.RAW, block)
+            for _ in range(12):
+                await caller.clock.advance(5 * NS_PER_S)
+        rolling.cancel()
+    behind_ns = caller.plane.time.now_ns() - store.roll_progress(Level.MINUTE).window_ns
+    assert behind_ns <= 120 * NS_PER_S
+
+
 async def test_series_that_are_not_sent_any_more_are_forgotten(caller: Caller) -> None:
     agent = await caller.register()
     await send(agent, 1, gauges=counted(1))
@@ -285,7 +303,7 @@ async def test_series_that_are_not_sent_any_more_are_forgotten(caller: Caller) -
     await send(agent, 2, gauges=counted(1, "other"))
     for _ in range(5):
         await caller.clock.advance(3600 * NS_PER_S)
-        await caller.plane.housekeep()
+        await caller.plane.roll_up()
     store = caller.plane.writer._store  # type: ignore[attr-defined]
     assert [one.key.split('"')[3] for one in store.metric_series(None, None, 0, 9)] == ["other"]
     assert store.first_metric_block_ns(Level.RAW, 0) is None or (

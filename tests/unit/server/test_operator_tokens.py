@@ -1,7 +1,10 @@
 """Which operator may do what, and the log of who did: contract section 9."""
 
+import asyncio
 import json
+import random
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netsonde.clock import NS_PER_S
+from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import RequestError, StorageError
+from netsonde.server.core import ControlPlane
 from netsonde.server.operator import OperatorApi
 from netsonde.server.operator.api import OPEN_PATHS
 from netsonde.server.operator.calls import Change
 from netsonde.server.scopes import Scope
-from netsonde.server.store import Store
-from support.stores import STORES, Caller, at_once, callers, control_plane, written_in
+from netsonde.server.store import SqliteStore, Store, ThreadWriter
+from support.stores import STORES, Caller, at_once, callers, config, control_plane, written_in
 
 DAY_NS = 86_400 * NS_PER_S
 FILE_TOKEN = "correct horse battery"
@@ -452,3 +456,32 @@ def test_the_page_has_every_scope_and_call(memory: Caller) -> None:
     for route in memory.operators.routes:
         call = f"{route.method} {route.path}"
         assert re.search(rf"^\| `{re.escape(call)}[`?]", operator_api, re.MULTILINE), call
+
+
+async def test_a_token_is_revoked_even_if_who_revokes_it_hangs_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, clock = SqliteStore.open(tmp_path / "server.db"), ManualClock()
+    writer = ThreadWriter(store, store.reader(), clock)
+    plane = ControlPlane(config(), clock, writer, store, random.Random(1))
+    caller = Caller(plane, clock, operator_token=FILE_TOKEN)
+    token = await made(caller)
+    begun, gate, commit = threading.Event(), threading.Event(), store.commit
+
+    def slowly() -> None:
+        begun.set()
+        gate.wait(5)
+        commit()
+
+    monkeypatch.setattr(store, "commit", slowly)
+    path = f"/v1/tokens/{token['token_id']}"
+    async with asyncio.TaskGroup() as group:
+        revoking = group.create_task(caller.operator("DELETE", path, **OWNER))
+        await asyncio.to_thread(begun.wait, 5)
+        revoking.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+    assert await writer.read(lambda store: store.operator_tokens(0, 9)) == []
+    status, _, _ = await caller.operator("GET", "/v1/queues", **bearer(token["token"]))
+    assert status == 401
+    await writer.close()

@@ -1,6 +1,6 @@
 """What a hostile peer tries, against the APIs without sockets: refused, and harmless to others."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +231,42 @@ async def test_who_may_not_call_is_refused_before_the_body_is_read(memory: Calle
     row = memory.plane.registry.get(agent.agent_id)
     assert row is not None
     assert not row.tokens[0].is_used, "looking at a token does not use it"
+
+
+@pytest.mark.parametrize("number", [-1, 2**64, 2**70, -(2**63) - 1])
+async def test_ids_that_nobody_can_have_are_refused(caller: Caller, number: int) -> None:
+    agent = await caller.register()
+    bodies: dict[str, Mapping[str, Any]] = {
+        "/extend": {"lease_ids": [number], "extend_by_ms": 1},
+        "/release": {"lease_ids": [number]},
+        "/heartbeat": {"active_leases": {"ids": [number]}},
+    }
+    for path, body in bodies.items():
+        status, answer, _ = await agent.call(path, body)
+        assert (status, answer["error"]) == (400, "ERR_VALIDATION"), path
+    check = {"kind": "tcp", "targets": ["192.0.2.1:80"], "select": {"agents": [number]}}
+    status, answer, _ = await caller.operator("POST", "/v1/checks", check)
+    assert (status, answer["error"]) == (400, "ERR_VALIDATION")
+
+
+@pytest.mark.parametrize("said", [{"inventory": {"x": 2**70}}, {"capacities": {"x": -(2**70)}}])
+async def test_an_account_with_numbers_beyond_64_bits_is_left_out(
+    caller: Caller, said: Mapping[str, Any]
+) -> None:
+    agent = await caller.register(**said)
+    assert (await agent.call("/heartbeat", {}))[0] == 200
+    assert (await caller.operator("GET", f"/v1/agents/{agent.agent_id}"))[0] == 200
+
+
+@pytest.mark.parametrize("field", ["every_ms", "spec", "x", "priority"])
+async def test_a_check_takes_no_number_beyond_64_bits(caller: Caller, field: str) -> None:
+    check = {"kind": "tcp", "targets": ["192.0.2.1:80"]}
+    status, made, _ = await caller.operator("POST", "/v1/checks", check)
+    assert status == 201
+    value = {"timeout_ms": 2**70} if field == "spec" else 2**70
+    for method, path, body in (
+        ("POST", "/v1/checks", check | {field: value}),
+        ("PATCH", f"/v1/checks/{made['check_id']}", {field: value}),
+    ):
+        status, answer, _ = await caller.operator(method, path, body)
+        assert (status, answer["error"]) == (400, "ERR_VALIDATION"), method

@@ -114,7 +114,7 @@ class ThreadWriter:
             raise RequestError(ErrorCode.UNAVAILABLE, "the control plane is shutting down")
         work = _Work(operation, items)
         self._inbox.put(work)
-        result: T = await asyncio.wrap_future(work.future)
+        result: T = await _settled(work.future)
         return result
 
     async def read(self, operation: Operation[T]) -> T:
@@ -228,6 +228,27 @@ def _nothing() -> None:
 
 def _is_full(fault: Exception) -> bool:
     return isinstance(fault, RequestError) and fault.code is ErrorCode.STORAGE_FULL
+
+
+async def _settled(future: "Future[T]") -> T:
+    """Wait for an operation; who goes away before its turn withdraws it.
+
+    After that it may be committed, and what follows from it has to: its caller hears of it even
+    though it was cancelled, and ends at the next thing that it waits for.
+    """
+    answer = asyncio.wrap_future(future)
+    is_cancelled = False
+    while not answer.done():
+        try:
+            await asyncio.wait((answer,))
+        except asyncio.CancelledError:
+            if future.cancel():
+                raise
+            is_cancelled = True
+    if is_cancelled and (caller := asyncio.current_task()) is not None:
+        caller.uncancel()
+        caller.cancel()
+    return answer.result()
 
 
 def run_alone(store: Store, operation: Operation[T], on_full: Callable[[], None] = _nothing) -> T:

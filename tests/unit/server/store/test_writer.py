@@ -161,6 +161,55 @@ async def test_a_caller_who_left_is_not_served(writer: ThreadWriter) -> None:
     assert await writer.read(lambda store: store.counters()) == {}
 
 
+async def test_a_caller_who_leaves_amid_the_commit_hears_of_it_first(writer: ThreadWriter) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    heard: list[str] = []
+
+    def operation(store: Store) -> None:
+        begun.set()
+        gate.wait(5)
+        store.count("x", 1)
+
+    async def call() -> None:
+        await writer.write(operation)
+        heard.append("committed")
+        await asyncio.sleep(0)
+        heard.append("stayed")
+
+    async with asyncio.TaskGroup() as group:
+        leaving = group.create_task(call())
+        await asyncio.to_thread(begun.wait, 5)
+        for _ in range(2):  # a second hurry changes nothing
+            leaving.cancel()
+            await asyncio.sleep(0)
+        assert not leaving.done()
+        gate.set()
+    assert leaving.cancelled()
+    assert heard == ["committed"]
+    assert await writer.read(lambda store: store.counters()) == {"x": 1}
+
+
+async def test_a_time_limit_amid_the_commit_stays_one(writer: ThreadWriter) -> None:
+    gate, loop = threading.Event(), asyncio.get_running_loop()
+    heard: list[str] = []
+
+    async def call() -> None:
+        async with asyncio.timeout(None) as limit:
+
+            def operation(_: Store) -> None:
+                loop.call_soon_threadsafe(limit.reschedule, 0)
+                loop.call_soon_threadsafe(loop.call_soon, gate.set)
+                gate.wait(5)
+
+            await writer.write(operation)
+            heard.append("committed")
+            await asyncio.sleep(0)
+
+    with pytest.raises(TimeoutError):
+        await call()
+    assert heard == ["committed"]
+
+
 async def test_closing_finishes_what_was_given(store: CountingStore, tmp_path: Path) -> None:
     writer = ThreadWriter(store, store.reader(), SystemClock())
     async with asyncio.TaskGroup() as group:
