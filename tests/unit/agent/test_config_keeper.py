@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -494,6 +495,38 @@ async def test_an_order_to_look_again_is_followed_and_judges_again(rig: Rig) -> 
         await rig.clock.advance(FETCH_GAP_NS + FETCH_SPREAD_NS)
     assert rig.source.asked == [None, None]  # whatever it has, it wants to see it
     assert len(rig.applied) == 1
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "is_here"), [(10, True), (2000, False)], ids=["small", "large"]
+)
+async def test_what_takes_long_to_judge_does_not_stop_the_loop(
+    rig: Rig, prefixes: int, is_here: bool
+) -> None:
+    """25 000 prefixes stopped it for a second: longer than the margin of a lease's deadline."""
+    deny = [f"11.{number >> 8}.{number & 255}.0/24" for number in range(prefixes)]
+    judging: list[threading.Thread] = []
+    said = asyncio.Event()
+    rig.on_prepare = lambda _: judging.append(threading.current_thread())
+    rig.keeper.on_verdict = said.set
+    rig.source.serve(envelope(1, {"deny": deny}))
+    async with rig.running():
+        await asyncio.wait_for(said.wait(), 30)
+        assert [thread is threading.current_thread() for thread in judging] == [is_here]
+        assert [len(values.deny) for values in rig.applied] == [prefixes]
+        rig.on_prepare = refuse_all
+        said.clear()
+        rig.source.serve(envelope(2, {"deny": deny}))
+        await rig.keeper.refresh()
+        await rig.clock.advance(FETCH_GAP_NS + FETCH_SPREAD_NS)
+        await asyncio.wait_for(said.wait(), 30)
+        status = rig.keeper.status()
+    assert status is not None
+    assert (status.applied, status.reason) == (1, "invalid")
+
+
+def refuse_all(_: RemoteConfig) -> None:
+    raise ConfigError("not here")
 
 
 async def test_whatever_is_announced_it_asks_only_so_often(rig: Rig) -> None:
