@@ -44,7 +44,7 @@ FETCH_GAP_NS = 2 * NS_PER_S  # whatever is announced
 ANSWER_MAX_BYTES = 2 * dsse.PAYLOAD_MAX_BYTES * 4 // 3  # the payload, and its unsigned copy
 AT_ONCE_MAX_BYTES = 16 << 10  # judging more, such as thousands of prefixes, would stop the loop
 ERROR_MAX_CHARS = 500
-CLAMPED_MAX = 32  # told to the control plane; the log has all
+CLAMPED_MAX, TOLD_MAX_CHARS = 32, 256  # told to the control plane; the log has all
 # What may be judged otherwise later, so that it is fetched again: by another clock, another disk.
 PASSING = frozenset({RefusalReason.EXPIRED, RefusalReason.NOT_KEPT, RefusalReason.APPLY_FAILED})
 
@@ -389,7 +389,8 @@ def _crashed(mark: Mark) -> ConfigRefused:
 
 
 def _told(clamped: Clamped) -> dict[str, str]:
-    return {"path": clamped.path, "asked": clamped.asked, "applied": clamped.applied}
+    told = {"path": clamped.path, "asked": clamped.asked, "applied": clamped.applied}
+    return {name: text[:TOLD_MAX_CHARS] for name, text in told.items()}
 
 
 def _number(revision: str | int | None) -> int | None:

@@ -22,7 +22,7 @@ from netsonde.control_plane import ControlPlaneError, TransportError
 from netsonde.control_plane.calls import ConfigAnswer
 from netsonde.dsse import PAYLOAD_MAX_BYTES, Envelope, SigningKey, TrustedKeys
 from netsonde.errors import ConfigError, StorageError
-from netsonde.model import ConfigStatus, TaskKind
+from netsonde.model import ConfigStatus, HeartbeatRequest, TaskKind
 from netsonde.remote_config import Ceiling, Holder, KindValues, RemoteConfig
 from support.configs import KEY, OTHER_KEY, document, envelope
 
@@ -486,6 +486,17 @@ async def test_an_announcement_is_followed_at_once_and_only_once(rig: Rig) -> No
             rig.keeper.announce(1)
             await rig.clock.advance(FETCH_GAP_NS + FETCH_SPREAD_NS)
         assert len(rig.source.asked) == 2
+
+
+async def test_what_was_lowered_is_told_within_what_a_heartbeat_may_say(rig: Rig) -> None:
+    """One word too long and every heartbeat would be refused."""
+    rig.ceiling = Ceiling(resolvers=())
+    rig.made()
+    status = await rig.given(1, {"resolvers": ["fe80::1%" + "a" * 1000]})
+    body = wire.encode(HeartbeatRequest(agent_id=7, config=status))
+    beat = wire.decode(HeartbeatRequest, body, max_bytes=len(body))
+    assert beat.config is not None
+    assert beat.config.clamped[0]["applied"] == "left out"
 
 
 async def test_an_order_to_look_again_is_followed_and_judges_again(rig: Rig) -> None:
