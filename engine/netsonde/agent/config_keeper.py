@@ -228,8 +228,7 @@ class ConfigKeeper:
         if len(body) <= AT_ONCE_MAX_BYTES:
             return self._consider(envelope, named)
         try:
-            judged = await asyncio.to_thread(self._judged, envelope)
-            self._apply(judged)
+            self._apply(await asyncio.to_thread(self._judged, envelope))
         except ConfigRefused as refusal:
             return self._nack(refusal, named)
         return None
@@ -261,8 +260,10 @@ class ConfigKeeper:
         if not accepted.is_known or self._in_force is None:
             try:
                 commit = self.prepare(values)
-            except ConfigError as error:
-                raise ConfigRefused(RefusalReason.INVALID, str(error), mark.revision) from error
+            except Exception as error:  # no bug here may end every agent that a revision reaches
+                is_known = isinstance(error, ConfigError)
+                reason = RefusalReason.INVALID if is_known else RefusalReason.APPLY_FAILED
+                raise ConfigRefused(reason, str(error), mark.revision) from error
         in_force = _InForce(accepted.payload, values, clamped)
         return _Judged(envelope, accepted, mark, in_force, commit)
 

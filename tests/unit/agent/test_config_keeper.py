@@ -300,6 +300,17 @@ async def test_what_this_host_cannot_have_is_refused_before_anything_changes(rig
     assert kept_config.load(rig.path).applying is None
 
 
+async def test_a_bug_in_a_check_costs_the_revision_and_not_the_agent(rig: Rig) -> None:
+    await rig.given(1, config(1))
+
+    def fail(_: RemoteConfig) -> None:
+        raise ZeroDivisionError("boom")
+
+    rig.on_prepare = fail
+    status = await rig.given(2, config(2))
+    assert (status.status, status.reason, status.applied) == ("nack", "apply_failed", 1)
+
+
 async def test_a_failure_puts_back_what_was_in_force(rig: Rig) -> None:
     await rig.given(1, config(1))
 
