@@ -223,6 +223,7 @@ class TargetPolicy:
                 self._allow.add(_openable(_network("targets", rule)), None)
         self._deny_rules = _rules("deny", deny)
         self._deny = _load("deny", deny)
+        self._more_deny = _Prefixes[None]()
         self._own = _load("own addresses", own)
         self._control_plane = _load("control plane addresses", control_plane)
         self.version = _digest(self._allow_rules, self._deny_rules)
@@ -238,11 +239,11 @@ class TargetPolicy:
         Raises:
             ConfigError: a rule is no prefix, or there are too many.
         """
-        rules = (*self._deny_rules, *_rules("deny", more))
-        prefixes, version = _load("deny", rules), _digest(self._allow_rules, rules)
+        rules = _rules("deny", (*self._deny_rules, *_rules("deny", more)))
+        prefixes, version = _load("deny", more), _digest(self._allow_rules, rules)
 
         def commit() -> None:
-            self._deny, self.version = prefixes, version
+            self._more_deny, self.version = prefixes, version
 
         return commit
 
@@ -268,7 +269,7 @@ class TargetPolicy:
         raise TargetDeniedError(f"{message}; this line would allow it: targets = [{line}]")
 
     def _judge(self, address: IpAddress) -> _Refusal | None:
-        if (denied := self._deny.find(address)) is not None:
+        if denied := self._deny.find(address) or self._more_deny.find(address):
             return _Refusal(f"is denied by the rule {denied[0]}, which nothing overrides", None)
         inner = embedded(address)
         for each in inner:

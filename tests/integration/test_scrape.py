@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -83,3 +84,13 @@ async def test_an_address_that_is_taken_is_explained() -> None:
 async def test_no_address_is_no_page() -> None:
     async with metrics_page(None, list) as url:
         assert url is None
+
+
+async def test_a_body_that_never_comes_does_not_hold_up_the_agents_end() -> None:
+    async with asyncio.timeout(5), metrics_page(("127.0.0.1", 0), list) as url:
+        assert url is not None
+        address = urlsplit(url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()

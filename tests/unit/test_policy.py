@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.errors import ConfigError, TargetDeniedError
-from netsonde.policy import AddressClass, TargetPolicy, classify, embedded
+from netsonde.policy import RULES_MAX, AddressClass, TargetPolicy, classify, embedded
 
 AGENT = TargetPolicy()
 PERSON = TargetPolicy.person()
@@ -311,6 +311,13 @@ def test_more_can_be_denied_at_work_and_never_less() -> None:
     assert allows(policy, "8.8.8.8")
     assert not allows(policy, "192.0.43.1")
     assert policy.version == version
+
+
+def test_a_host_and_a_configuration_deny_no_more_together_than_is_allowed() -> None:
+    own = [f"20.{number >> 8}.{number & 255}.0/24" for number in range(10)]
+    policy = TargetPolicy(deny=own)
+    with pytest.raises(ConfigError, match="deny: 100001 rules"):
+        policy.prepare_deny(["11.0.0.0/24"] * (RULES_MAX - 9))
 
 
 def test_what_is_no_prefix_denies_nothing() -> None:

@@ -1,46 +1,34 @@
-"""The agent: builds the parts, joins them, owns their tasks, and winds them down in order."""
+"""The agent: registers, owns the tasks of its parts, and winds them down in order."""
 
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from random import Random
 from typing import Any
 
 from netsonde import __version__
-from netsonde.agent.bounds import target_pacer
 from netsonde.agent.config import AgentConfig
-from netsonde.agent.config_keeper import ConfigKeeper
-from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.enrolment import EnrolmentToken
-from netsonde.agent.knobs import Knobs, ceiling_of
-from netsonde.agent.lease_extender import LeaseExtender
-from netsonde.agent.metrics import AgentMetrics
-from netsonde.agent.metrics_sender import MetricsSender
-from netsonde.agent.orders import Orders
+from netsonde.agent.knobs import ceiling_of
+from netsonde.agent.parts import Basis, Parts, make_parts
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
-from netsonde.agent.reporter import Reporter
 from netsonde.agent.scrape import metrics_page
 from netsonde.agent.standby import Standby, Unstarted
-from netsonde.agent.standing import StandingLeases
 from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
-from netsonde.agent.worker import Worker
-from netsonde.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
+from netsonde.clock import NS_PER_S, Clock, SystemClock
 from netsonde.control_plane import (
     ControlPlaneClient,
     ControlPlaneTransport,
     HttpControlPlaneTransport,
 )
 from netsonde.control_plane.session import AgentRuntime
-from netsonde.dsse import PublicKey, TrustedKeys
 from netsonde.errors import NetsondeError
-from netsonde.leases import Ended, LeaseState, LeaseTable
+from netsonde.leases import LeaseTable
 from netsonde.model import (
-    CommandType,
     HeartbeatRequest,
     Reason,
     RegisterRequest,
@@ -48,12 +36,10 @@ from netsonde.model import (
 )
 from netsonde.netinfo import local_addresses
 from netsonde.probe.privilege import GRANT_HINT, capabilities
-from netsonde.remote_config import Ceiling, Holder
 from netsonde.spool import Spool, SpoolLimits
 
 SPOOL_NAME = "spool.db"
 CREDENTIALS_NAME = "credentials.json"
-CONFIG_NAME = "config.json"  # the signed configuration in force
 IDS_PER_HEARTBEAT_MAX = 1000  # by the contract
 CATCH_UP_TIMEOUT_NS = 10 * NS_PER_S  # for old results, before new work: else it is done twice
 CANCEL_TIMEOUT_NS = 2 * NS_PER_S  # for cancelled measurements to hand in what they saw
@@ -92,8 +78,7 @@ class Agent:
         self._capabilities = {} if probers is not None else capabilities()
         self._capacities = dict(config.capacities)
         self._enrolment_token = EnrolmentToken(config)
-        self._ceiling = Ceiling()
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._beaten = 0  # leases named in heartbeats since the first one was
 
     def drain(self) -> None:
@@ -119,7 +104,7 @@ class Agent:
             spool = await self._open_spool()
             stack.push_async_callback(spool.close)
             await self._look_around()
-            self._ceiling = ceiling_of(self.config, self._capacities)
+            ceiling = ceiling_of(self.config, self._capacities)
             client = ControlPlaneClient(self._transport, self._clock, self._rng)
             leases = LeaseTable(self._rng)
             telemetry = Telemetry(self._clock, spool)
@@ -127,7 +112,12 @@ class Agent:
             if not await self._unless_drained(session.start()):
                 return
             probers = await stack.enter_async_context(self._probers())
-            parts = self._parts = self._join(client, leases, spool, probers, session, telemetry)
+            basis = Basis(
+                config=self.config, clock=self._clock, rng=self._rng, instance_id=self.instance_id,
+                capacities=self._capacities, ceiling=ceiling, client=client, leases=leases,
+                spool=spool, probers=probers, session=session, telemetry=telemetry,
+            )  # fmt: skip
+            parts = self._parts = make_parts(basis)
             await stack.enter_async_context(
                 metrics_page(self.config.metrics_endpoint, parts.metrics.read)
             )
@@ -193,80 +183,6 @@ class Agent:
         async with opened_probers(self.config, self._clock, self._addresses) as probers:
             yield probers
 
-    def _join(
-        self,
-        client: ControlPlaneClient,
-        leases: LeaseTable,
-        spool: Spool,
-        probers: Probers,
-        session: AgentRuntime,
-        telemetry: Telemetry,
-    ) -> "_Parts":
-        config, clock = self.config, self._clock
-        pacer = target_pacer(config.target_starts_per_s)
-        worker = Worker(clock, leases, spool, probers, self._capacities, pacer)
-        wait_ms = None if config.claim_wait_s is None else round(config.claim_wait_s * 1000)
-        dispatcher = Dispatcher(clock, leases, spool, client, worker, wait_ms)
-        interval_ns = config.report_interval_ms * NS_PER_MS
-        reporter = Reporter(clock, spool, leases, client, interval_ns)
-        standing = StandingLeases(clock, leases, worker, client.server_now_ns)
-
-        def on_ended(ended: Ended, reason: Reason) -> None:
-            if ended.lease.repeat is not None:
-                standing.end(ended.lease.lease_id, reason)
-            elif ended.state is not LeaseState.FINISHED:
-                worker.cancel(ended.lease.lease_id, reason)
-
-        def extend_gap_ns() -> int:
-            return client.cadence.extend_ms * NS_PER_MS
-
-        extender = LeaseExtender(
-            clock, leases, client, on_ended, extend_gap_ns, lambda: client.term_ms
-        )
-        standby = Standby(client, leases, worker, standing, dispatcher)
-        metrics = AgentMetrics(
-            client=client, leases=leases, spool=spool, telemetry=telemetry, worker=worker,
-            standing=standing, dispatcher=dispatcher, reporter=reporter, extender=extender,
-        )  # fmt: skip
-        metrics_ns = round(config.metrics_interval_s * NS_PER_S)
-        sender = MetricsSender(clock, client, metrics.read, self.instance_id, metrics_ns)
-        knobs = Knobs(
-            config=config,
-            capacities=self._capacities,
-            probers=probers,
-            client=client,
-            session=session,
-            worker=worker,
-            dispatcher=dispatcher,
-            reporter=reporter,
-            sender=sender,
-            vouched=self._ceiling.resolvers or (),
-        )
-        keeper = self._config_keeper(client, knobs)
-        orders = Orders(
-            {
-                CommandType.DRAIN: standby.drain,
-                CommandType.RESUME: standby.resume,
-                CommandType.REFRESH_CONFIG: keeper.refresh,
-            }
-        )
-        parts = _Parts(
-            client, leases, spool, session, telemetry, worker, standing, dispatcher, reporter,
-            extender, keeper, knobs, standby, orders, metrics, sender,
-        )  # fmt: skip
-        parts.connect()
-        keeper.start()
-        return parts
-
-    def _config_keeper(self, client: ControlPlaneClient, knobs: Knobs) -> ConfigKeeper:
-        """Make what takes signed configurations and turns the knobs."""
-        path = self.config.state_dir / CONFIG_NAME
-        keys = TrustedKeys(map(PublicKey, self.config.trusted_keys))
-        keeper = ConfigKeeper(self._clock, client, path, keys, self._ceiling, self._rng)
-        keeper.prepare = knobs.prepare
-        keeper.holder = partial(self._holder, client)
-        return keeper
-
     # ── running ──
 
     async def _unless_drained(self, work: Coroutine[Any, Any, None]) -> bool:
@@ -293,7 +209,7 @@ class Agent:
             raise failures[0]
         return not working.cancelled()
 
-    async def _serve(self, parts: "_Parts") -> None:
+    async def _serve(self, parts: Parts) -> None:
         async with asyncio.TaskGroup() as group:
             steady = [
                 group.create_task(run())
@@ -315,12 +231,12 @@ class Agent:
             for task in (dispatching, *steady):
                 task.cancel()
 
-    async def _tell(self, parts: "_Parts") -> None:
+    async def _tell(self, parts: Parts) -> None:
         """Send metrics, where that is wanted."""
         if self.config.metrics_interval_s and parts.client.identity is not None:
             await parts.sender.run(parts.client.identity.agent_id)
 
-    async def _dispatch(self, parts: "_Parts") -> None:
+    async def _dispatch(self, parts: Parts) -> None:
         """Claim work, once the results of an earlier run were reported.
 
         Registering gave that run's leases back; granted anew, they would fence its results.
@@ -331,7 +247,7 @@ class Agent:
             await parts.standby.may_work.wait()
             await parts.dispatcher.run()
 
-    async def _wind_down(self, parts: "_Parts") -> None:
+    async def _wind_down(self, parts: Parts) -> None:
         """Give back what has not begun, let the rest end, hand in the results."""
         unstarted = parts.standby.close()
         released = asyncio.Event()
@@ -354,7 +270,7 @@ class Agent:
         finally:
             released.set()
 
-    def _say_goodbye(self, parts: "_Parts") -> None:
+    def _say_goodbye(self, parts: Parts) -> None:
         if parts.worker.held:
             _log.error(
                 "%d results are lost: the spool would not take them",
@@ -394,10 +310,6 @@ class Agent:
             done_commands=self._parts.orders.done if self._parts else (),
         )
 
-    def _holder(self, client: ControlPlaneClient) -> Holder:
-        agent_id = client.identity.agent_id if client.identity else 0
-        return Holder(agent_id, self.config.hostname, self.config.labels)
-
     @property
     def _is_draining(self) -> bool:
         stands_by = self._parts is not None and self._parts.standby.is_on
@@ -414,67 +326,3 @@ class Agent:
     def _lost(self, lease_ids: Sequence[int]) -> None:
         if self._parts is not None:
             self._parts.extender.revoke(lease_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """Everything that works together once the agent is registered."""
-
-    client: ControlPlaneClient
-    leases: LeaseTable
-    spool: Spool
-    session: AgentRuntime
-    telemetry: Telemetry
-    worker: Worker
-    standing: StandingLeases
-    dispatcher: Dispatcher
-    reporter: Reporter
-    extender: LeaseExtender
-    keeper: ConfigKeeper
-    knobs: Knobs
-    standby: Standby
-    orders: Orders
-    metrics: AgentMetrics
-    sender: MetricsSender
-
-    def connect(self) -> None:
-        """Let the parts tell each other what happens."""
-        client, dispatcher, reporter = self.client, self.dispatcher, self.reporter
-        worker = self.worker
-        self.telemetry.on_lag = worker.lagged
-        worker.on_free = dispatcher.wake
-        worker.on_kept = reporter.wake
-        worker.on_ran = self.standing.ran
-        worker.on_stopped = dispatcher.give_back
-        worker.is_columnar = lambda: client.is_legacy is False
-        self.orders.on_done = self.session.hurry
-        self.session.on_commands = self.orders.take
-        dispatcher.on_granted = self.extender.wake
-        dispatcher.on_revoked = self.extender.revoke
-        dispatcher.on_standing = self.standing.take
-        dispatcher.gap_ns = lambda: client.cadence.claim_ms * NS_PER_MS
-        dispatcher.is_alone = lambda: client.is_legacy is not False
-        reporter.on_room = dispatcher.wake
-        client.on_config = self.keeper.announce
-        self.keeper.on_verdict = self.session.hurry
-        reporter.gap_ns = lambda: client.cadence.report_ms * NS_PER_MS
-
-    def counters(self) -> dict[str, int]:
-        """Return every part's counters under its name."""
-        sources: dict[str, Mapping[str, int]] = {
-            "control_plane": self.client.counters,
-            "worker": self.worker.counters,
-            "congestion": self.worker.congestion.shrunk,
-            "standing": self.standing.counters,
-            "dispatcher": self.dispatcher.counters,
-            "reporter": self.reporter.counters,
-            "extender": self.extender.counters,
-            "config": self.keeper.counters,
-            "orders": self.orders.counters,
-            "metrics": self.sender.counters,
-        }
-        return {
-            f"{part}.{name}": count
-            for part, counters in sources.items()
-            for name, count in counters.items()
-        }

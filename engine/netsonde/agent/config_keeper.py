@@ -42,8 +42,9 @@ ASK_JITTER = 0.2
 FETCH_SPREAD_NS = 5 * NS_PER_S  # a fleet that hears of a revision must not fetch together
 FETCH_GAP_NS = 2 * NS_PER_S  # whatever is announced
 ANSWER_MAX_BYTES = 2 * dsse.PAYLOAD_MAX_BYTES * 4 // 3  # the payload, and its unsigned copy
+AT_ONCE_MAX_BYTES = 16 << 10  # judging more, such as thousands of prefixes, would stop the loop
 ERROR_MAX_CHARS = 500
-CLAMPED_MAX = 32  # told to the control plane; the log has all
+CLAMPED_MAX, TOLD_MAX_CHARS = 32, 256  # told to the control plane; the log has all
 # What may be judged otherwise later, so that it is fetched again: by another clock, another disk.
 PASSING = frozenset({RefusalReason.EXPIRED, RefusalReason.NOT_KEPT, RefusalReason.APPLY_FAILED})
 
@@ -79,6 +80,17 @@ class _InForce:
     payload: Payload
     values: RemoteConfig
     clamped: tuple[Clamped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """An envelope that may be in force; `commit` puts it there, None: it is."""
+
+    envelope: Envelope
+    accepted: Accepted
+    mark: Mark
+    in_force: _InForce
+    commit: Callable[[], None] | None
 
 
 class ConfigKeeper:
@@ -193,12 +205,12 @@ class ConfigKeeper:
         if answer is None or answer.body is None:
             return
         before = self.status()
-        reason = self._take(answer.body)
+        reason = await self._take(answer.body)
         if self.status() != before:
             self.on_verdict()
         self._etag = None if reason in PASSING else answer.etag
 
-    def _take(self, body: bytes) -> RefusalReason | None:
+    async def _take(self, body: bytes) -> RefusalReason | None:
         """Judge an answer; return why it was refused, None when it was taken."""
         if len(body) > ANSWER_MAX_BYTES:
             text = f"the answer has {len(body)} bytes, {ANSWER_MAX_BYTES} are allowed"
@@ -212,51 +224,71 @@ class ConfigKeeper:
             payload=answer.payload,
             signatures=answer.signatures,
         )
-        return self._consider(envelope, _number(answer.revision))
+        named = _number(answer.revision)
+        if len(body) <= AT_ONCE_MAX_BYTES:
+            return self._consider(envelope, named)
+        try:
+            self._apply(await asyncio.to_thread(self._judged, envelope))
+        except ConfigRefused as refusal:
+            return self._nack(refusal, named)
+        return None
 
     # ── judging and applying ──
 
     def _consider(self, envelope: Envelope, named: int | None) -> RefusalReason | None:
         """Judge an envelope and, when it is good, put it into force."""
-        kept = self._kept.accepted
-        floor = None if kept is None else Floor(kept.revision, kept.digest)
         try:
-            accepted = judge(envelope, self._keys, self.holder(), floor, self._clock.realtime_ns())
-            self._apply(accepted, envelope)
+            self._apply(self._judged(envelope))
         except ConfigRefused as refusal:
             return self._nack(refusal, named)
-        self._verdict = ConfigStatus(status="ack", revision=accepted.payload.revision)
-        self.counters["ack"] += 1
         return None
 
-    def _apply(self, accepted: Accepted, envelope: Envelope) -> None:
-        """Validate everything, then put it into force; on failure what was in force stays.
+    def _judged(self, envelope: Envelope) -> _Judged:
+        """Verify and validate everything. Nothing changes, so that a thread may do it.
+
+        Raises:
+            ConfigRefused: it must not be put into force.
+        """
+        kept = self._kept.accepted
+        floor = None if kept is None else Floor(kept.revision, kept.digest)
+        accepted = judge(envelope, self._keys, self.holder(), floor, self._clock.realtime_ns())
+        mark = Mark(accepted.payload.revision, accepted.digest)
+        if mark in self._kept.crashed:
+            raise _crashed(mark)
+        values, clamped = clamp(accepted.payload.config, self._ceiling)
+        commit = None
+        if not accepted.is_known or self._in_force is None:
+            try:
+                commit = self.prepare(values)
+            except Exception as error:  # no bug here may end every agent that a revision reaches
+                is_known = isinstance(error, ConfigError)
+                reason = RefusalReason.INVALID if is_known else RefusalReason.APPLY_FAILED
+                raise ConfigRefused(reason, str(error), mark.revision) from error
+        in_force = _InForce(accepted.payload, values, clamped)
+        return _Judged(envelope, accepted, mark, in_force, commit)
+
+    def _apply(self, judged: _Judged) -> None:
+        """Put what is good into force; on failure what was in force stays.
 
         Raises:
             ConfigRefused: it was not put into force.
         """
-        payload = accepted.payload
-        mark = Mark(payload.revision, accepted.digest)
-        if mark in self._kept.crashed:
-            raise _crashed(mark)
-        if accepted.is_known and self._in_force is not None:
-            self._renew(envelope)
-            return
-        values, clamped = clamp(payload.config, self._ceiling)
-        try:
-            commit = self.prepare(values)
-        except ConfigError as error:
-            raise ConfigRefused(RefusalReason.INVALID, str(error), payload.revision) from error
-        self._keep_or_refuse(structs.replace(self._kept, applying=mark), payload.revision)
-        self._commit(commit, payload.revision)
-        try:
-            self._keep_or_refuse(self._kept.in_force(mark, envelope), payload.revision)
-        except ConfigRefused:
-            self._restore()
-            raise
-        self._in_force = _InForce(payload, values, clamped)
-        self._said_stale = False
-        self._log_applied(accepted, clamped)
+        revision = judged.mark.revision
+        if judged.commit is None:
+            self._renew(judged.envelope)
+        else:
+            self._keep_or_refuse(structs.replace(self._kept, applying=judged.mark), revision)
+            self._commit(judged.commit, revision)
+            try:
+                self._keep_or_refuse(self._kept.in_force(judged.mark, judged.envelope), revision)
+            except ConfigRefused:
+                self._restore()
+                raise
+            self._in_force = judged.in_force
+            self._said_stale = False
+            self._log_applied(judged.accepted, judged.in_force.clamped)
+        self._verdict = ConfigStatus(status="ack", revision=revision)
+        self.counters["ack"] += 1
 
     def _commit(self, commit: Callable[[], None], revision: int) -> None:
         try:
@@ -358,7 +390,8 @@ def _crashed(mark: Mark) -> ConfigRefused:
 
 
 def _told(clamped: Clamped) -> dict[str, str]:
-    return {"path": clamped.path, "asked": clamped.asked, "applied": clamped.applied}
+    told = {"path": clamped.path, "asked": clamped.asked, "applied": clamped.applied}
+    return {name: text[:TOLD_MAX_CHARS] for name, text in told.items()}
 
 
 def _number(revision: str | int | None) -> int | None:

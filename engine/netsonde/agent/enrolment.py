@@ -3,7 +3,8 @@
 import logging
 from pathlib import Path
 
-from netsonde.agent.config import TOKEN_MAX_CHARS, AgentConfig
+from netsonde.agent.config import AgentConfig
+from netsonde.agent.settings import TOKEN_MAX_CHARS
 
 logger = logging.getLogger("netsonde.agent")
 

@@ -115,7 +115,7 @@ class Knobs:
         self.reporter.interval_ns = report_ms * NS_PER_MS
         self.session.beat_ms = cadence.heartbeat_ms
         metrics_ms = cadence.metrics_ms or round(self.config.metrics_interval_s * 1000)
-        self.sender.interval_ns = metrics_ms * NS_PER_MS
+        self.sender.pace(metrics_ms * NS_PER_MS)
 
     def _set_flags(self, values: RemoteConfig) -> None:
         self.client.allow_streams(

@@ -4,6 +4,7 @@ An envelope that got no answer is sent again under its number, a few times; then
 counters contain it, takes its place. Nothing is kept and no other call's retries are used.
 """
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +18,8 @@ from netsonde.model import MetricHistogram, MetricSample, MetricsEnvelope, Metri
 TRIES = 3  # of one envelope
 ABSENT_STATUSES = frozenset({404, 405})
 ABSENT_NS = 600 * NS_PER_S  # how long a control plane is left alone that takes no metrics
-SPREAD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: ids in a row come far apart
+WHOLE = 2**64
+SPREAD = 0x9E3779B97F4A7C15  # WHOLE over the golden ratio: ids in a row come far apart
 
 _log = logging.getLogger("netsonde.agent")
 
@@ -61,18 +63,34 @@ class MetricsSender:
         self._instance_id = instance_id
         self._start_time = rfc3339(clock.realtime_ns())
         self.interval_ns = interval_ns
+        self._changed = asyncio.Event()
         self._seq = 0
         self._resume_ns = 0
 
+    def pace(self, interval_ns: int) -> None:
+        """Send so often from now on."""
+        self.interval_ns = interval_ns
+        self._changed.set()
+
     async def run(self, agent_id: int = 0) -> None:
         """Send until cancelled."""
-        await self._clock.sleep(self.interval_ns * (agent_id * SPREAD % 2**64) // 2**64)
+        await self._pass(self._clock.boottime_ns(), agent_id * SPREAD % WHOLE)
         while True:
             begun_ns = self._clock.boottime_ns()
             if self._client.is_legacy is False and begun_ns >= self._resume_ns:
                 await self._send()
-            took_ns = self._clock.boottime_ns() - begun_ns
-            await self._clock.sleep(max(self.interval_ns - took_ns, 0) or self.interval_ns)
+            ended_ns = self._clock.boottime_ns()
+            is_late = ended_ns - begun_ns >= self.interval_ns
+            await self._pass(ended_ns if is_late else begun_ns, WHOLE)
+
+    async def _pass(self, since_ns: int, share: int) -> None:
+        """Wait until a share of the interval has passed, which may change meanwhile."""
+        while True:
+            self._changed.clear()
+            left_ns = since_ns + self.interval_ns * share // WHOLE - self._clock.boottime_ns()
+            if left_ns <= 0:
+                return
+            await self._clock.wait(self._changed, left_ns)
 
     async def _send(self) -> None:
         self._seq += 1

@@ -33,7 +33,9 @@ async def metrics_page(
             return web.Response(status=405, headers={"Allow": "GET"}, text="GET it\n")
         return web.Response(body=exposition(read), headers={"Content-Type": CONTENT_TYPE})
 
-    runner = web.ServerRunner(web.Server(answer, access_log=None))
+    # Whoever asks for a page sends no body: none is waited for, least of all at the end.
+    server = web.Server(answer, access_log=None, lingering_time=0)
+    runner = web.ServerRunner(server)
     await runner.setup()
     try:
         host, port = listen

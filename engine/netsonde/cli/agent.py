@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from netsonde.agent import Agent, AgentConfig
-from netsonde.agent.config import LOG_LEVELS
+from netsonde.agent.settings import LOG_LEVELS
 from netsonde.cli.exits import Exit
 from netsonde.cli.logs import configure
 from netsonde.cli.loop import draining, run

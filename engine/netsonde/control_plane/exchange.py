@@ -179,8 +179,10 @@ class Exchange:
         except wire.DecodeError as error:
             self.counters["garbled_answers"] += 1
             raise TransportError(call.verb, f"the answer makes no sense: {error}") from error
-        # Only an answer that was understood tells who is speaking: a proxy's page does not.
-        self.is_legacy = PROTOCOL_HEADER not in headers
+        # Only an answer that was understood tells who is speaking: a proxy's page does not, and
+        # what comes for a GET, which nobody has read here, may be a cache's.
+        if call.method == "POST" or PROTOCOL_HEADER in headers:
+            self.is_legacy = PROTOCOL_HEADER not in headers
         return result
 
     async def _read(self, call: Call[T], request: TransportRequest) -> tuple[T, Mapping[str, str]]:

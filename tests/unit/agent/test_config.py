@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from netsonde.agent.config import DEFAULT_CAPACITIES, AgentConfig
+from netsonde.agent.config import AgentConfig
+from netsonde.agent.settings import DEFAULT_CAPACITIES
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 from netsonde.tls import ClientTls

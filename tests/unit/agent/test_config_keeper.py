@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from netsonde.control_plane import ControlPlaneError, TransportError
 from netsonde.control_plane.calls import ConfigAnswer
 from netsonde.dsse import PAYLOAD_MAX_BYTES, Envelope, SigningKey, TrustedKeys
 from netsonde.errors import ConfigError, StorageError
-from netsonde.model import ConfigStatus, TaskKind
+from netsonde.model import ConfigStatus, HeartbeatRequest, TaskKind
 from netsonde.remote_config import Ceiling, Holder, KindValues, RemoteConfig
 from support.configs import KEY, OTHER_KEY, document, envelope
 
@@ -299,6 +300,17 @@ async def test_what_this_host_cannot_have_is_refused_before_anything_changes(rig
     assert kept_config.load(rig.path).applying is None
 
 
+async def test_a_bug_in_a_check_costs_the_revision_and_not_the_agent(rig: Rig) -> None:
+    await rig.given(1, config(1))
+
+    def fail(_: RemoteConfig) -> None:
+        raise ZeroDivisionError("boom")
+
+    rig.on_prepare = fail
+    status = await rig.given(2, config(2))
+    assert (status.status, status.reason, status.applied) == ("nack", "apply_failed", 1)
+
+
 async def test_a_failure_puts_back_what_was_in_force(rig: Rig) -> None:
     await rig.given(1, config(1))
 
@@ -487,6 +499,17 @@ async def test_an_announcement_is_followed_at_once_and_only_once(rig: Rig) -> No
         assert len(rig.source.asked) == 2
 
 
+async def test_what_was_lowered_is_told_within_what_a_heartbeat_may_say(rig: Rig) -> None:
+    """One word too long and every heartbeat would be refused."""
+    rig.ceiling = Ceiling(resolvers=())
+    rig.made()
+    status = await rig.given(1, {"resolvers": ["fe80::1%" + "a" * 1000]})
+    body = wire.encode(HeartbeatRequest(agent_id=7, config=status))
+    beat = wire.decode(HeartbeatRequest, body, max_bytes=len(body))
+    assert beat.config is not None
+    assert beat.config.clamped[0]["applied"] == "left out"
+
+
 async def test_an_order_to_look_again_is_followed_and_judges_again(rig: Rig) -> None:
     rig.source.serve(envelope(1, config(1)))
     async with rig.running():
@@ -494,6 +517,38 @@ async def test_an_order_to_look_again_is_followed_and_judges_again(rig: Rig) -> 
         await rig.clock.advance(FETCH_GAP_NS + FETCH_SPREAD_NS)
     assert rig.source.asked == [None, None]  # whatever it has, it wants to see it
     assert len(rig.applied) == 1
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "is_here"), [(10, True), (2000, False)], ids=["small", "large"]
+)
+async def test_what_takes_long_to_judge_does_not_stop_the_loop(
+    rig: Rig, prefixes: int, is_here: bool
+) -> None:
+    """25 000 prefixes stopped it for a second: longer than the margin of a lease's deadline."""
+    deny = [f"11.{number >> 8}.{number & 255}.0/24" for number in range(prefixes)]
+    judging: list[threading.Thread] = []
+    said = asyncio.Event()
+    rig.on_prepare = lambda _: judging.append(threading.current_thread())
+    rig.keeper.on_verdict = said.set
+    rig.source.serve(envelope(1, {"deny": deny}))
+    async with rig.running():
+        await asyncio.wait_for(said.wait(), 30)
+        assert [thread is threading.current_thread() for thread in judging] == [is_here]
+        assert [len(values.deny) for values in rig.applied] == [prefixes]
+        rig.on_prepare = refuse_all
+        said.clear()
+        rig.source.serve(envelope(2, {"deny": deny}))
+        await rig.keeper.refresh()
+        await rig.clock.advance(FETCH_GAP_NS + FETCH_SPREAD_NS)
+        await asyncio.wait_for(said.wait(), 30)
+        status = rig.keeper.status()
+    assert status is not None
+    assert (status.applied, status.reason) == (1, "invalid")
+
+
+def refuse_all(_: RemoteConfig) -> None:
+    raise ConfigError("not here")
 
 
 async def test_whatever_is_announced_it_asks_only_so_often(rig: Rig) -> None:

@@ -1,5 +1,6 @@
 """Any history of offers, failures, crashes and restarts: what is in force, and what never is."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -91,7 +92,7 @@ class ConfigMachine(RuleBasedStateMachine):
     def _offer(self, offer: Offer, key: SigningKey = KEY) -> None:
         revision, variant = offer
         sealed = envelope(revision, {"target_starts_per_s": variant}, key)
-        self.keeper._take(wire.encode(sealed))
+        asyncio.run(self.keeper._take(wire.encode(sealed)))
 
     def _may_be(self, offer: Offer) -> bool:
         """Whether an offer is to be taken."""

@@ -78,6 +78,20 @@ async def test_envelopes_are_numbered_and_an_interval_apart(clock: ManualClock) 
     assert len({envelope.start_time for envelope in plane.envelopes}) == 1
 
 
+async def test_another_interval_holds_at_once(clock: ManualClock) -> None:
+    plane = Plane()
+    async with sending(clock, plane) as sender:
+        sender.pace(3600 * NS_PER_S)
+        await clock.advance(INTERVAL_NS)
+        assert plane.seqs == [1]
+        sender.pace(INTERVAL_NS * 2)
+        await clock.advance(INTERVAL_NS)
+        assert plane.seqs == [1, 2]
+        sender.pace(INTERVAL_NS)
+        await clock.advance(INTERVAL_NS)
+        assert plane.seqs == [1, 2, 3]
+
+
 async def test_a_fleet_is_spread_over_the_interval(clock: ManualClock) -> None:
     planes = [Plane() for _ in range(1, 9)]
     for agent_id, plane in enumerate(planes, 1):

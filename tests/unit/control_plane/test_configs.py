@@ -83,6 +83,16 @@ async def test_none_is_no_failure(status: int) -> None:
     assert it.client.is_legacy is False, "a proxy's page says nothing of who is behind it"
 
 
+@pytest.mark.parametrize(("status", "body"), [(200, b"<html>sign in"), (304, b"")])
+async def test_what_a_cache_or_a_proxy_answers_makes_no_original_of_it(
+    status: int, body: bytes
+) -> None:
+    """What waits for a slot would be reported as cancelled then, which costs an attempt."""
+    it = await Rig(TransportResponse(status, PAGE, body)).registered()
+    await it.config('"a"')
+    assert it.client.is_legacy is False
+
+
 async def test_refusals_and_losses_are_told() -> None:
     it = await Rig(TransportResponse(429, V1)).registered()
     with pytest.raises(ControlPlaneError, match="429"):
