@@ -61,7 +61,7 @@ async def sweep_forever(plane: ControlPlane) -> None:
 
 async def roll_forever(plane: ControlPlane) -> None:
     """Sum agents' metrics up and drop what is old, however many come."""
-    trouble = _Trouble("rollups")
+    trouble = Trouble("rollups")
     while True:
         try:
             await plane.roll_up()
