@@ -156,7 +156,9 @@ class AgentApi(Api):
         body = wire.decode(HeartbeatRequest, request.body)
         _same_agent(agent, body.agent_id)
         ids = body.active_leases.get("ids", ())
-        if not isinstance(ids, list | tuple) or not all(type(one) is int for one in ids):
+        if not isinstance(ids, list | tuple) or not all(
+            type(one) is int and 0 <= one <= ID_MAX for one in ids
+        ):
             refuse("active_leases.ids", "active_leases.ids must be a list of lease ids")
         await self._plane.configs.heard(agent, body.config)
         commands = await self._plane.fleet.heard(agent, body)

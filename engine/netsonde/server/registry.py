@@ -315,14 +315,17 @@ def matches_labels(wanted: Mapping[str, str], carried: Mapping[str, str]) -> boo
 
 
 def _document(request: RegisterRequest) -> bytes:
-    """Write an agent's account of itself; one that is too long loses its details."""
-    document = wire.encode(
-        {
-            "version": request.version,
-            "capacities": request.capacities,
-            "inventory": request.inventory,
-        }
-    )
+    """Write an agent's account of itself; one that is too long, or no JSON of ours, is lost."""
+    try:
+        document = wire.encode(
+            {
+                "version": request.version,
+                "capacities": request.capacities,
+                "inventory": request.inventory,
+            }
+        )
+    except TypeError:  # a number beyond 64 bits
+        return b"{}"
     return document if len(document) <= DOCUMENT_MAX_BYTES else b"{}"
 
 
