@@ -70,6 +70,17 @@ def words(values: Sequence[str]) -> Meta:
     return Meta(extra_json_schema={"enum": [*values]})
 
 
+def labelled(most: int, most_chars: int) -> Meta:
+    """Say how many labels there may be, and how long they may be."""
+    return Meta(
+        extra_json_schema={
+            "maxProperties": most,
+            "propertyNames": {"minLength": 1, "maxLength": most_chars},
+            "additionalProperties": {"type": "string", "maxLength": most_chars},
+        }
+    )
+
+
 # ── parameters of queries ──
 
 
@@ -99,10 +110,14 @@ def instant(name: str, text: str) -> Parameter:
 
 LIMIT = number("limit", 1, LIMIT_MAX, f"How many are answered at most; {LIMIT_DEFAULT} unless told")
 CURSOR = Parameter(
-    name="cursor", schema={"type": "string"}, text="Where to go on: what the page before answered."
+    name="cursor",
+    schema={"type": "string", "minLength": 1},
+    text="Where to go on: what the page before answered.",
 )
 PAGE = (LIMIT, CURSOR)
-AGENT = Parameter(name="agent", schema={"type": "string"}, text="An agent's id or hostname.")
+AGENT = Parameter(
+    name="agent", schema={"type": "string", "minLength": 1}, text="An agent's id or hostname."
+)
 KIND = choice("kind", [*TaskKind], "A kind of measurement.")
 CHECK_ID = number("check_id", 1, MINTED_ID_MAX, "A check's id.")
 TASK_ID = number("task_id", 1, MINTED_ID_MAX, "A task's id.")

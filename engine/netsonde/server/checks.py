@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from netsonde import wire
 from netsonde.clock import NS_PER_MS, NS_PER_S
@@ -63,10 +63,10 @@ class CheckDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CheckPatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is to change of a check; null stands for the default."""
+    """What is to change of a check; null stands for the default, where there is one."""
 
-    kind: TaskKind | None = None
-    targets: Annotated[tuple[str, ...], counted(1, TARGETS_MAX)] | None = None
+    kind: TaskKind | UnsetType = UNSET
+    targets: Annotated[tuple[str, ...], counted(1, TARGETS_MAX)] | UnsetType = UNSET
     name: Annotated[str, sized(1, NAME_MAX_CHARS)] | None = None
     spec: dict[str, Any] | None = None
     select: Selection | None = None
@@ -111,13 +111,13 @@ def patched(document: bytes, patch: bytes) -> CheckDefinition:
     Raises:
         RequestError: naming the field and what is allowed.
     """
-    given = wire.decode(dict[str, Any], patch, max_bytes=wire.ADMIN_MAX_BYTES)
-    merged = {**wire.parse(document), **given}
+    wire.decode(CheckPatch, patch, max_bytes=wire.ADMIN_MAX_BYTES, strict=True)
+    merged = {**wire.parse(document), **wire.parse(patch)}
     try:
-        body = wire.encode({name: value for name, value in merged.items() if value is not None})
+        changed = wire.encode({name: one for name, one in merged.items() if one is not None})
     except TypeError as error:
-        raise _refusal("", "a check holds no number that has no 64 bits") from error
-    return read_definition(body)
+        raise _refusal("", "a number is beyond 64 bits") from error
+    return read_definition(changed)
 
 
 def is_renamed_only(old: bytes, new: bytes) -> bool:

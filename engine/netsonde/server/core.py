@@ -194,6 +194,7 @@ class ControlPlane:
             raise _refusal("claim_ids", f"at most {ID_LIST_MAX} claim_ids are allowed")
         if len(request.keep_lease_ids) > wire.LINES_MAX:
             raise _refusal("keep_lease_ids", f"at most {wire.LINES_MAX} leases are kept")
+        _check_range("keep_lease_ids", request.keep_lease_ids)
         kept = set(request.keep_lease_ids)
         keys = {claim_key(claim_id) for claim_id in request.claim_ids}
         self.waiters.end(agent.agent_id, keys)  # before the operation: nothing is granted after it
@@ -330,9 +331,13 @@ def claim_key(claim_id: str | None) -> int:
 def _distinct_ids(field: str, ids: Sequence[int]) -> list[int]:
     if len(ids) > ID_LIST_MAX:
         raise _refusal(field, f"at most {ID_LIST_MAX} {field} are allowed, not {len(ids)}")
-    if not all(0 <= one <= ID_MAX for one in ids):
-        raise _refusal(field, f"{field} must be lease ids, 1 to {ID_MAX}")
+    _check_range(field, ids)
     return list(dict.fromkeys(ids))
+
+
+def _check_range(field: str, ids: Sequence[int]) -> None:
+    if not all(0 <= one <= ID_MAX for one in ids):
+        raise _refusal(field, f"{field} are 0 to {ID_MAX}")
 
 
 def _announced(changes: Iterable[tuple[HeldTask, Change]]) -> list[Announcement]:

@@ -20,12 +20,14 @@ def key_of(request: ApiRequest) -> str:
     """Return a request's key, empty when it has none.
 
     Raises:
-        RequestError: ERR_VALIDATION, it is too long.
+        RequestError: ERR_VALIDATION, it is empty or too long.
     """
-    given = request.header("idempotency-key")
-    if len(given) > KEY_MAX_CHARS:
+    given = request.headers.get("idempotency-key")
+    if given is None:
+        return ""
+    if not 0 < len(given) <= KEY_MAX_CHARS:
         refuse("Idempotency-Key", f"Idempotency-Key must have 1 to {KEY_MAX_CHARS} characters")
-    return _own_key(request, given) if given else ""
+    return _own_key(request, given)
 
 
 def remembered(request: ApiRequest, operation: Operation, now_ns: int) -> Operation:

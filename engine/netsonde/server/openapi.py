@@ -412,6 +412,6 @@ _IDEMPOTENCY_KEY = Parameter(
 _PROTOCOL = Parameter(
     name="Netsonde-Protocol",
     where="header",
-    schema={"const": PROTOCOL},
+    schema={"type": "string", "example": PROTOCOL},
     text="Says that the agent speaks this version; without it, it is an original one.",
 )

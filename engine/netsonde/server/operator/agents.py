@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from msgspec import Struct
 
 from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server import documents
-from netsonde.server.about import PAGE, About
+from netsonde.server.about import PAGE, About, labelled
 from netsonde.server.answers import Agent, AgentPage
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.core import ControlPlane
@@ -26,7 +26,7 @@ from netsonde.server.store.fleet import Command
 class AgentPatch(Struct, frozen=True, kw_only=True):
     """What an operator may change of an agent."""
 
-    labels: dict[str, str] | None = None
+    labels: Annotated[dict[str, str], labelled(LABELS_MAX, LABEL_MAX_CHARS)] | None = None
     disabled: bool | None = None
 
 
@@ -76,12 +76,12 @@ class AgentCalls(Calls):
     def _patch_agent(self, request: ApiRequest) -> Operation:
         agent_id = item_id(request)
         patch = wire.decode(AgentPatch, request.body, strict=True)
-        labels = patch.labels
-        if labels is not None and (
-            len(labels) > LABELS_MAX
+        wanted = patch.labels
+        if wanted is not None and (
+            len(wanted) > LABELS_MAX
             or any(
                 not 0 < len(name) <= LABEL_MAX_CHARS or len(value) > LABEL_MAX_CHARS
-                for name, value in labels.items()
+                for name, value in wanted.items()
             )
         ):
             limits = f"at most {LABELS_MAX} labels, each at most {LABEL_MAX_CHARS} characters"
@@ -90,8 +90,8 @@ class AgentCalls(Calls):
         def change(row: AgentRow) -> AgentRow:
             if patch.disabled is not None:
                 row = replace(row, is_disabled=patch.disabled)
-            if labels is not None:
-                ordered = wire.encode(dict(sorted(labels.items())))
+            if wanted is not None:
+                ordered = wire.encode(dict(sorted(wanted.items())))
                 row = replace(row, labels=ordered, has_operator_labels=True)
             return row
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from netsonde import wire
 from netsonde.clock import NS_PER_MS, rfc3339
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.server.about import PAGE, About, counted, sized, within, words
+from netsonde.server.about import PAGE, About, counted, labelled, sized, within, words
 from netsonde.server.access import TOKENS_MAX
 from netsonde.server.answers import (
     EnrolmentTokenPage,
@@ -53,7 +53,9 @@ class NewEnrolmentToken(Struct, frozen=True, kw_only=True):
     expires_in_ms: Annotated[int, within(EXPIRES_MIN_MS, ENROLMENT_EXPIRES_MAX_MS)] = (
         ENROLMENT_EXPIRES_MS
     )
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    labels: Annotated[dict[str, str], labelled(LABELS_MAX, LABEL_MAX_CHARS)] = msgspec.field(
+        default_factory=dict
+    )
 
 
 CREATE = About(
