@@ -99,6 +99,8 @@ def _sample(kind: inspect.Type, default: Any = None) -> Any:
             return [_sample(kind.item_type)]
         case inspect.DictType():
             return {"key": _sample(kind.value_type)}
+        case inspect.Metadata():
+            return _sample(kind.type, default)
         case _:
             return next(each for each in _scalars(kind) if each != default)
 
