@@ -95,7 +95,8 @@ class Oracle:
         if self._offset_ns is not None and offset_ns < self._offset_ns:
             longer_ns = self._offset_ns - offset_ns
             for task in self.tasks.values():
-                task.until_ns += longer_ns
+                if task.lease_id:
+                    task.until_ns += longer_ns
             self._allowed_ns = {key: at + longer_ns for key, at in self._allowed_ns.items()}
         self._offset_ns = offset_ns
 
