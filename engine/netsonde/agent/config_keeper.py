@@ -277,10 +277,12 @@ class ConfigKeeper:
         if judged.commit is None:
             self._renew(judged.envelope)
         else:
-            self._keep_or_refuse(structs.replace(self._kept, applying=judged.mark), revision)
+            is_again = judged.mark == self._kept.accepted
+            keep = self._keep_if_possible if is_again else self._keep_or_refuse
+            keep(structs.replace(self._kept, applying=judged.mark), revision)
             self._commit(judged.commit, revision)
             try:
-                self._keep_or_refuse(self._kept.in_force(judged.mark, judged.envelope), revision)
+                keep(self._kept.in_force(judged.mark, judged.envelope), revision)
             except ConfigRefused:
                 self._restore()
                 raise
@@ -319,6 +321,15 @@ class ConfigKeeper:
             self._keep(kept)
         except StorageError as error:
             raise ConfigRefused(RefusalReason.NOT_KEPT, str(error), revision) from error
+
+    def _keep_if_possible(self, kept: KeptConfig, revision: int) -> None:
+        """Remember how far it is with one that was in force before: without a disk it is again."""
+        try:
+            self._keep(kept)
+        except StorageError as error:
+            self._kept = kept
+            text = "%s; configuration %d was in force before and is again"
+            _log.warning(text, error, revision, extra={"action": "config_not_kept"})
 
     def _keep(self, kept: KeptConfig) -> None:
         """Remember durably. On this thread: the file is small and written twice per revision."""

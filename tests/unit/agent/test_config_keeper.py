@@ -366,7 +366,7 @@ async def test_a_crash_is_remembered_also_by_a_disk_that_is_full(
         rig.restart()
     status = rig.keeper.status()
     assert status is not None
-    assert (status.reason, status.revision, rig.applied) == ("crashed", 2, [])
+    assert (status.reason, status.revision, status.applied) == ("crashed", 2, 1)
     rig.restart()
     assert rig.concurrency == 1
 
@@ -399,6 +399,26 @@ async def test_without_a_disk_nothing_is_applied(rig: Rig, monkeypatch: pytest.M
     assert (status.reason, status.applied, rig.applied) == ("not_kept", None, [])
     monkeypatch.setattr(kept_config, "save", save)
     assert (await rig.fetch()).status == "ack"
+
+
+async def test_what_was_in_force_needs_no_disk_to_be_so_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host whose disk is full when it starts must not forget what it may not measure."""
+    await rig.given(3, config(3))
+
+    def refuse(*_: Any) -> None:
+        raise StorageError("cannot write config.json: No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(kept_config, "save", refuse)
+        rig.restart()
+        status = rig.keeper.status()
+        assert status is not None
+        assert (status.applied, status.status, rig.concurrency) == (3, "ack", 3)
+        assert "was in force before and is again" in caplog.text
+    rig.restart()
+    assert rig.concurrency == 3
 
 
 async def test_every_write_may_fail(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
