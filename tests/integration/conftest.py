@@ -1,15 +1,37 @@
-"""Hosts, families, peers and simulated networks that tests share."""
+"""Fleets, hosts, families, peers and simulated networks that tests share."""
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from netsonde.clock import ManualClock
+from netsonde.model import TaskKind
+from support.fleet import Fleet
 from support.icmp_peer import Family, Peer, quiet_host
 from support.icmp_wire import EchoNetwork, echo_network
 from support.namespaces import Namespace
 from support.netsim import Scenario, simulated
 from support.netsim.tracer import Play, Tracer
+from support.probers import GatedProber, gated
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def fleet(clock: ManualClock, tmp_path: Path) -> Fleet:
+    """A control plane and agents in memory, under the clock."""
+    return Fleet(clock, tmp_path)
+
+
+@pytest.fixture
+def probers() -> dict[TaskKind, GatedProber]:
+    """Probers that measure for as long as a test likes."""
+    return gated()
 
 
 @pytest.fixture(params=[4, 6])

@@ -10,7 +10,7 @@ import pytest
 
 from netsonde import wire
 from netsonde.agent import Agent, AgentConfig
-from netsonde.clock import NS_PER_S, ManualClock
+from netsonde.clock import NS_PER_S
 from netsonde.control_plane.memory import Answered, Delayed, LostRequest, LostResponse
 from netsonde.errors import StorageError
 from netsonde.model import TaskKind
@@ -27,16 +27,6 @@ PING, DNS, TCP = TaskKind.PING, TaskKind.DNS, TaskKind.TCP
 def _inline(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "real" not in request.node.name:
         inline_spools(monkeypatch)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def fleet(clock: ManualClock, tmp_path: Path) -> Fleet:
-    return Fleet(clock, tmp_path)
 
 
 def targets(count: int, prefix: str = "t") -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from netsonde.agent import Agent, AgentConfig
-from netsonde.clock import ManualClock
 from netsonde.control_plane.memory import LostResponse
 from netsonde.model import TaskKind
 from netsonde.server import Server, ServerConfig, serve
@@ -28,21 +27,6 @@ BEAT_S = 16  # longer than between two heartbeats
 def _inline(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "real" not in request.node.name:
         inline_spools(monkeypatch)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def fleet(clock: ManualClock, tmp_path: Path) -> Fleet:
-    return Fleet(clock, tmp_path)
-
-
-@pytest.fixture
-def probers() -> dict[TaskKind, GatedProber]:
-    return gated()
 
 
 async def order(fleet: Fleet, verb: str, agent_id: int = 1) -> None:

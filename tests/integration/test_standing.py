@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from netsonde.clock import ManualClock
 from netsonde.model import TaskKind
 from support.fleet import Fleet, bodies, make_agent, run_for, started
-from support.probers import GatedProber, gated
+from support.probers import GatedProber
 from support.spools import inline_spools
 
 PING = TaskKind.PING
@@ -19,21 +18,6 @@ EVERY_S = 10
 @pytest.fixture(autouse=True)
 def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
     inline_spools(monkeypatch)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def fleet(clock: ManualClock, tmp_path: Path) -> Fleet:
-    return Fleet(clock, tmp_path)
-
-
-@pytest.fixture
-def probers() -> dict[TaskKind, GatedProber]:
-    return gated()
 
 
 async def create(fleet: Fleet, *targets: str, **fields: Any) -> str:
