@@ -36,7 +36,7 @@ NATIVE_TESTS = (
     "tests/integration/test_trace.py",
 )
 EVERYTHING = ["tests"]
-BESIDE = (  # no real time passes in them, or however much they take
+BESIDE = (  # no clock judges them
     "tests/unit",
     "tests/sim/test_lease_life.py",
     "tests/sim/test_original_peers.py",
