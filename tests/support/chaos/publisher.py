@@ -8,7 +8,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from random import Random
 from typing import Protocol
 
 import msgspec
@@ -85,12 +84,11 @@ class Publisher:
         self._events = events
 
     async def publish(self, seed: int) -> None:
-        """Publish the next one, good or bad, and perhaps put another one into somebody's way."""
-        turn, rng = self._turn, Random(f"{seed}.{self._revision}")
-        self._turn += 1
+        """Publish the next one, good or bad, and perhaps put another one into some agents' way."""
+        turn, self._turn = self._turn, self._turn + 1
         imposed = IMPOSED[turn % len(IMPOSED)]
         if imposed is not None:
-            self._impose(imposed, rng.choice(self._lanes), signing_key(seed))
+            self._impose(imposed, self._lanes[turn % 2 :: 2], signing_key(seed))
         what = HANDED_OUT[turn % len(HANDED_OUT)]
         revision = self._next()
         sealed = envelope(
@@ -124,15 +122,16 @@ class Publisher:
                 self._replayable = sealed
             self.newest = revision
 
-    def _impose(self, what: str, lane: Lane, key: SigningKey) -> None:
-        """Let the proxy give an agent what no control plane of ours would."""
-        if what == REPLAYED:
-            if self._replayable is not None:
-                lane.imposed[:] = [msgspec.json.encode(self._replayable)]
-            return
-        revision = self._next()
-        self._events.write(Published(at=now_ns(), revision=revision, what=what))
-        lane.imposed[:] = [msgspec.json.encode(envelope(revision, key, is_expired=True))]
+    def _impose(self, what: str, lanes: Sequence[Lane], key: SigningKey) -> None:
+        """Let the proxy give agents what no control plane of ours would."""
+        sealed = self._replayable
+        if what == EXPIRED:
+            revision = self._next()
+            self._events.write(Published(at=now_ns(), revision=revision, what=what))
+            sealed = envelope(revision, key, is_expired=True)
+        if sealed is not None:
+            for lane in lanes:
+                lane.imposed[:] = [msgspec.json.encode(sealed)]
 
     def _next(self) -> int:
         self._revision += 1

@@ -123,7 +123,7 @@ async def test_good_and_bad_ones_come_by_turns_with_growing_revisions(scene: Sce
     assert scene.publisher.newest == max(good)
 
 
-async def test_what_no_control_plane_hands_out_is_put_into_one_agents_way(scene: Scene) -> None:
+async def test_what_no_control_plane_hands_out_is_put_into_agents_way(scene: Scene) -> None:
     reasons = set()
     for _ in range(12):
         await scene.publisher.publish(SEED)
