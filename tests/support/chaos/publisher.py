@@ -23,7 +23,8 @@ from support.chaos.settings import SLOTS
 
 TAMPERED, STRANGERS, EXPIRED, REPLAYED = "tampered with", "a stranger's", "expired", "replayed"
 PLAIN = b'"report_ms":1'  # how the value begins that is tampered with
-HANDED_OUT = (STRANGERS, GOOD, TAMPERED, GOOD)  # by turns
+# By turns; nothing is put into anybody's way while a bad one is handed out.
+HANDED_OUT = (STRANGERS, GOOD, GOOD, TAMPERED, GOOD, GOOD)
 IMPOSED = (None, EXPIRED, REPLAYED)
 
 
@@ -86,15 +87,15 @@ class Publisher:
     async def publish(self, seed: int) -> None:
         """Publish the next one, good or bad, and perhaps put another one into some agents' way."""
         turn, self._turn = self._turn, self._turn + 1
-        imposed = IMPOSED[turn % len(IMPOSED)]
-        if imposed is not None:
-            self._impose(imposed, self._lanes[turn % 2 :: 2], signing_key(seed))
         what = HANDED_OUT[turn % len(HANDED_OUT)]
         revision = self._next()
         sealed = envelope(
             revision, signing_key(seed, "stranger" if what == STRANGERS else "operator")
         )
         await self._publish(revision, tampered(sealed) if what == TAMPERED else sealed, what)
+        imposed = IMPOSED[turn % len(IMPOSED)]
+        if imposed is not None:
+            self._impose(imposed, self._lanes[turn % 2 :: 2], signing_key(seed))
 
     async def settle(self, seed: int) -> None:
         """Publish the last one, which is good, with nothing in anybody's way."""
