@@ -10,6 +10,8 @@ from netsonde import wire
 from netsonde.dsse import Signature
 from netsonde.errors import ErrorCode
 from netsonde.model import (
+    ID_MAX,
+    MINTED_ID_MAX,
     AgentConfigEnvelope,
     ClaimRequest,
     ClaimResponse,
@@ -31,10 +33,51 @@ from netsonde.model import (
     ReportResponse,
     ReportStatus,
 )
-from netsonde.server.about import About, Parameter
+from netsonde.server.about import About, Parameter, counted, sized, within
 from netsonde.server.answers import Health, Readiness
+from netsonde.server.config import CLAIM_WAIT_MAX_MS
+from netsonde.server.fleet import DONE_COMMANDS_MAX
 
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")  # aliases of the same handlers
+
+
+AnyId = Annotated[int, within(0, ID_MAX)]
+LeaseIds = Annotated[tuple[AnyId, ...], counted(0, wire.LEASE_IDS_PER_EXTEND_MAX)]
+CommandId = Annotated[int, within(1, MINTED_ID_MAX)]
+
+
+# The contract's types promise no bounds; these say those of this control plane.
+
+
+class HeartbeatBody(HeartbeatRequest, frozen=True, kw_only=True, omit_defaults=True):
+    """Say that the agent lives, what it holds and how it feels."""
+
+    seq: Annotated[int, within(0, MINTED_ID_MAX)] | None = None
+    done_commands: Annotated[tuple[CommandId, ...], counted(0, DONE_COMMANDS_MAX)] = ()
+
+
+class ClaimBody(ClaimRequest, frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for work: free slots per kind. `claim_id` makes the request repeatable."""
+
+    capacities: dict[str, Annotated[int, Meta(extra_json_schema={"minimum": 0})]]
+    claim_id: Annotated[str, sized(1, 128)] | None = None
+    max_leases: Annotated[int, within(1, wire.LEASES_PER_CLAIM_MAX)] | None = None
+    wait_ms: Annotated[int, within(0, CLAIM_WAIT_MAX_MS)] | None = None
+
+
+class ExtendBody(ExtendRequest, frozen=True, kw_only=True):
+    """Ask for more time on leases that are still being worked on."""
+
+    lease_ids: LeaseIds
+    extend_by_ms: Annotated[int, Meta(extra_json_schema={"minimum": 0})]
+
+
+class ReleaseBody(ReleaseRequest, frozen=True, kw_only=True, omit_defaults=True):
+    """Give leases back unworked, or what is held of claims; no attempt is consumed."""
+
+    lease_ids: LeaseIds = ()
+    claim_ids: Annotated[tuple[str, ...], counted(0, wire.LEASE_IDS_PER_EXTEND_MAX)] = ()
+    keep_lease_ids: Annotated[tuple[AnyId, ...], counted(0, wire.LINES_MAX)] = ()
 
 
 class SignedConfig(AgentConfigEnvelope, frozen=True, kw_only=True):
@@ -126,7 +169,7 @@ AGENT_CALLS: Mapping[str, AgentCall] = MappingProxyType(
             About(
                 "Say that the agent lives, what it holds and how it feels.",
                 HeartbeatResponse,
-                takes=HeartbeatRequest,
+                takes=HeartbeatBody,
             ),
         ),
         "claim": AgentCall(
@@ -135,7 +178,7 @@ AGENT_CALLS: Mapping[str, AgentCall] = MappingProxyType(
             About(
                 "Ask for work.",
                 ClaimResponse,
-                takes=ClaimRequest,
+                takes=ClaimBody,
                 answer_line=LeaseLine | RevokeLine | ConfigLine | PingLine | ClaimEndLine,
                 text="With `Accept: application/x-ndjson` leases come as work does.",
             ),
@@ -146,14 +189,14 @@ AGENT_CALLS: Mapping[str, AgentCall] = MappingProxyType(
             About(
                 "Ask for more time on leases.",
                 ExtendResponse | tuple[ExtendOutcome, ...],
-                takes=ExtendRequest,
+                takes=ExtendBody,
                 text="An original agent is answered with the outcomes alone, as an array.",
             ),
         ),
         "release": AgentCall(
             "POST",
             wire.BODY_MAX_BYTES,
-            About("Give leases back unworked.", ReleaseResponse, takes=ReleaseRequest),
+            About("Give leases back unworked.", ReleaseResponse, takes=ReleaseBody),
         ),
         "report": AgentCall(
             "POST",
