@@ -282,6 +282,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         cached_statements=256,
     )
     connection.execute("PRAGMA synchronous = FULL")
+    # Every savepoint keeps pages as they were; in a file that was half of what the disk was given.
+    connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_MAX_BYTES}")
     return connection
 

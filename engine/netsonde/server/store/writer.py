@@ -23,7 +23,7 @@ from netsonde.server.store.base import Store
 T = TypeVar("T")
 Operation = Callable[[Store], T]
 
-GROUP_ITEMS_MAX = 500  # rows that wait for the same commit
+GROUP_ITEMS_MAX = 2_000  # rows that wait for the same commit
 # SQLite runs without the GIL and wants it back after every statement; a busy loop would give it
 # back only after Python's 5 ms, and an operation has ten statements.
 SWITCH_INTERVAL_S = 0.000_1

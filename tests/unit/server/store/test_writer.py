@@ -9,6 +9,7 @@ import pytest
 from netsonde.clock import SystemClock
 from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.server.store import InlineWriter, MemoryStore, SqliteStore, Store, ThreadWriter
+from netsonde.server.store.writer import GROUP_ITEMS_MAX
 from support.stores import new_task
 
 
@@ -55,9 +56,9 @@ async def test_who_waits_shares_a_commit(writer: ThreadWriter, store: CountingSt
 async def test_a_large_operation_ends_its_group(writer: ThreadWriter, store: CountingStore) -> None:
     gate = threading.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(writer.write(lambda _: gate.wait(5), 500))
-        group.create_task(writer.write(lambda store: store.count("x", 1), 500))
-        group.create_task(writer.write(lambda store: store.count("x", 1), 500))
+        group.create_task(writer.write(lambda _: gate.wait(5), GROUP_ITEMS_MAX))
+        group.create_task(writer.write(lambda store: store.count("x", 1), GROUP_ITEMS_MAX))
+        group.create_task(writer.write(lambda store: store.count("x", 1), GROUP_ITEMS_MAX))
         await asyncio.sleep(0)
         gate.set()
     assert store.commits == 3
