@@ -18,7 +18,7 @@ from benches.harness import OURS, Bench, Budget, Contestant, MissingRivalError, 
 from benches.result_bodies import bodies, scratch
 from netsonde.model import TaskKind
 from netsonde.server.store import SqliteStore, sqlite_tasks
-from netsonde.server.store.bodies import pack, unpack
+from netsonde.server.store.bodies import pack_all, unpack
 from netsonde.server.store.results import NewResult, ResultQuery
 from netsonde.server.store.tasks import NewTask
 
@@ -35,7 +35,7 @@ Bodies = Mapping[TaskKind, Sequence[bytes]]
 class Codec(NamedTuple):
     """How bodies are stored."""
 
-    pack: Callable[[TaskKind, bytes], bytes]
+    pack_all: Callable[[TaskKind, Sequence[bytes]], list[bytes]]
     unpack: Callable[[TaskKind, bytes], bytes]
 
 
@@ -44,10 +44,18 @@ def as_is(_: TaskKind, body: bytes) -> bytes:
     return body
 
 
+def all_as_they_are(_: TaskKind, there: Sequence[bytes]) -> list[bytes]:
+    """Return bodies."""
+    return [*there]
+
+
 def squeezed(level: int, dictionaries: Mapping[TaskKind, bytes]) -> Codec:
     """Compress with the usual window and memory."""
 
-    def packed(kind: TaskKind, body: bytes) -> bytes:
+    def packed(kind: TaskKind, there: Sequence[bytes]) -> list[bytes]:
+        return [one(kind, body) for body in there]
+
+    def one(kind: TaskKind, body: bytes) -> bytes:
         packer = zlib.compressobj(level, wbits=-15, zdict=dictionaries[kind])
         return packer.compress(body) + packer.flush()
 
@@ -60,7 +68,7 @@ def squeezed(level: int, dictionaries: Mapping[TaskKind, bytes]) -> Codec:
 def store_all(codec: Codec, seen: Bodies, count: int) -> Mapping[str, float]:
     """Write and read count results; return bytes and microseconds for each."""
     with (
-        mock.patch.multiple(sqlite_tasks, pack=codec.pack, unpack=codec.unpack),
+        mock.patch.multiple(sqlite_tasks, pack_all=codec.pack_all, unpack=codec.unpack),
         scratch() as folder,
     ):
         store = SqliteStore.open(Path(folder) / "server.db")
@@ -81,7 +89,7 @@ def store_all(codec: Codec, seen: Bodies, count: int) -> Mapping[str, float]:
     if read != count:
         raise AssertionError(f"{read} of {count} bodies came back as they were")
     sizes = {
-        kind.value: sum(len(codec.pack(kind, body)) for body in there) / len(there)
+        kind.value: sum(map(len, codec.pack_all(kind, there))) / len(there)
         for kind, there in seen.items()
     }
     return {
@@ -129,8 +137,8 @@ def bench(scale: Scale) -> Bench:
     samples = {kind: b"".join(there[-SAMPLES:]) for kind, there in seen.items()}
     measured = {kind: there[:-SAMPLES] for kind, there in seen.items()}
     codecs = {
-        OURS: Codec(pack, unpack),
-        PLAIN: Codec(as_is, as_is),
+        OURS: Codec(pack_all, unpack),
+        PLAIN: Codec(all_as_they_are, as_is),
         BARE: squeezed(1, dict.fromkeys(TaskKind, b"")),
         HARD: squeezed(6, samples),
     }

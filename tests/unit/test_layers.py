@@ -65,6 +65,7 @@ ADAPTERS = {
     "click": {"cli/"},
     "cryptography": {"dsse.py"},
     "rich": {"cli/"},
+    "zstandard": {"server/store/bodies.py"},
     "netsonde._native.deadlines": {"leases.py"},
     "netsonde._native.icmp": {"probe/"},
     "netsonde._native.ledger": {"probe/"},

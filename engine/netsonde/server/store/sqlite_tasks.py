@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from netsonde import wire
 from netsonde.model import TaskKind
 from netsonde.server.leasing import Change, Died, Finished, HeldTask, Requeued, TaskState
-from netsonde.server.store.bodies import pack, unpack
+from netsonde.server.store.bodies import pack_all, unpack
 from netsonde.server.store.results import NewResult, ResultQuery, StoredResult, page_of
 from netsonde.server.store.tasks import (
     KIND_CODES,
@@ -253,6 +253,10 @@ class SqliteTasks:
 
     def add_results(self, results: Sequence[NewResult]) -> None:
         """Append results; their lease ids are new."""
+        bodies: dict[TaskKind, list[bytes]] = {}
+        for result in results:
+            bodies.setdefault(result.kind, []).append(result.body)
+        packed = {kind: iter(pack_all(kind, there)) for kind, there in bodies.items()}
         self._db.insert(
             "add_result",
             [
@@ -269,7 +273,7 @@ class SqliteTasks:
                     result.scheduled_ns,
                     result.tick,
                     result.spec_id,
-                    pack(result.kind, result.body),
+                    next(packed[result.kind]),
                 )
                 for result in results
             ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from netsonde.model import TaskKind
 from netsonde.server.store import SqliteStore
-from netsonde.server.store.bodies import FIRST, pack, unpack
+from netsonde.server.store.bodies import FIRST, pack_all, unpack
 from netsonde.server.store.results import NewResult, ResultQuery
 from netsonde.server.store.writer import run_alone
 from support.stores import new_task
@@ -28,9 +28,16 @@ DICTIONARIES = {
 }
 
 
-@given(kind=KIND, body=st.one_of(st.binary(max_size=3_000), st.text().map(str.encode)))
-def test_any_bytes_come_back(kind: TaskKind, body: bytes) -> None:
-    assert unpack(kind, pack(kind, body)) == body
+BODY = st.one_of(st.binary(max_size=3_000), st.text().map(str.encode))
+
+
+def pack(kind: TaskKind, body: bytes) -> bytes:
+    return pack_all(kind, [body])[0]
+
+
+@given(kind=KIND, bodies=st.lists(BODY, min_size=1, max_size=8))
+def test_any_bytes_come_back(kind: TaskKind, bodies: list[bytes]) -> None:
+    assert [unpack(kind, stored) for stored in pack_all(kind, bodies)] == bodies
 
 
 @given(kind=KIND, size=st.integers(0, 300_000))
