@@ -68,12 +68,13 @@ def decode(
     body: bytes,
     *,
     max_bytes: int = BODY_MAX_BYTES,
-    depth_max: int = JSON_DEPTH_MAX,
+    depth_max: int | None = JSON_DEPTH_MAX,
     strict: bool = False,
 ) -> T:
     """Decode and validate a request's body.
 
-    strict makes unknown fields an error, as the operator API does.
+    strict makes unknown fields an error, as the operator API does. A depth_max of None leaves it to
+    the decoder, which gives up some hundred levels deep: for what is looked at again part by part.
 
     Raises:
         RequestError: ERR_TOO_LARGE, ERR_MALFORMED_JSON, or ERR_VALIDATION with the path.
@@ -82,7 +83,7 @@ def decode(
         raise RequestError(
             ErrorCode.TOO_LARGE, f"the body has {len(body)} bytes, {max_bytes} are allowed"
         )
-    if is_too_deep(body, depth_max):
+    if depth_max is not None and is_too_deep(body, depth_max):
         raise RequestError(
             ErrorCode.MALFORMED_JSON, f"the JSON is nested deeper than {depth_max} levels"
         )

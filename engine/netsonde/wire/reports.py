@@ -52,8 +52,7 @@ TIMED_BY = "control_plane"  # in env: its instants are those of the grant and of
 Instant = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z\Z")]
 
 
-@dataclass(frozen=True, slots=True)
-class ReportItem:
+class ReportItem(msgspec.Struct, frozen=True):
     """One reported result as the server takes it.
 
     `body` is the item's validated JSON. With a `problem` the item is invalid and `body` empty;
@@ -123,35 +122,51 @@ def decode_report(body: bytes) -> ReportIn:
     Raises:
         RequestError: the body as a whole is too large, not JSON, or not a report.
     """
-    # Depth counts item by item, so that a deep item costs only itself; the decoder skips Raw
-    # values by recursion, hence a bound here too.
-    report = decode(_LooseReport, body, max_bytes=REPORT_MAX_BYTES, depth_max=500)
-    items = [decode_report_item(bytes(raw), cancelled=False) for raw in report.completed]
-    items += [decode_report_item(bytes(raw), cancelled=True) for raw in report.cancelled]
+    # Depth counts item by item, so that a deep item costs only itself.
+    report = decode(_LooseReport, body, max_bytes=REPORT_MAX_BYTES, depth_max=None)
+    items = decode_report_items([*map(bytes, report.completed)], cancelled=False)
+    items += decode_report_items([*map(bytes, report.cancelled)], cancelled=True)
     return ReportIn(report.agent_id, tuple(items))
 
 
-def decode_report_item(raw: bytes, *, cancelled: bool) -> ReportItem:
-    """Decode one reported result; what is wrong with it is its `problem`."""
-    if len(raw) > ITEM_MAX_BYTES:
-        return _bad_item(raw, cancelled, f"{len(raw)} bytes, {ITEM_MAX_BYTES} are allowed")
-    if is_too_deep(raw):
-        return _bad_item(raw, cancelled, "nested too deep")
+def decode_report_items(raws: Sequence[bytes], *, cancelled: bool) -> list[ReportItem]:
+    """Decode reported results; what is wrong with one is its `problem`.
+
+    They are read all at once, and one by one where anything is wrong with any of them.
+    """
+    if any(len(raw) > ITEM_MAX_BYTES or is_too_deep(raw) for raw in raws):
+        return [_alone(raw, cancelled) for raw in raws]
     try:
-        head = decoder(_ItemHead).decode(raw)
-        # Values are passed over above, and with them broken UTF-8 and numbers nobody can read: a
-        # result that nobody can read would hide every other one of its page.
-        parse(raw)
+        heads = decoder(tuple[_ItemHead, ...]).decode(b"[%b]" % b",".join(raws))
+        return [_item(head, raw, cancelled) for head, raw in zip(heads, raws, strict=True)]
+    except _UNREADABLE:
+        return [_alone(raw, cancelled) for raw in raws]
+
+
+def _alone(raw: bytes, cancelled: bool) -> ReportItem:
+    try:
+        if len(raw) > ITEM_MAX_BYTES:
+            raise DecodeError(f"{len(raw)} bytes, {ITEM_MAX_BYTES} are allowed")
+        if is_too_deep(raw):
+            raise DecodeError("nested too deep")
+        return _item(decoder(_ItemHead).decode(raw), raw, cancelled)
     except _UNREADABLE as error:
         return _bad_item(raw, cancelled, str(error))
+
+
+def _item(head: _ItemHead, raw: bytes, cancelled: bool) -> ReportItem:
+    """Make an item of what was read of it.
+
+    Raises:
+        DecodeError: a number is out of bounds, or a value is not JSON.
+    """
+    # The head passes over values, and with them broken UTF-8 and numbers nobody can read: a result
+    # that nobody can read would hide every other one of its page.
+    parse(raw)
     if not 0 < head.lease_id <= ID_MAX:
-        return _bad_item(raw, cancelled, "lease_id must be 1 to 2^64-1")
+        raise DecodeError("lease_id must be 1 to 2^64-1")
     if len(head.observations) > OBSERVATIONS_MAX:
-        return _bad_item(
-            raw,
-            cancelled,
-            f"{len(head.observations)} observations, {OBSERVATIONS_MAX} are allowed",
-        )
+        raise DecodeError(f"{len(head.observations)} observations, {OBSERVATIONS_MAX} are allowed")
     return ReportItem(
         lease_id=head.lease_id,
         cancelled=cancelled,

@@ -16,7 +16,7 @@ from netsonde.wire.claims import Claimed, as_claimed
 from netsonde.wire.codec import DecodeError, decode_answer, decoder, encode
 from netsonde.wire.envelopes import decode_error
 from netsonde.wire.limits import LINE_MAX_BYTES, LINES_MAX
-from netsonde.wire.reports import ReportItem, decode_report_item
+from netsonde.wire.reports import ReportItem, decode_report_items
 
 T = TypeVar("T")
 
@@ -209,7 +209,8 @@ def read_report_lines(lines: Sequence[bytes]) -> list[tuple[int, ReportItem]]:
     Raises:
         RequestError: ERR_MALFORMED_JSON, a line is not an object with a number.
     """
-    items = []
+    seqs: list[int] = []
+    raws: list[bytes] = []
     for line in lines:
         try:
             head = decoder(_Head).decode(line)
@@ -222,9 +223,9 @@ def read_report_lines(lines: Sequence[bytes]) -> list[tuple[int, ReportItem]]:
         if head.seq is None:
             raise RequestError(ErrorCode.MALFORMED_JSON, "a line of the stream has no seq")
         start = b'{"t":"r","seq":%d,' % head.seq
-        raw = b"{" + line[len(start) :] if line.startswith(start) else line
-        items.append((head.seq, decode_report_item(raw, cancelled=False)))
-    return items
+        seqs.append(head.seq)
+        raws.append(b"{" + line[len(start) :] if line.startswith(start) else line)
+    return [*zip(seqs, decode_report_items(raws, cancelled=False), strict=True)]
 
 
 def acknowledgement_lines(seqs: Sequence[int], results: Sequence[ReportResult]) -> bytes:

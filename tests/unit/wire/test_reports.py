@@ -109,6 +109,31 @@ def test_what_would_spoil_a_page_of_results_costs_itself(field: bytes) -> None:
     assert [item.problem is None for item in decoded.items] == [True, False, True]
 
 
+ITEM = st.one_of(
+    st.integers(1, 5).map(lambda lease_id: b'{"lease_id":%d,"outcome":"ok"}' % lease_id),
+    st.sampled_from(
+        [
+            b"7",
+            b"{}",
+            b'"x"',
+            b'{"lease_id":0}',
+            b'{"lease_id":1,"env":{"a":1e999}}',
+            b"[" * 40 + b"]" * 40,
+        ]
+    ),
+)
+
+
+@given(completed=st.lists(ITEM, max_size=6), cancelled=st.lists(ITEM, max_size=3))
+def test_items_are_read_together_as_each_is_alone(
+    completed: list[bytes], cancelled: list[bytes]
+) -> None:
+    alone = [decode_report(encode_report(4, [item], [])).items[0] for item in completed]
+    alone += [decode_report(encode_report(4, [], [item])).items[0] for item in cancelled]
+
+    assert [*decode_report(encode_report(4, completed, cancelled)).items] == alone
+
+
 def test_what_an_agent_did_not_time_the_server_times() -> None:
     body = b'{"lease_id":5,"observations":[{"name":"n","value":1}]}'
     (bare,) = decode_report(b'{"agent_id":4,"completed":[' + body + b"]}").items
