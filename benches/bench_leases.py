@@ -23,7 +23,7 @@ import orjson
 from benches.harness import OURS, Bench, Budget, Contestant, MissingRivalError, Scale, steadily
 from benches.lease_codec import ENV, PlainTable, Seen, claim_body, observations, plain_report, seen
 from netsonde import wire
-from netsonde.agent.telemetry import quiet_collector
+from netsonde.collector import quiet_collector
 from netsonde.control_plane import TransportResponse
 from netsonde.control_plane.exchange import Answer
 from netsonde.control_plane.grants import read_claim

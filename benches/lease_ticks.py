@@ -22,9 +22,10 @@ import uvloop
 from benches.lease_codec import claim_body
 from benches.ticker import Ticker
 from netsonde import wire
-from netsonde.agent.telemetry import COLLECT_NS, YOUNG, quiet_collector
+from netsonde.agent.telemetry import COLLECT_NS, YOUNG
 from netsonde.agent.worker import TASKS_PER_TURN
 from netsonde.clock import NS_PER_S
+from netsonde.collector import quiet_collector
 from netsonde.control_plane import TransportResponse
 from netsonde.control_plane.exchange import Answer
 from netsonde.control_plane.grants import read_claim

@@ -28,9 +28,9 @@ from netsonde.agent.bounds import target_pacer
 from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.lease_extender import LeaseExtender
 from netsonde.agent.reporter import Reporter
-from netsonde.agent.telemetry import quiet_collector
 from netsonde.agent.worker import Worker
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
+from netsonde.collector import quiet_collector
 from netsonde.control_plane import ControlPlaneClient, HttpControlPlaneTransport
 from netsonde.leases import Ended, LeaseState, LeaseTable
 from netsonde.model import (

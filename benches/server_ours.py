@@ -19,6 +19,7 @@ import uvloop
 from benches.server_load import AGENTS, BATCH, ITEM
 from netsonde import wire
 from netsonde.clock import NS_PER_S, SystemClock
+from netsonde.collector import patient_collector
 from netsonde.model import TaskKind
 from netsonde.server import ServerConfig, serve
 from netsonde.server.leasing import Finished
@@ -59,7 +60,8 @@ async def serve_until_told(database: Path) -> None:
     async with serve(config) as server:
         addresses = {"agents": server.agent_url, "operators": server.operator_url}
         print(json.dumps(addresses), flush=True)
-        await asyncio.to_thread(sys.stdin.read)
+        with patient_collector():
+            await asyncio.to_thread(sys.stdin.read)
 
 
 def report(agent_id: int, lease_ids: list[int], now_ns: int, store: Store) -> None:

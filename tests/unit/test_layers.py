@@ -15,6 +15,7 @@ PACKAGE = ROOT / "engine" / "netsonde"
 LAYER = {
     "_native": 0,
     "clock": 1,
+    "collector": 1,
     "errors": 1,
     "model": 1,
     "backoff": 2,

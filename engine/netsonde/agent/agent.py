@@ -18,8 +18,9 @@ from netsonde.agent.parts import Basis, Parts, make_parts
 from netsonde.agent.probers import Probers, missing_kinds, opened_probers
 from netsonde.agent.scrape import metrics_page
 from netsonde.agent.standby import Standby, Unstarted
-from netsonde.agent.telemetry import Telemetry, boot_id, inventory, quiet_collector
+from netsonde.agent.telemetry import Telemetry, boot_id, inventory
 from netsonde.clock import NS_PER_S, Clock, SystemClock
+from netsonde.collector import quiet_collector
 from netsonde.control_plane import (
     ControlPlaneClient,
     ControlPlaneTransport,

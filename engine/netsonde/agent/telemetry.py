@@ -5,8 +5,7 @@ import gc
 import os
 import platform
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,26 +80,6 @@ class Telemetry:
             await self._clock.sleep(COLLECT_NS)
             passes += 1
             gc.collect(EVERYTHING if passes % COLLECT_ALL_PASSES == 0 else YOUNG)
-
-
-@contextmanager
-def quiet_collector() -> Iterator[None]:
-    """Keep the collector from stopping the loop at moments of its own choice.
-
-    What exists by now lives as long as the process and is never looked at again; the rest waits for
-    the passes of `Telemetry`. At its own choice the collector stopped a loop with 500 000 live
-    objects for 0.3 s.
-    """
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_enabled:
-            gc.enable()
 
 
 def inventory(

@@ -18,6 +18,7 @@ from netsonde.cli.options import DURATION, SIZE, read_token, split_pair
 from netsonde.cli.output import warn
 from netsonde.cli.state import DATABASE, default_state_dir, usable_dir
 from netsonde.cli.tls import read_tls, tls_options
+from netsonde.collector import patient_collector
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 from netsonde.server import ServerConfig, serve
@@ -212,4 +213,5 @@ async def _serve_until_stopped(config: ServerConfig) -> None:
         async with serve(config) as running, reloading(running.certificates.reload):
             warn(f"agents reach this control plane at {running.agent_url}")
             warn(f"operators reach it at {running.operator_url} (netsonde agents --server URL)")
-            await stopped.wait()
+            with patient_collector():
+                await stopped.wait()

@@ -1,7 +1,6 @@
 """What an agent says of itself."""
 
 import asyncio
-import gc
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from netsonde.agent.telemetry import (
     boot_id,
     inventory,
     open_files,
-    quiet_collector,
     rss_bytes,
 )
 from netsonde.clock import NS_PER_MS, NS_PER_S, ClockQuality, ManualClock
@@ -84,22 +82,6 @@ def test_the_inventory_names_this_host() -> None:
     assert told["mem_bytes"] > 1 << 26
     assert (told["addresses"], told["labels"]) == (["a", "b"], {"site": "ams"})
     assert told["capabilities"] == {"raw_icmp": True}
-
-
-def test_the_collector_is_quiet_for_the_block_and_as_it_was_after() -> None:
-    assert gc.isenabled()
-    with quiet_collector():
-        assert not gc.isenabled()
-        assert gc.get_freeze_count() > 0
-    assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
-    gc.disable()
-    try:
-        with quiet_collector():
-            assert not gc.isenabled()
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
 
 
 async def test_garbage_is_collected_on_a_slow_cadence(
