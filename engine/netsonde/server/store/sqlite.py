@@ -30,6 +30,7 @@ APPLICATION_ID = 0x6E736F6E  # "nson"
 BUSY_TIMEOUT_S = 2.0  # a backup tool's lock passes in less; a stuck process should not hang us
 CHECK_MAX_BYTES = 64 << 20  # a full check reads the file: half a second for this much
 JOURNAL_MAX_BYTES = 64 << 20  # that stays after a backup had let it grow
+CACHE_KIB = 32 << 10  # SQLite's 2 MiB are less than a group of commits changes: it wrote pages twice
 INSERT_SIZES = (256, 64, 16, 4, 1)  # rows per statement; 256 of our widest are 3328 parameters
 _MAGIC = b"SQLite format 3\x00"
 _RETRY_AFTER_MS = 1_000
@@ -284,6 +285,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     # Every savepoint keeps pages as they were; in a file that was half of what the disk was given.
     connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_MAX_BYTES}")
     return connection
 
