@@ -6,6 +6,7 @@ from netsonde.server.api import ApiRequest
 from netsonde.server.registry import identity_of
 from netsonde.server.store.agents import AgentRow
 
+ID_DIGITS_MAX = len(str(ID_MAX))  # Python refuses to read a number of thousands
 ORIGINAL_AGENT = "codecrafters-agent/"
 
 
@@ -21,9 +22,11 @@ def credentials(request: ApiRequest) -> tuple[int, str]:
         raise RequestError(
             ErrorCode.UNAUTHORIZED, "X-Agent-Id and X-Agent-Token (or Bearer) are needed"
         )
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:21]) <= ID_MAX:
+    digits = text.lstrip("0")
+    is_number = text.isascii() and text.isdecimal() and 0 < len(digits) <= ID_DIGITS_MAX
+    if not is_number or int(digits) > ID_MAX:
         raise RequestError(ErrorCode.VALIDATION, "X-Agent-Id must be a positive integer")
-    return int(text), token
+    return int(digits), token
 
 
 def bearer(request: ApiRequest) -> str:

@@ -11,6 +11,8 @@ from netsonde.model import ID_MAX, RegisterRequest
 from netsonde.server.api import ApiRequest
 from netsonde.server.senders import bearer, credentials, is_legacy, is_original, register_key
 
+ZEROS_FIRST = ("0" * 20 + "1" * 30, "0" * 20 + "1" * 5000, "0" * 5000)
+
 
 def request(**headers: str) -> ApiRequest:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -40,7 +42,7 @@ def test_an_id_is_a_positive_integer_or_refused(text: str) -> None:
     assert found is None or (str(found) == text.strip().lstrip("0") and 0 < found <= ID_MAX)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.0", "٣", "1" * 5000, str(ID_MAX + 1)])
+@pytest.mark.parametrize("text", ["0", "-1", "1.0", "٣", "1" * 5000, str(ID_MAX + 1), *ZEROS_FIRST])
 def test_ids_that_nobody_has_are_refused(text: str) -> None:
     with pytest.raises(RequestError) as refused:
         credentials(request(x_agent_id=text, x_agent_token="t"))
