@@ -32,7 +32,7 @@ from netsonde._native.icmp import (
     pack_requests,
 )
 from netsonde.clock import SystemClock
-from netsonde.model import LeaseId, PingSpec
+from netsonde.model import PingSpec
 from netsonde.policy import TargetPolicy
 from netsonde.probe.base import Recorder, measure
 from netsonde.probe.ping import PingProber
@@ -265,8 +265,7 @@ async def _period(
         for spec, record in zip(specs, records, strict=True):
             group.create_task(measure(prober, spec, record))
     sizes = [
-        len(encode_report_item(LeaseId(n), record.measurement()))
-        for n, record in enumerate(records, 1)
+        len(encode_report_item(n, record.measurement())) for n, record in enumerate(records, 1)
     ]
     answered = sum(record.observed("ping_summary")["received"] for record in records)
     return {"answered": answered, "bytes": statistics.fmean(sizes)}

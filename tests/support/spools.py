@@ -1,5 +1,6 @@
-"""The spool without its thread, so that a manual clock's turns of the loop are all there is."""
+"""Spools for tests, without their thread where a manual clock's turns are all there is."""
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 
 from netsonde.clock import Clock
 from netsonde.errors import StorageError
-from netsonde.spool import Spool, SpoolLimits
+from netsonde.spool import Spool, SpoolLimits, SpoolRecord
 
 T = TypeVar("T")
+
+EVERYTHING = 1 << 30  # bytes
 
 
 class InlineExecutor(Executor):
@@ -57,3 +60,15 @@ class SpoolFaults:
 async def open_spool(folder: Path, clock: Clock, **limits: int) -> Spool:
     """Open a spool in folder."""
     return await Spool.open(folder / "spool.db", SpoolLimits(**limits), clock)
+
+
+async def fill(spool: Spool, count: int, first: int = 1) -> None:
+    """Append count results at once: they share commits."""
+    async with asyncio.TaskGroup() as group:
+        for number in range(first, first + count):
+            group.create_task(spool.append(number, b"body %d" % number, cancelled=number % 2 == 0))
+
+
+async def everything(spool: Spool) -> list[SpoolRecord]:
+    """Return all results that wait."""
+    return [*await spool.pending(1_000_000, EVERYTHING)]

@@ -12,11 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import chain, compress
-from operator import not_
+from itertools import chain
 from typing import Any
 
-from netsonde import wire
+from netsonde.agent.at_once import AtOnce, parted
 from netsonde.agent.bounds import Bounds
 from netsonde.agent.keeper import Keeper
 from netsonde.agent.lanes import Lanes
@@ -34,17 +33,14 @@ from netsonde.model import (
 )
 from netsonde.pacing import Pacer
 from netsonde.probe.base import (
-    InstantProber,
     Moment,
     Prober,
     Recorder,
-    env_of,
-    failure_of,
     measure,
 )
 from netsonde.spool import Spool
 from netsonde.ticks import Tick
-from netsonde.wire import Result, ResultColumns
+from netsonde.wire import Result
 
 # Leases begun in one turn of the loop. A thousand tasks at once would stop it for 80 ms; leases
 # without one are a twentieth of the work.
@@ -106,10 +102,8 @@ class Worker:
         self._leases = leases
         self._keeper = Keeper(clock, spool, self.counters, self._free)
         self._probers = probers
-        self._instant = {
-            kind: prober for kind, prober in probers.items() if isinstance(prober, InstantProber)
-        }
         self.bounds = Bounds(pacer)
+        self._at_once = AtOnce(clock, probers, self.bounds)
         self._lanes: Lanes[_Job] = Lanes({kind: capacities.get(kind, 0) for kind in probers})
         self._jobs: dict[int, _Job] = {}
         self._keeping: dict[int, TaskKind] = {}
@@ -166,7 +160,8 @@ class Worker:
     @property
     def per_turn(self) -> int:
         """How many leases it takes in one turn of the loop."""
-        return INSTANTS_PER_TURN if len(self._instant) == len(self._probers) else TASKS_PER_TURN
+        are_all_instant = self._at_once.kinds == self._probers.keys()
+        return INSTANTS_PER_TURN if are_all_instant else TASKS_PER_TURN
 
     def submit(self, lease: Lease, tick: Tick | None = None) -> None:
         """Take a granted lease, or a tick of a standing one: it begins when its kind has a slot.
@@ -183,7 +178,7 @@ class Worker:
 
     def submit_many(self, leases: Sequence[Lease]) -> None:
         """Take leases that were granted together."""
-        others = self._measure_at_once(leases) if self._instant else leases
+        others = self._measure_at_once(leases) if self._at_once.kinds else leases
         for lease in others:
             self._queue(lease)
         for kind in {lease.kind: None for lease in others}:
@@ -279,9 +274,9 @@ class Worker:
     def _measure_at_once(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Measure what has a slot, is new and need not wait; return the others."""
         began, now_ns = Moment.now(self._clock), self._clock.boottime_ns()
-        ready, others = _parted(leases, self._may_begin_at_once(leases))
+        ready, others = parted(leases, self._may_begin_at_once(leases))
         turns = self.bounds.take_each(ready, now_ns)
-        ready, waiting = _parted(ready, turns)
+        ready, waiting = parted(ready, turns)
         lease_ids = [lease.lease_id for lease in ready]
         begun = self._leases.pass_many(lease_ids, now_ns)
         if len(begun) < len(lease_ids):
@@ -301,7 +296,9 @@ class Worker:
         kinds = {
             kind
             for kind, count in counts.items()
-            if kind in self._instant and self._group is not None and self._lanes.room(kind) >= count
+            if kind in self._at_once.kinds
+            and self._group is not None
+            and self._lanes.room(kind) >= count
         }
         lease_ids = [lease.lease_id for lease in leases]
         jobs, keeping = self._jobs, self._keeping
@@ -318,10 +315,8 @@ class Worker:
         by_kind: defaultdict[TaskKind, list[Lease]] = defaultdict(list)
         for lease in leases:
             by_kind[lease.kind].append(lease)
-        env = env_of(began, self.env)
-        parts = []
+        columns = self._at_once.measure(by_kind, began, self.env)
         for kind, batch in by_kind.items():
-            parts.append(self._columns_of(kind, batch, began, env))
             self._lanes.take(kind, len(batch))
             self._keeping.update(dict.fromkeys([lease.lease_id for lease in batch], kind))
         self.idle.clear()
@@ -329,28 +324,9 @@ class Worker:
         scheduled_at = [lease.scheduled_at for lease in ordered]
         self._keeper.add_columns(
             [lease.lease_id for lease in ordered],
-            ResultColumns.joined(parts),
+            columns,
             scheduled_at if any(scheduled_at) else (),
         )
-
-    def _columns_of(
-        self, kind: TaskKind, leases: Sequence[Lease], began: Moment, env: dict[str, Any]
-    ) -> ResultColumns:
-        """Measure; a prober's bug must still give every lease a result."""
-        try:
-            specs = self.bounds.specs(leases)
-            return self._instant[kind].measure_many(specs, began, env).checked(len(specs))
-        except Exception as error:
-            failure = failure_of(error)
-            count = len(leases)
-            return ResultColumns(
-                outcomes=[failure.outcome] * count,
-                started_at_ns=[began.realtime_ns] * count,
-                durations_ns=[self._clock.monotonic_ns() - began.monotonic_ns] * count,
-                observations=[wire.encode_observations(())] * count,
-                env=env,
-                errors=[failure.as_value()] * count,
-            )
 
     def _note_ran(self, job: _Job) -> None:
         if job.tick is not None:
@@ -420,12 +396,3 @@ def _note_failure(lease: Lease, measurement: Measurement) -> None:
             "kind": lease.kind.value,
         },
     )
-
-
-def _parted(
-    leases: Sequence[Lease], chosen: Sequence[bool]
-) -> tuple[Sequence[Lease], Sequence[Lease]]:
-    """Return the leases that were chosen, and the others."""
-    if all(chosen):
-        return leases, ()
-    return [*compress(leases, chosen)], [*compress(leases, map(not_, chosen))]

@@ -1,6 +1,6 @@
 """The calls of the agent API: how each request is written, and how its answer is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -122,6 +122,12 @@ def extend_call(ids: tuple[int, ...], extend_by_ms: int, term_ms: int) -> Call[E
         read=lambda answer: read_extend(answer, ids, term_ms),
         timeout_s=CALL_TIMEOUT_S,
     )
+
+
+def lease_id_parts(lease_ids: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return lease ids in parts that one call takes."""
+    most = wire.LEASE_IDS_PER_EXTEND_MAX
+    return [tuple(lease_ids[start : start + most]) for start in range(0, len(lease_ids), most)]
 
 
 def release_call(

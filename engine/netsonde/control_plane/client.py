@@ -18,15 +18,16 @@ from netsonde.control_plane.calls import (
     config_call,
     extend_call,
     heartbeat_call,
+    lease_id_parts,
     metrics_call,
     register_call,
-    release_call,
     report_call,
     report_stream_call,
 )
 from netsonde.control_plane.exchange import Call, Exchange, Identity
 from netsonde.control_plane.grants import ClaimGrant, Extension
 from netsonde.control_plane.reporting import Batch, report_all
+from netsonde.control_plane.returning import Returns
 from netsonde.control_plane.server_clock import ServerClock
 from netsonde.control_plane.streaming import (
     ClaimSink,
@@ -35,17 +36,15 @@ from netsonde.control_plane.streaming import (
     ReportStream,
     Streams,
 )
+from netsonde.control_plane.terms import CLAIM_WAIT_MS, claim_hold_ms, lease_term_ms
 from netsonde.control_plane.transport import ControlPlaneTransport
 from netsonde.errors import ControlPlaneError, NetsondeError, TransportError
 from netsonde.metrics import Durations
 from netsonde.model import (
     HeartbeatRequest,
     HeartbeatResponse,
-    Measurement,
     MetricsEnvelope,
     MetricsResponse,
-    Observation,
-    Outcome,
     RegisterRequest,
     RegisterResponse,
     ReportResponse,
@@ -53,10 +52,6 @@ from netsonde.model import (
 from netsonde.wire import RejectedLease
 
 ATTEMPTS = 4  # about a second of retries; who calls in a loop comes back anyway
-CLAIM_WAIT_MS = 20_000  # the hold of a server that did not say what it prefers
-CLAIM_WAIT_MAX_MS = 55_000
-TERM_DEFAULT_MS = 60_000  # of a server that says 0
-TERM_MAX_MS = 86_400_000  # a server that says more is mistaken; a standing lease has an hour
 # Aliases of the same handlers; a base address may end in one, so that the others are not there.
 PREFIXES = ("/v1/agents", "", "/v1", "/api/v1")
 
@@ -76,6 +71,7 @@ class ControlPlaneClient:
         self._claim_streams = Streams(clock, self.counters)
         self._report_streams = Streams(clock, self.counters)
         self._server_clock = ServerClock()
+        self._returns = Returns(self._exchange, clock, self._report_cancelled)
         self.on_config: Callable[[str | int], None] = lambda _: None
 
     @property
@@ -121,8 +117,7 @@ class ControlPlaneClient:
     @property
     def term_ms(self) -> int:
         """The lease term that the control plane named at registration."""
-        named_ms = self.registration.lease_duration_ms if self.registration else 0
-        return min(named_ms, TERM_MAX_MS) if named_ms > 0 else TERM_DEFAULT_MS
+        return lease_term_ms(self.registration)
 
     def server_now_ns(self) -> int:
         """Return the control plane's instant; until it has named one, this host's wall clock."""
@@ -132,8 +127,7 @@ class ControlPlaneClient:
     @property
     def claim_wait_ms(self) -> int:
         """How long the control plane would like to hold an empty claim."""
-        named_ms = self.registration.claim_wait_ms if self.registration else None
-        return CLAIM_WAIT_MS if named_ms is None else max(0, min(named_ms, CLAIM_WAIT_MAX_MS))
+        return claim_hold_ms(self.registration)
 
     def adopt(
         self, registration: RegisterResponse, *, prefix: str = PREFIXES[0], is_legacy: bool | None
@@ -221,7 +215,7 @@ class ControlPlaneClient:
         free = _free(capacities)
         if not free:
             return ClaimGrant()
-        hold_ms = self._hold_ms(wait_ms)
+        hold_ms = claim_hold_ms(self.registration, wait_ms)
         # An original server holds an empty claim for 20 s whatever it is asked.
         longest_ms = hold_ms if self.is_legacy is False else max(hold_ms, CLAIM_WAIT_MS)
         call = claim_call(
@@ -258,7 +252,8 @@ class ControlPlaneClient:
             return
         if self.is_legacy is False and self._claim_streams.are_usable:
             claim = ClaimStream(sink, self._clock, lambda: self.term_ms, self._hear_config)
-            call = claim_stream_call(free, claim_id, self._hold_ms(wait_ms), claim)
+            hold_ms = claim_hold_ms(self.registration, wait_ms)
+            call = claim_stream_call(free, claim_id, hold_ms, claim)
             if await self._streamed(call, claim, self._claim_streams, STREAMLESS_STATUSES):
                 return
         most = min(sum(free.values()), wire.LEASES_PER_CLAIM_MAX)
@@ -273,7 +268,7 @@ class ControlPlaneClient:
         are in neither result: they keep the deadlines they have.
         """
         got = Extension({})
-        for ids in _in_chunks(lease_ids, wire.LEASE_IDS_PER_EXTEND_MAX):
+        for ids in lease_id_parts(lease_ids):
             try:
                 call = extend_call(ids, extend_by_ms, self.term_ms)
                 got |= await self._exchange.call(call, attempts)
@@ -296,23 +291,7 @@ class ControlPlaneClient:
         claim_ids gives back whatever is held of these claims, but for the leases to keep. An
         original control plane has no such call: it is told that they were cancelled.
         """
-        if not lease_ids and not claim_ids:
-            return 0
-        if self.is_legacy:
-            return await self._cancel(dict.fromkeys(lease_ids, "released"), attempts)
-        released = 0
-        chunks = _in_chunks(lease_ids, wire.LEASE_IDS_PER_EXTEND_MAX) or [()]
-        for number, ids in enumerate(chunks):
-            # What cannot all be named ends by itself: what runs must not be given back.
-            claims = tuple(claim_ids) if number == 0 and len(keep) <= wire.LINES_MAX else ()
-            kept = tuple(keep) if claims else ()
-            try:
-                released += await self._exchange.call(release_call(ids, claims, kept), attempts)
-            except ControlPlaneError as error:
-                if error.status not in ABSENT_STATUSES:
-                    raise
-                released += await self._cancel(dict.fromkeys(ids, "released"), attempts)
-        return released
+        return await self._returns.release(lease_ids, claim_ids, keep, attempts)
 
     async def hand_back(
         self, rejected: Sequence[RejectedLease], *, attempts: int = ATTEMPTS
@@ -321,10 +300,7 @@ class ControlPlaneClient:
 
         One whose id could not be read cannot be given back: it ends by itself.
         """
-        reasons = {item.lease_id: item.message for item in rejected if item.lease_id}
-        if self.is_legacy:
-            return await self._cancel(reasons, attempts)
-        return await self.release(tuple(reasons), attempts=attempts)
+        return await self._returns.hand_back(rejected, attempts)
 
     async def config(self, etag: str | None) -> ConfigAnswer | None:
         """Ask for the signed configuration unless etag names it; None: there is none."""
@@ -398,36 +374,13 @@ class ControlPlaneClient:
         streams.ended()
         return True
 
-    async def _cancel(self, reasons: Mapping[int, str], attempts: int) -> int:
-        """Report leases as cancelled without having been started."""
-        items = [
-            wire.encode_report_item(
-                lease_id,
-                Measurement(
-                    outcome=Outcome.REJECTED,
-                    started_at_ns=self._clock.realtime_ns(),
-                    duration_ns=0,
-                    observations=(Observation("agent_rejected", {"message": reason}),),
-                ),
-            )
-            for lease_id, reason in reasons.items()
-        ]
-        if not items:
-            return 0
+    async def _report_cancelled(self, items: Sequence[bytes], attempts: int) -> None:
         await self.report((), items, attempts=attempts)
-        return len(items)
 
     def _hear_config(self, revision: str | int | None) -> None:
         if revision is not None:
             self.on_config(revision)
 
-    def _hold_ms(self, wait_ms: int | None) -> int:
-        return self.claim_wait_ms if wait_ms is None else min(wait_ms, CLAIM_WAIT_MAX_MS)
-
 
 def _free(capacities: Mapping[str, int]) -> dict[str, int]:
     return {kind: slots for kind, slots in capacities.items() if slots > 0}
-
-
-def _in_chunks(ids: Sequence[int], most: int) -> list[tuple[int, ...]]:
-    return [tuple(ids[start : start + most]) for start in range(0, len(ids), most)]

@@ -34,7 +34,7 @@ from netsonde.model import (
     ReportStatus,
 )
 from netsonde.server.about import About, Parameter, counted, sized, within
-from netsonde.server.answers import Health, Readiness
+from netsonde.server.answers.health import Health, Readiness
 from netsonde.server.config import CLAIM_WAIT_MAX_MS
 from netsonde.server.fleet import DONE_COMMANDS_MAX
 

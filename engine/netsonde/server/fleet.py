@@ -18,6 +18,7 @@ from netsonde.server.store import Store, StoreWriter
 from netsonde.server.store.agents import AgentRow
 from netsonde.server.store.fleet import Command, HeartbeatRow
 
+HEARTBEATS_MISSED = 3  # before an agent counts as late
 FLUSH_NS = 10 * NS_PER_S  # how much of what agents said of themselves a crash may forget
 RETIRED_MAX = 8  # instances whose heartbeats may still be under way: restarts within minutes
 DOCUMENT_MAX_BYTES = 4 << 10  # of an agent's health; ours has 300

@@ -1,12 +1,10 @@
 """The agent API: what a request means, for our agents and for the original ones."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
-from typing import Any
 
 from netsonde import wire
-from netsonde.clock import NS_PER_MS, rfc3339
-from netsonde.errors import ErrorCode, RequestError
+from netsonde.clock import NS_PER_MS
+from netsonde.errors import RequestError
 from netsonde.model import (
     ID_MAX,
     ClaimRequest,
@@ -23,7 +21,7 @@ from netsonde.model import (
     ReportResponse,
     ReportStatus,
 )
-from netsonde.server.agent_calls import AGENT_CALLS, LIVEZ, PREFIXES, READYZ
+from netsonde.server.agent_calls import AGENT_CALLS, PREFIXES
 from netsonde.server.api import (
     Api,
     ApiRequest,
@@ -37,15 +35,17 @@ from netsonde.server.api import (
     require_identity,
     require_json,
 )
-from netsonde.server.claims import Claimed, ClaimEvent, Claims, Configured, Ended, Ping, Revoked
+from netsonde.server.claim_answers import ClaimAnswers
+from netsonde.server.claims import Claims
 from netsonde.server.config_calls import answer_config
 from netsonde.server.core import ControlPlane
+from netsonde.server.fleet import HEARTBEATS_MISSED
+from netsonde.server.health import health_routes
 from netsonde.server.intake import Intake
 from netsonde.server.leasing import ExtendStatus, Extension
 from netsonde.server.quotas import Quotas
-from netsonde.server.registry import identity_of
+from netsonde.server.senders import check_same, credentials, is_legacy, is_original, register_key
 from netsonde.server.store.agents import AgentRow
-from netsonde.server.store.tasks import GrantedTask
 from netsonde.wire.metrics import (
     METRIC_NAME_MAX_CHARS,
     OriginalMetrics,
@@ -54,8 +54,6 @@ from netsonde.wire.metrics import (
     original_metrics,
 )
 
-ORIGINAL_AGENT = "codecrafters-agent/"
-HEARTBEATS_MISSED = 3  # before an agent counts as late
 EXTEND_FRACTION = 0.4
 _PROVEN_CALLS = frozenset({"report", "metrics"})  # whose bodies may have 4 MiB
 ORIGINAL_SAMPLES_MAX = 500
@@ -70,6 +68,7 @@ class AgentApi(Api):
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._claims = Claims(plane)
+        self._claim_answers = ClaimAnswers(plane)
         self._intake = Intake(plane)
         self._quotas = Quotas(plane.config.quota_scale)
         handlers: dict[str, Handler] = {
@@ -105,7 +104,7 @@ class AgentApi(Api):
         """Refuse who is no agent before the body is read; a register's is small, and proves it."""
         if path.rpartition("/")[2] in _PROVEN_CALLS:
             self._plane.registry.check(
-                *_credentials(ApiRequest(method=method, path=path, headers=headers))
+                *credentials(ApiRequest(method=method, path=path, headers=headers))
             )
 
     async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
@@ -120,9 +119,9 @@ class AgentApi(Api):
 
     async def _register(self, request: ApiRequest) -> ApiResponse:
         body = wire.decode(RegisterRequest, request.body)
-        self._quotas.spend("register", _register_key(body, request), request.received_ns)
+        self._quotas.spend("register", register_key(body, request), request.received_ns)
         agent, token, changes = await self._plane.registry.register(
-            body, is_legacy=body.agent_key is None or _is_legacy(request)
+            body, is_legacy=body.agent_key is None or is_legacy(request)
         )
         self._plane.fleet.began(agent)
         if body.agent_key is not None:
@@ -154,7 +153,7 @@ class AgentApi(Api):
     async def _heartbeat(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "heartbeat")
         body = wire.decode(HeartbeatRequest, request.body)
-        _same_agent(agent, body.agent_id)
+        check_same(agent, body.agent_id)
         ids = body.active_leases.get("ids", ())
         if not isinstance(ids, list | tuple) or not all(
             type(one) is int and 0 <= one <= ID_MAX for one in ids
@@ -180,58 +179,22 @@ class AgentApi(Api):
     async def _claim(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "claim")
         body = wire.decode(ClaimRequest, request.body)
-        _same_agent(agent, body.agent_id)
-        if wire.NDJSON in request.header("accept").lower() and not _is_legacy(request):
+        check_same(agent, body.agent_id)
+        if wire.NDJSON in request.header("accept").lower() and not is_legacy(request):
             events = self._claims.stream(agent, body, request.received_ns)
-            return lines(self._claim_lines(events, request.received_ns))
+            return lines(self._claim_answers.lines(events, request.received_ns))
         claimed = await self._claims.claim(
-            agent, body, request.received_ns, is_legacy=_is_legacy(request)
+            agent, body, request.received_ns, is_legacy=is_legacy(request)
         )
-        answer = self._claim_body(body, claimed, request.received_ns)
+        answer = self._claim_answers.body(body, claimed, request.received_ns)
         if (revision := self._config_revision(agent)) is not None:
             answer["config_revision"] = revision
         return ok(answer)
 
-    async def _claim_lines(
-        self, events: AsyncGenerator[ClaimEvent], received_ns: int
-    ) -> AsyncGenerator[bytes]:
-        async with aclosing(events):
-            async for event in events:
-                match event:
-                    case Claimed():
-                        yield wire.claim_lines(self._leases(event, received_ns))
-                    case Revoked():
-                        yield wire.revoke_line(event.lease_ids)
-                    case Configured():
-                        yield wire.config_line(event.revision)
-                    case Ping():
-                        yield wire.ping_line()
-                    case Ended():
-                        yield wire.end_line(event.reason)
-
-    def _claim_body(self, body: ClaimRequest, claimed: Claimed, received_ns: int) -> dict[str, Any]:
-        answer: dict[str, Any] = {
-            "leases": self._leases(claimed, received_ns),
-            "held_ms": _held_ms(claimed, received_ns),
-            "server_time_ms": claimed.now_ns // NS_PER_MS,
-        }
-        if body.claim_id is not None:
-            answer["claim_id"] = body.claim_id
-        return answer
-
-    def _leases(self, claimed: Claimed, received_ns: int) -> list[Mapping[str, Any]]:
-        held_ms = _held_ms(claimed, received_ns)
-        max_lease_ms = self._plane.policy.max_lease_ns // NS_PER_MS
-        offline_ms = self._plane.config.offline_ms
-        return [
-            _lease(task, claimed.now_ns, held_ms, max_lease_ms, offline_ms)
-            for task in claimed.tasks
-        ]
-
     async def _extend(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "extend")
         body = wire.decode(ExtendRequest, request.body)
-        _same_agent(agent, body.agent_id)
+        check_same(agent, body.agent_id)
         if body.extend_by_ms < 0:
             refuse("extend_by_ms", "extend_by_ms must be 0 or more")
         answers = await self._plane.extend(agent, body)
@@ -242,7 +205,7 @@ class AgentApi(Api):
             for lease_id, extension in answers
             if extension.until_ns is not None
         )
-        if _is_original(request):
+        if is_original(request):
             return ok(list(outcomes))
         return ok(
             ExtendResponse(
@@ -262,7 +225,7 @@ class AgentApi(Api):
     async def _release(self, request: ApiRequest) -> ApiResponse:
         agent = await self._authenticated(request, "release")
         body = wire.decode(ReleaseRequest, request.body)
-        _same_agent(agent, body.agent_id)
+        check_same(agent, body.agent_id)
         return ok(ReleaseResponse(released=await self._plane.release(agent, body)))
 
     async def _report(self, request: ApiRequest) -> ApiResponse:
@@ -272,14 +235,14 @@ class AgentApi(Api):
             return lines(self._report_lines(agent, request.chunks, until_ns))
         try:
             body = wire.decode_report(request.body)
-            _same_agent(agent, body.agent_id)
+            check_same(agent, body.agent_id)
         except RequestError:
-            if _is_original(request):  # an original agent would send the same bytes for ever
+            if is_original(request):  # an original agent would send the same bytes for ever
                 return ok(ReportResponse(acknowledged=0))
             raise
         answers = await self._plane.report(agent, body.items)
         taken = sum(answer.status in _TAKEN for answer in answers)
-        results = () if _is_original(request) else tuple(answers)
+        results = () if is_original(request) else tuple(answers)
         return ok(ReportResponse(acknowledged=taken, results=results))
 
     async def _report_lines(
@@ -305,12 +268,12 @@ class AgentApi(Api):
         if not names_its_instance(request.body):
             return await self._original_metrics(agent, request)
         batch = decode_metrics(request.body)
-        _same_agent(agent, batch.agent_id)
+        check_same(agent, batch.agent_id)
         return ApiResponse(202, await self._intake.take(batch))
 
     async def _original_metrics(self, agent: AgentRow, request: ApiRequest) -> ApiResponse:
         body = wire.decode(OriginalMetrics, request.body, max_bytes=wire.REPORT_MAX_BYTES)
-        _same_agent(agent, body.agent_id)
+        check_same(agent, body.agent_id)
         samples = [*body.counters, *body.gauges]
         if len(samples) > ORIGINAL_SAMPLES_MAX:
             refuse("counters", f"at most {ORIGINAL_SAMPLES_MAX} samples are allowed")
@@ -330,96 +293,10 @@ class AgentApi(Api):
     # ── who asks ──
 
     async def _authenticated(self, request: ApiRequest, call: str) -> AgentRow:
-        agent_id, token = _credentials(request)
+        agent_id, token = credentials(request)
         agent = await self._plane.registry.authenticate(agent_id, token)
         self._quotas.spend(call, str(agent_id), request.received_ns)
         return agent
-
-
-def health_routes(plane: ControlPlane) -> list[Route]:
-    """Return the two calls that tell a supervisor how the process is."""
-
-    async def livez(_: ApiRequest) -> ApiResponse:
-        return ok({"status": "ok"})
-
-    async def readyz(_: ApiRequest) -> ApiResponse:
-        if not plane.is_ready:
-            raise RequestError(ErrorCode.UNAVAILABLE, "the control plane is shutting down")
-        await plane.writer.read(lambda store: store.counters())
-        return ok(plane.storage.health())
-
-    return [
-        Route("GET", "/livez", livez, about=LIVEZ),
-        Route("GET", "/readyz", readyz, about=READYZ),
-    ]
-
-
-def _credentials(request: ApiRequest) -> tuple[int, str]:
-    text = request.header("x-agent-id").strip()
-    token = request.header("x-agent-token").strip() or bearer(request)
-    if not text or not token:
-        raise RequestError(
-            ErrorCode.UNAUTHORIZED, "X-Agent-Id and X-Agent-Token (or Bearer) are needed"
-        )
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:21]) <= ID_MAX:
-        raise RequestError(ErrorCode.VALIDATION, "X-Agent-Id must be a positive integer")
-    return int(text), token
-
-
-def bearer(request: ApiRequest) -> str:
-    """Return the bearer token of a request, empty when it has none."""
-    scheme, _, token = request.header("authorization").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _same_agent(agent: AgentRow, agent_id: int) -> None:
-    if agent.agent_id != agent_id:
-        raise RequestError(ErrorCode.FORBIDDEN, "agent_id is not the agent of X-Agent-Id")
-
-
-def _register_key(body: RegisterRequest, request: ApiRequest) -> str:
-    return identity_of(body) or f"remote:{request.remote}"
-
-
-def _is_legacy(request: ApiRequest) -> bool:
-    return not request.header("netsonde-protocol")
-
-
-def _is_original(request: ApiRequest) -> bool:
-    return request.header("user-agent").startswith(ORIGINAL_AGENT)
-
-
-def _lease(
-    task: GrantedTask, now_ns: int, granted_after_ms: int, max_lease_ms: int, offline_ms: int
-) -> Mapping[str, Any]:
-    """Write a lease; its durations count from now_ns, `granted_after_ms` after the request."""
-    lease: dict[str, Any] = {
-        "lease_id": task.lease_id,
-        "task_id": task.task_id,
-        "kind": task.kind,
-        "lease_until_ms": (task.until_ns - now_ns) // NS_PER_MS,
-        "spec": wire.fragment(task.spec),
-        "attempt": task.attempt,
-        "max_attempts": task.max_attempts,
-        "granted_after_ms": granted_after_ms,
-        "max_lease_ms": max_lease_ms,
-    }
-    if task.check_id is not None:
-        lease["check_id"] = task.check_id
-    if task.priority:
-        lease["priority"] = task.priority
-    if task.scheduled_ns is not None:
-        lease["scheduled_at"] = rfc3339(task.scheduled_ns)
-    if task.repeat is not None:
-        del lease["max_lease_ms"]  # it has none
-        lease["repeat"] = wire.fragment(task.repeat.encode())
-        lease["offline_ms"] = offline_ms
-        lease["next_tick"] = task.next_tick
-    return lease
-
-
-def _held_ms(claimed: Claimed, received_ns: int) -> int:
-    return max(claimed.now_ns - received_ns, 0) // NS_PER_MS
 
 
 def _remaining_ms(extension: Extension, received_ns: int) -> int:

@@ -7,7 +7,7 @@ from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.metrics import Family, MetricType, Reading
 from netsonde.model import TaskKind
 from netsonde.server.core import ControlPlane
-from netsonde.server.handlers import HEARTBEATS_MISSED
+from netsonde.server.fleet import HEARTBEATS_MISSED
 from netsonde.server.store import Store
 from netsonde.server.store.tasks import QueueDepth
 

@@ -1,7 +1,10 @@
-"""The durable queue of results: `queue` decides what is written and read, `file` does it."""
+"""The durable queue of results: `queue` decides what is written and read, `file` does it.
 
-from netsonde.spool.file import SpoolRecord, SpoolRecords
+`groups` is what is known of the file without reading it, `at_hand` what need not be read.
+"""
+
 from netsonde.spool.queue import GROUP_BYTES_MAX, GROUP_ROWS_MAX, Spool, SpoolLimits
+from netsonde.spool.records import SpoolRecord, SpoolRecords
 
 __all__ = [
     "GROUP_BYTES_MAX",

@@ -16,16 +16,10 @@ from typing import NamedTuple, Self, TypeVar
 
 from netsonde.clock import Clock, SystemClock
 from netsonde.errors import SpoolFull, StorageError
-from netsonde.spool.file import (
-    INDEX_BITS,
-    Group,
-    SpoolFile,
-    SpoolRecords,
-    SpoolReplacedError,
-    StoredGroup,
-    bitmaps_of,
-    split,
-)
+from netsonde.spool.at_hand import AtHand
+from netsonde.spool.file import Group, SpoolFile, SpoolReplacedError
+from netsonde.spool.groups import Groups
+from netsonde.spool.records import INDEX_BITS, SpoolRecords
 from netsonde.wire import REPORT_ITEMS_MAX
 
 T = TypeVar("T")
@@ -33,7 +27,6 @@ T = TypeVar("T")
 GROUP_ROWS_MAX = REPORT_ITEMS_MAX  # a group is read back whole
 GROUP_BYTES_MAX = 4 << 20  # one report's worth
 TOUCHED_MAX = 16  # groups of whose acknowledgements the file does not know yet
-RECENT_BYTES_MAX = 8 << 20  # of results on the disk that are kept at hand for the report
 
 _log = logging.getLogger("netsonde.spool")
 
@@ -57,15 +50,6 @@ class _Append(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Batch:
-    """What is known in memory of one row of the file."""
-
-    stored_at_ns: int
-    size_bytes: int
-    unacknowledged: int
-
-
-@dataclass(slots=True)
 class _Commit:
     """A group on its way to the disk, and who waits for it."""
 
@@ -85,18 +69,12 @@ class Spool:
         self._limits = limits
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="netsonde-spool")
-        self._batches: dict[int, _Batch] = {}
-        self._recent: dict[int, SpoolRecords] = {}  # written, and still to be reported
-        self._recent_bytes = 0
-        self._read: dict[int, SpoolRecords] = {}  # what the last look at the file brought
+        self._groups = Groups()
+        self._at_hand = AtHand()
         self._appends: deque[_Append] = deque()
-        self._touched: set[int] = set()
         self._flushing: list[asyncio.Future[None]] = []
         self._writing: asyncio.Future[None] | None = None
         self._is_updating = False  # what is being written has acknowledgements
-        self._next_number = 1
-        self._rows = 0
-        self._bytes = 0
         self._is_closed = False
         self._is_disk_full = False
 
@@ -113,7 +91,7 @@ class Spool:
         """
         spool = cls(SpoolFile(path), limits or SpoolLimits(), clock or SystemClock())
         try:
-            spool._load(await spool._on_thread(spool._file.open))
+            spool._groups.load(await spool._on_thread(spool._file.open))
         except BaseException:
             spool._thread.shutdown()
             raise
@@ -122,25 +100,24 @@ class Spool:
     @property
     def rows(self) -> int:
         """Results that wait, those not yet durable included."""
-        return self._rows
+        return self._groups.rows
 
     @property
     def size_bytes(self) -> int:
         """Bytes they take in the file; a group counts whole until its last result goes."""
-        return self._bytes
+        return self._groups.size_bytes
 
     @property
     def oldest_ns(self) -> int | None:
         """When the oldest of them came, on the wall clock; None when nothing waits."""
-        waiting = (one.stored_at_ns for one in self._batches.values() if one.unacknowledged)
-        return next(waiting, None)
+        return self._groups.oldest_ns
 
     @property
     def is_full(self) -> bool:
         """Whether a limit is reached, or the disk was full at the last try."""
         return (
-            self._rows >= self._limits.rows
-            or self._bytes >= self._limits.size_bytes
+            self._groups.rows >= self._limits.rows
+            or self._groups.size_bytes >= self._limits.size_bytes
             or self._is_disk_full
         )
 
@@ -170,8 +147,8 @@ class Spool:
         if not count:
             self._write()  # what was acknowledged takes room still
             raise SpoolFull(
-                f"the spool {self._file.path} is full: {self._rows} results, {self._bytes} bytes; "
-                "it empties when the control plane takes them"
+                f"the spool {self._file.path} is full: {self.rows} results, {self.size_bytes} "
+                "bytes; it empties when the control plane takes them"
             )
         append = _Append(
             lease_ids[:count],
@@ -181,16 +158,16 @@ class Spool:
             asyncio.get_running_loop().create_future(),
         )
         self._appends.append(append)
-        self._rows += count
-        self._bytes += append.size_bytes
+        self._groups.rows += count
+        self._groups.size_bytes += append.size_bytes
         self._write()
         await append.done
         return count
 
     def _fitting(self, bodies: Sequence[bytes]) -> int:
         """Return how many results, from the first on, one group and the limits have room for."""
-        rows = min(self._limits.rows - self._rows, GROUP_ROWS_MAX)
-        room = self._limits.size_bytes - self._bytes
+        rows = min(self._limits.rows - self._groups.rows, GROUP_ROWS_MAX)
+        room = self._limits.size_bytes - self._groups.size_bytes
         if rows <= 0 or len(bodies[0]) > room:
             return 0
         return max(_leading(bodies, rows, min(room, GROUP_BYTES_MAX)), 1)
@@ -204,11 +181,11 @@ class Spool:
             StorageError: they could not be read.
         """
         self._check_open()
-        numbers = self._candidates(rows, bytes_, after_seq)
+        numbers = self._groups.candidates(rows, bytes_, after_seq)
         groups = await self._fetch(numbers)
         found: list[SpoolRecords] = []
         for number in numbers:
-            waiting = self._waiting(number, groups.get(number), after_seq)
+            waiting = self._groups.waiting(number, groups.get(number), after_seq)
             count = _leading(waiting.bodies, rows, bytes_)
             if waiting and not found and rows > 0:
                 count = max(count, 1)
@@ -228,13 +205,8 @@ class Spool:
         crash before that, the control plane knows.
         """
         self._check_open()
-        for number, bits in bitmaps_of(seqs):
-            batch = self._batches.get(number)
-            if batch is not None and batch.unacknowledged & bits:
-                self._rows -= (batch.unacknowledged & bits).bit_count()
-                batch.unacknowledged &= ~bits
-                self._touched.add(number)
-        if len(self._touched) >= TOUCHED_MAX:
+        self._groups.acknowledge(seqs)
+        if len(self._groups.touched) >= TOUCHED_MAX:
             self._write()
 
     async def flush(self) -> None:
@@ -244,7 +216,7 @@ class Spool:
             StorageError: it could not be written; another flush tries again.
         """
         self._check_open()
-        if self._touched or self._is_updating:
+        if self._groups.touched or self._is_updating:
             done = asyncio.get_running_loop().create_future()
             self._flushing.append(done)
             self._write()
@@ -273,36 +245,11 @@ class Spool:
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _load(self, stored: Iterable[StoredGroup]) -> None:
-        for number, *facts in stored:
-            batch = self._batches[number] = _Batch(*facts)
-            self._rows += batch.unacknowledged.bit_count()
-            self._bytes += batch.size_bytes
-            self._next_number = number + 1
-
     # ── reading ──
-
-    def _candidates(self, rows: int, bytes_: int, after_seq: int) -> list[int]:
-        """Choose the groups that hold the next results."""
-        after_number, after_index = split(after_seq)
-        chosen: list[int] = []
-        for number, batch in self._batches.items():
-            left = batch.unacknowledged
-            if number == after_number:
-                left >>= after_index + 1
-            if number < after_number or not left:
-                continue
-            chosen.append(number)
-            rows -= left.bit_count()
-            bytes_ -= batch.size_bytes
-            if rows <= 0 or bytes_ <= 0:
-                break
-        return chosen
 
     async def _fetch(self, numbers: Sequence[int]) -> dict[int, SpoolRecords]:
         """Return groups; those that are not at hand are read, and kept until others are."""
-        at_hand = self._read | self._recent
-        groups = {number: at_hand[number] for number in numbers if number in at_hand}
+        groups = self._at_hand.find(numbers)
         absent = [number for number in numbers if number not in groups]
         if not absent:
             return groups
@@ -312,36 +259,18 @@ class Spool:
             self._forget_all()
             raise
         groups |= zip(absent, found, strict=True)
-        self._read = {number: groups[number] for number in numbers if number not in self._recent}
+        self._at_hand.looked(groups)
         return groups
-
-    def _waiting(self, number: int, records: SpoolRecords | None, after_seq: int) -> SpoolRecords:
-        """Return a group's records after after_seq that nobody has acknowledged."""
-        batch = self._batches.get(number)
-        if batch is None or not records:  # it went while others were read
-            return SpoolRecords()
-        left = batch.unacknowledged
-        if left.bit_count() == len(records) and after_seq < records.seqs[0]:
-            return records
-        return records.at(
-            [at for at, seq in enumerate(records.seqs) if seq > after_seq and left >> at & 1]
-        )
 
     def _forget_all(self) -> None:
         """Account for a file that was moved aside with all that was in it."""
-        for batch in self._batches.values():
-            self._rows -= batch.unacknowledged.bit_count()
-            self._bytes -= batch.size_bytes
-        self._batches.clear()
-        self._touched.clear()
-        self._recent.clear()
-        self._recent_bytes = 0
-        self._read.clear()
+        self._groups.forget_all()
+        self._at_hand.clear()
 
     # ── writing: one group at a time ──
 
     def _write(self) -> None:
-        if self._writing is None and (self._appends or self._touched or self._flushing):
+        if self._writing is None and (self._appends or self._groups.touched or self._flushing):
             commit = self._next_commit()
             self._is_updating = bool(commit.group.updates)
             loop = asyncio.get_running_loop()
@@ -361,15 +290,14 @@ class Spool:
             appends.append(self._appends.popleft())
         waiting = [*(append.done for append in appends), *self._flushing]
         self._flushing = []
-        updates = [(number, self._batches[number].unacknowledged) for number in self._touched]
-        self._touched.clear()
+        updates = self._groups.take_updates()
         records = self._numbered(appends)
-        group = Group(self._next_number, self._clock.realtime_ns(), records, updates)
+        group = Group(self._groups.next_number, self._clock.realtime_ns(), records, updates)
         return _Commit(group, size_bytes, waiting)
 
     def _numbered(self, appends: Sequence[_Append]) -> SpoolRecords:
         """Return appended results as the next group's records."""
-        first = self._next_number << INDEX_BITS
+        first = self._groups.next_number << INDEX_BITS
         parts = []
         for append in appends:
             seqs = range(first, first + len(append.bodies))
@@ -393,36 +321,27 @@ class Spool:
                 future.set_result(None)
             else:
                 future.set_exception(_fresh(error))
-        is_much = error is None and len(self._touched) >= TOUCHED_MAX
+        is_much = error is None and len(self._groups.touched) >= TOUCHED_MAX
         if self._appends or self._flushing or is_much:
             self._write()
 
     def _keep(self, commit: _Commit) -> None:
         group, size_bytes = commit.group, commit.size_bytes
-        for number, unacknowledged in group.updates:
-            if unacknowledged == 0 and number in self._batches:  # it was not moved aside meanwhile
-                left_bytes = self._batches.pop(number).size_bytes
-                self._bytes -= left_bytes
-                self._read.pop(number, None)
-                if self._recent.pop(number, None) is not None:
-                    self._recent_bytes -= left_bytes
+        for number in self._groups.remove_emptied(group.updates):
+            self._at_hand.drop(number)
         if group.records:
-            everything = (1 << len(group.records)) - 1
-            self._batches[group.number] = _Batch(group.stored_at_ns, size_bytes, everything)
-            self._next_number = group.number + 1
-            if self._recent_bytes + size_bytes <= RECENT_BYTES_MAX:  # the oldest is reported next
-                self._recent[group.number] = group.records
-                self._recent_bytes += size_bytes
+            self._groups.arrived(group, size_bytes)
+            self._at_hand.written(group.number, group.records, size_bytes)
 
     def _give_back(self, commit: _Commit, error: BaseException) -> None:
         """Account for a group that was not written: results are their callers' again."""
         self._is_disk_full = isinstance(error, SpoolFull)
-        self._rows -= len(commit.group.records)
-        self._bytes -= commit.size_bytes
+        self._groups.rows -= len(commit.group.records)
+        self._groups.size_bytes -= commit.size_bytes
         if isinstance(error, SpoolReplacedError):
             self._forget_all()
         # What was acknowledged stays so in memory; the file learns of it with a later group.
-        self._touched |= self._batches.keys() & {number for number, _ in commit.group.updates}
+        self._groups.untake(commit.group.updates)
 
 
 def _leading(bodies: Sequence[bytes], rows: int, size_bytes: int) -> int:

@@ -351,7 +351,7 @@ async def test_what_was_acknowledged_before_an_outage_does_not_wait_for_its_end(
         bench.client.failure = TransportError("report", "gone")
         await bench.put(2)
         await bench.clock.advance(10 * NS_PER_S)
-        assert (bench.spool.rows, len(bench.spool._batches)) == (1, 1)
+        assert (bench.spool.rows, len(bench.spool._groups)) == (1, 1)
 
 
 async def test_a_stream_takes_along_what_comes_meanwhile(bench: Bench) -> None:

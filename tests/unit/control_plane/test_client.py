@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 import pytest
@@ -12,7 +9,6 @@ import pytest
 from netsonde import __version__
 from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock
 from netsonde.control_plane.cadence import CADENCE, LEGACY_CADENCE
-from netsonde.control_plane.client import ControlPlaneClient
 from netsonde.control_plane.grants import LeaseExtendClient
 from netsonde.control_plane.memory import (
     Answered,
@@ -20,7 +16,6 @@ from netsonde.control_plane.memory import (
     Garbled,
     LostRequest,
     LostResponse,
-    MemoryControlPlaneTransport,
     Oversized,
     Truncated,
 )
@@ -28,13 +23,10 @@ from netsonde.control_plane.transport import Headers
 from netsonde.errors import ControlPlaneError, TransportError
 from netsonde.model import (
     HeartbeatRequest,
-    Measurement,
-    Outcome,
     PingSpec,
     RegisterRequest,
-    ReportResult,
 )
-from netsonde.wire import encode_report_item
+from support.clients import ALL, LEGACY, item, rig
 from support.control_planes import (
     GoControlPlane,
     RustControlPlane,
@@ -44,47 +36,6 @@ from support.control_planes import (
 from support.driving import finish
 
 MARGIN_NS = 450 * NS_PER_MS  # 1 % of 45 s
-
-
-@dataclass
-class Rig:
-    clock: ManualClock
-    server: ScriptedControlPlane
-    transport: MemoryControlPlaneTransport
-    client: ControlPlaneClient
-
-    async def registered(self) -> "Rig":
-        await finish(self.clock, self.client.register(RegisterRequest(hostname="h")))
-        return self
-
-    async def claim(self, **options: Any) -> Any:
-        capacities = options.pop("capacities", {"ping": 4})
-        work = self.client.claim(capacities, claim_id="c-1", **options)
-        return await finish(self.clock, work)
-
-    async def report(
-        self, completed: Sequence[bytes] = (), cancelled: Sequence[bytes] = ()
-    ) -> tuple[ReportResult, ...]:
-        work = self.client.report(completed, cancelled)
-        return (await finish(self.clock, work)).results
-
-
-def rig(kind: type[ScriptedControlPlane] = ScriptedControlPlane) -> Rig:
-    clock = ManualClock()
-    server = kind(clock)
-    transport = MemoryControlPlaneTransport(server, clock)
-    return Rig(clock, server, transport, ControlPlaneClient(transport, clock, Random(1)))
-
-
-def item(lease_id: int) -> bytes:
-    measured = Measurement(
-        outcome=Outcome.OK, started_at_ns=0, duration_ns=NS_PER_MS, observations=()
-    )
-    return encode_report_item(lease_id, measured)
-
-
-ALL = pytest.mark.parametrize("kind", [ScriptedControlPlane, RustControlPlane, GoControlPlane])
-LEGACY = pytest.mark.parametrize("kind", [RustControlPlane, GoControlPlane])
 
 
 # ── who we are ───────────────────────────────────────────────────────────────────────────────────
@@ -535,19 +486,6 @@ async def test_the_rust_servers_nulls_are_absent_options() -> None:
     assert found.spec == PingSpec(host="192.0.2.1")
 
 
-async def test_a_bad_lease_costs_itself_and_is_released() -> None:
-    it = await rig().registered()
-    it.server.leases = [lease(1), lease(2, kind="sonar"), lease(3), {"kind": "ping"}]
-
-    grant = await it.claim()
-    handed_back = await finish(it.clock, it.client.hand_back(grant.rejected))
-
-    assert [found.lease_id for found in grant.leases] == [1, 3]
-    assert len(grant.rejected) == 2
-    assert handed_back == 1
-    assert it.server.bodies["release"] == [{"agent_id": 7, "lease_ids": [2]}]
-
-
 @pytest.mark.parametrize("depth", [40, 700, 900])
 async def test_a_lease_nested_too_deep_costs_itself(depth: int) -> None:
     it = await rig().registered()
@@ -559,53 +497,6 @@ async def test_a_lease_nested_too_deep_costs_itself(depth: int) -> None:
 
     assert [found.lease_id for found in grant.leases] == [1]
     assert len(grant.rejected) == 1
-
-
-@LEGACY
-async def test_a_bad_lease_of_an_original_server_is_reported_as_cancelled(
-    kind: type[ScriptedControlPlane],
-) -> None:
-    it = await rig(kind).registered()
-    it.server.leases = [lease(1), lease(2, kind="sonar")]
-
-    grant = await it.claim()
-    await finish(it.clock, it.client.hand_back(grant.rejected))
-
-    (body,) = it.server.bodies["report"]
-    assert body["completed"] == []
-    (handed_back,) = body["cancelled"]
-    assert handed_back["lease_id"] == 2
-    assert handed_back["observations"][0]["name"] == "agent_rejected"
-    assert it.server.calls("release") == 0
-
-
-async def test_a_server_without_release_is_told_of_cancelled_leases() -> None:
-    it = await rig(RustControlPlane).registered()
-    assert it.client.registration is not None
-    it.client.adopt(it.client.registration, is_legacy=None)  # restarted, nothing heard yet
-
-    assert await finish(it.clock, it.client.release([4, 5])) == 2
-
-    assert [found["lease_id"] for found in it.server.bodies["report"][0]["cancelled"]] == [4, 5]
-
-
-async def test_releasing_nothing_asks_nothing() -> None:
-    it = await rig().registered()
-
-    assert await finish(it.clock, it.client.release([])) == 0
-    assert await finish(it.clock, it.client.hand_back(())) == 0
-    assert it.server.calls("release") == 0
-
-    await finish(it.clock, it.client.release([], ["c-1"]))
-    assert it.server.bodies["release"] == [{"agent_id": 7, "claim_ids": ["c-1"]}]
-
-
-async def test_a_release_that_is_refused_is_raised() -> None:
-    it = await rig().registered()
-    it.server.answers["release"] = [(403, b"disabled")]
-
-    with pytest.raises(ControlPlaneError):
-        await finish(it.clock, it.client.release([1]))
 
 
 async def test_a_closed_client_says_so() -> None:

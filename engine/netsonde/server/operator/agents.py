@@ -10,7 +10,7 @@ from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server import documents
 from netsonde.server.about import PAGE, About, labelled
-from netsonde.server.answers import Agent, AgentPage
+from netsonde.server.answers.agents import Agent, AgentPage
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.core import ControlPlane
 from netsonde.server.fleet import is_revoked

@@ -20,7 +20,7 @@ from netsonde.server.api import (
 )
 from netsonde.server.audit import note_refusal
 from netsonde.server.core import ControlPlane
-from netsonde.server.handlers import bearer, health_routes
+from netsonde.server.health import health_routes
 from netsonde.server.operator.agents import AgentCalls
 from netsonde.server.operator.audit import AuditCalls
 from netsonde.server.operator.checks import CheckCalls
@@ -35,6 +35,7 @@ from netsonde.server.operator.tasks import TaskCalls
 from netsonde.server.operator.tokens import EnrolmentTokenCalls, TokenCalls
 from netsonde.server.queries import Query
 from netsonde.server.scopes import LOOPBACK, Principal, Scope
+from netsonde.server.senders import bearer
 
 RESOURCES = (
     CheckCalls,

@@ -5,7 +5,7 @@ from typing import Any
 
 from netsonde.clock import rfc3339
 from netsonde.server.about import PAGE, About, Parameter, choice, instant
-from netsonde.server.answers import AuditPage
+from netsonde.server.answers.audit import AuditPage
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query, decode_cursor, encode_cursor

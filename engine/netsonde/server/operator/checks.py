@@ -7,7 +7,7 @@ from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server import checks, documents
 from netsonde.server.about import PAGE, About
-from netsonde.server.answers import Check, CheckCancelled, CheckPage, CheckRun
+from netsonde.server.answers.checks import Check, CheckCancelled, CheckPage, CheckRun
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls, Committed, Operation, both, item_id, nothing
 from netsonde.server.queries import Query, decode_cursor, encode_cursor

@@ -10,7 +10,7 @@ from netsonde.dsse import Envelope
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.remote_config import inspect
 from netsonde.server.about import PAGE, About
-from netsonde.server.answers import Config, ConfigPage, ConfigStates, ConfigSummary
+from netsonde.server.answers.configs import Config, ConfigPage, ConfigStates, ConfigSummary
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.configs import STATES
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id

@@ -11,8 +11,8 @@ from netsonde.errors import ErrorCode, RequestError
 from netsonde.model import MINTED_ID_MAX, TaskKind
 from netsonde.server import documents
 from netsonde.server.about import AGENT, CHECK_ID, KIND, PAGE, About, instant, within
-from netsonde.server.answers import DeadLetter as LetterAnswer
-from netsonde.server.answers import (
+from netsonde.server.answers.dead_letters import DeadLetter as LetterAnswer
+from netsonde.server.answers.dead_letters import (
     DeadLetterPage,
     ManyDeleted,
     ManyRequeued,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from netsonde.server import fleet
 from netsonde.server.about import About
-from netsonde.server.answers import Agent, RevokedAgent
+from netsonde.server.answers.agents import Agent, RevokedAgent
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.agents import shown_agent
 from netsonde.server.operator.calls import Calls, Committed, Operation, item_id

@@ -7,7 +7,7 @@ from netsonde.clock import NS_PER_S
 from netsonde.exposition import CONTENT_TYPE, exposition
 from netsonde.server import measures, metrics
 from netsonde.server.about import AGENT, PAGE, About, Parameter, choice, instant, words_of
-from netsonde.server.answers import LatestPage, MetricAnswer
+from netsonde.server.answers.metrics import LatestPage, MetricAnswer
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok, refuse
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query, agent_id_of, decode_cursor, encode_cursor

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from netsonde.server import documents
 from netsonde.server.about import About
-from netsonde.server.answers import Queues
+from netsonde.server.answers.queues import Queues
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query

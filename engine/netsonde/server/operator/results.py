@@ -20,7 +20,7 @@ from netsonde.server.about import (
     number,
     words_of,
 )
-from netsonde.server.answers import CursorLine, ResultEndLine, ResultLine, ResultPage
+from netsonde.server.answers.results import CursorLine, ResultEndLine, ResultLine, ResultPage
 from netsonde.server.api import ApiRequest, ApiResponse, Route, lines, ok
 from netsonde.server.config import CLAIM_WAIT_MAX_MS
 from netsonde.server.core import ControlPlane

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from netsonde.clock import rfc3339
 from netsonde.server.about import About
-from netsonde.server.answers import Storage
+from netsonde.server.answers.health import Storage
 from netsonde.server.api import ApiRequest, ApiResponse, Route, ok
 from netsonde.server.operator.calls import Calls
 from netsonde.server.queries import Query

@@ -8,7 +8,7 @@ from netsonde import wire
 from netsonde.clock import NS_PER_MS
 from netsonde.server import oneoff
 from netsonde.server.about import About, counted, number
-from netsonde.server.answers import TaskAnswers, TaskLine, UploadEndLine
+from netsonde.server.answers.tasks import TaskAnswers, TaskLine, UploadEndLine
 from netsonde.server.api import ApiRequest, ApiResponse, Route, fed, lines, ok, refuse
 from netsonde.server.audit import entry
 from netsonde.server.core import ControlPlane

@@ -12,7 +12,7 @@ from netsonde.clock import NS_PER_MS, rfc3339
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server.about import PAGE, About, counted, labelled, sized, within, words
 from netsonde.server.access import TOKENS_MAX
-from netsonde.server.answers import (
+from netsonde.server.answers.tokens import (
     EnrolmentTokenPage,
     MadeEnrolmentToken,
     MadeToken,
