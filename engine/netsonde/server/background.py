@@ -24,7 +24,7 @@ from netsonde.server.store.checks import CheckRow
 SWEEP_MAX_NS = NS_PER_S
 SWEEP_MIN_NS = 20 * NS_PER_MS  # terms of a few hundred ms, as simulations use, need no finer
 TERM_SHARE = 4  # looks per shortest term
-HOUSEKEEP_NS = 5 * NS_PER_S  # how much of the clock a crash may forget
+HOUSEKEEP_NS = 5 * NS_PER_S  # how much of the clock a crash may forget after the last write
 ROLL_GAP_NS = 5 * NS_PER_S
 REVIEW_GAP_NS = NS_PER_S
 RETRY_NS = NS_PER_S  # after the storage failed

@@ -188,7 +188,6 @@ class Claims:
             if not room or store.holds_more_than(agent.agent_id, IN_FLIGHT_MAX - limit):
                 return Claimed((), now_ns)
             tasks = self._take(store, waiter, room, limit, now_ns)
-            store.keep_clock(now_ns, self._plane.lease_ids.last)
             return Claimed(tuple(tasks), now_ns)
 
         claimed = await self._plane.writer.write(operation, limit)

@@ -83,6 +83,7 @@ class ControlPlane:
         self.storage = StorageGuard(config, self.time)
         writer.on_full = self.storage.met_full
         self.lease_ids = LeaseIds(store.last_lease_id())
+        store.follow(lambda: (self.time.now_ns(), self.lease_ids.last))
         self.registry = AgentRegistry(config, self.time, self.policy, writer)
         self.fleet = Fleet(self.time, writer)
         self.operators = OperatorTokens(self.time, writer)
@@ -273,7 +274,7 @@ class ControlPlane:
         return len(expired)
 
     async def housekeep(self) -> None:
-        """Persist how far the clock is, and forget what needs no remembering."""
+        """Persist how far the clock is though nothing is written; forget what is over."""
 
         def operation(store: Store) -> None:
             now_ns = self.time.now_ns()

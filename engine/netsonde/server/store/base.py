@@ -4,8 +4,12 @@ A store is synchronous and belongs to one writer at a time. Its verbs run inside
 the writer opens (`begin`, `savepoint`, `commit`); many operations share one commit. Verbs that
 take many rows take them at once. Instants are ns of the server's clock. Rows that come by the
 thousand are msgspec Structs, which cost a tenth of a dataclass to make.
+
+No instant is stored that the clock could fall behind of: whoever has the clock lets the store
+follow it, and each commit keeps it. A verb that writes instants need not think of that.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +24,8 @@ from netsonde.server.store.results import ResultStore
 from netsonde.server.store.retention import RetentionStore
 from netsonde.server.store.tasks import TaskStore
 from netsonde.server.store.uploads import UploadStore
+
+Reached = Callable[[], tuple[int, int]]  # how far the clock and the lease ids are
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,10 @@ class Store(
 
     def keep_clock(self, now_ns: int, last_lease_id: int) -> None:
         """Remember how far the clock and the lease ids are."""
+        ...
+
+    def follow(self, reached: Reached) -> None:
+        """Remember them with every transaction from now on that changes anything."""
         ...
 
     def last_lease_id(self) -> int:

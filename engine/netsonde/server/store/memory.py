@@ -14,6 +14,7 @@ from netsonde.server.leasing import (
     StandingLease,
     TaskState,
 )
+from netsonde.server.store.base import Reached
 from netsonde.server.store.memory_access import MemoryAccess
 from netsonde.server.store.memory_configs import MemoryConfigs
 from netsonde.server.store.memory_dead import MemoryDead
@@ -70,6 +71,7 @@ class MemoryStore(
         self._standing: dict[int, Standing] = {}
         self._clock_ns = 0
         self._last_lease_id = 0
+        self._reached: Reached | None = None
 
     # transactions: everything is at once as durable as it will ever be
 
@@ -83,10 +85,13 @@ class MemoryStore(
         """Do nothing."""
 
     def commit(self) -> None:
-        """Do nothing."""
+        """Remember how far the clock is."""
+        if self._reached is not None:
+            self.keep_clock(*self._reached())
 
     def rollback(self) -> None:
-        """Do nothing."""
+        """Do as `commit`: nothing is taken back."""
+        self.commit()
 
     def fault(self, error: BaseException) -> Exception | None:
         """Return None: memory does not fail by halves."""
@@ -103,6 +108,10 @@ class MemoryStore(
         """Remember how far the clock and the lease ids are."""
         self._clock_ns = max(self._clock_ns, now_ns)
         self._last_lease_id = max(self._last_lease_id, last_lease_id)
+
+    def follow(self, reached: Reached) -> None:
+        """Remember them with every transaction from now on."""
+        self._reached = reached
 
     def last_lease_id(self) -> int:
         """Return the greatest lease id ever granted from here."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from netsonde.errors import ErrorCode, RequestError, StorageError
+from netsonde.server.store.base import Reached
 from netsonde.server.store.sqlite_access import SqliteAccess
 from netsonde.server.store.sqlite_configs import SqliteConfigs
 from netsonde.server.store.sqlite_dead import SqliteDead
@@ -74,6 +75,8 @@ class SqliteStore(
         self._inserts: dict[tuple[str, int], str] = {}
         self._meta: dict[str, int] = dict(self.run("meta").fetchall())
         self._changed: set[str] = set()
+        self._reached: Reached | None = None
+        self._changes_begun = 0
 
     @classmethod
     def open(cls, path: Path) -> "SqliteStore":
@@ -101,6 +104,7 @@ class SqliteStore(
     def begin(self) -> None:
         """Open a transaction that may write."""
         self._connection.execute("BEGIN IMMEDIATE")
+        self._changes_begun = self._connection.total_changes
 
     def savepoint(self) -> None:
         """Mark the point that `undo` returns to."""
@@ -113,10 +117,15 @@ class SqliteStore(
 
     def commit(self) -> None:
         """Make everything durable; returns when it is."""
+        if self._reached is not None and self._has_changes():
+            self.keep_clock(*self._reached())
         if self._changed:
             self.run_many("save_meta", [(name, self._meta[name]) for name in self._changed])
         self._connection.execute("COMMIT")
         self._changed.clear()
+
+    def _has_changes(self) -> bool:
+        return bool(self._changed) or self._connection.total_changes > self._changes_begun
 
     def rollback(self) -> None:
         """Give up the open transaction; harmless without one."""
@@ -154,6 +163,10 @@ class SqliteStore(
         """Remember how far the clock and the lease ids are."""
         self.keep_number("clock_ns", now_ns)
         self.keep_number("lease_id", last_lease_id)
+
+    def follow(self, reached: Reached) -> None:
+        """Remember them with every transaction from now on that changes anything."""
+        self._reached = reached
 
     def last_lease_id(self) -> int:
         """Return the greatest lease id ever granted from here."""

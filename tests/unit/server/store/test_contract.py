@@ -368,6 +368,18 @@ def test_the_clock_and_the_fence_only_grow(store: Store) -> None:
     assert (store.clock_ns(), store.last_lease_id()) == (50, 7)
 
 
+def test_every_commit_of_a_change_keeps_what_the_store_follows(store: Store) -> None:
+    reached = [(50, 7), (60, 8), (55, 6)]
+    store.follow(lambda: reached[0])
+    for kept in [(50, 7), (60, 8), (60, 8)]:
+        store.count("writes", 1)
+        store.commit()
+        store.begin()
+        assert (store.clock_ns(), store.last_lease_id()) == kept
+        del reached[0]
+    store.follow(lambda: (70, 9))
+
+
 # ── standing tasks ──
 
 REPEAT = '{"every_ms":1000,"jitter_ms":0}'

@@ -37,6 +37,20 @@ def test_what_was_committed_is_there_after_a_restart(path: Path) -> None:
     again.close()
 
 
+def test_a_transaction_that_changes_nothing_writes_nothing(path: Path) -> None:
+    store = SqliteStore.open(path)
+    store.follow(lambda: (77, 500))
+    journal = path.with_name("server.db-wal")
+    before = journal.stat().st_size
+    assert run_alone(store, lambda store: store.take(ANY_QUEUE, TaskKind.TCP, 1, GRANT)) == []
+    assert (store.clock_ns(), journal.stat().st_size) == (0, before)
+    run_alone(store, lambda store: store.count("writes", 1))
+    store.close()
+    again = SqliteStore.open(path)
+    assert (again.clock_ns(), again.last_lease_id()) == (77, 500)
+    again.close()
+
+
 def test_every_commit_reaches_the_disk(path: Path) -> None:
     store = SqliteStore.open(path)
     assert store.select("PRAGMA synchronous", ()).fetchone()[0] == 2
