@@ -32,6 +32,7 @@ LAYER = {
     "exposition": 3,
     "netinfo": 3,
     "probe": 3,
+    "settings_file": 3,
     "spool": 3,
     "tls": 3,
     "agent": 4,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from netsonde.agent.config import FILE_MAX_BYTES, AgentConfig
+from netsonde.agent.config import AgentConfig
 from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.metrics_sender import MetricsSender
 from netsonde.agent.probers import Probers
@@ -21,6 +21,7 @@ from netsonde.model import TaskKind
 from netsonde.probe.dns import DnsProber
 from netsonde.probe.dns.question import BadQuestion, Server, parse_server
 from netsonde.remote_config import Ceiling, KindValues, RemoteConfig, read_ceiling
+from netsonde.settings_file import FILE_MAX_BYTES
 
 CLAIM_STREAMS, REPORT_STREAMS = "claim_streams", "report_streams"  # the flags that we know
 
