@@ -18,6 +18,7 @@ LAYER = {
     "errors": 1,
     "model": 1,
     "backoff": 2,
+    "ceiling": 2,
     "leases": 2,
     "metrics": 2,
     "congestion": 2,

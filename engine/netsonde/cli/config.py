@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from netsonde import wire
+from netsonde.ceiling import clamp, read_ceiling
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
 from netsonde.cli.options import DURATION, json_options, operator_options, split_pair
@@ -42,9 +43,7 @@ from netsonde.remote_config import (
     PAYLOAD_TYPE,
     Payload,
     RemoteConfig,
-    clamp,
     inspect,
-    read_ceiling,
     read_verified,
 )
 
