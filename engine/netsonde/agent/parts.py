@@ -68,7 +68,6 @@ class Parts:
     reporter: Reporter
     extender: LeaseExtender
     keeper: ConfigKeeper
-    knobs: Knobs
     standby: Standby
     orders: Orders
     metrics: AgentMetrics
@@ -148,7 +147,7 @@ def make_parts(basis: Basis) -> Parts:
     parts = Parts(
         client=client, leases=leases, spool=spool, session=basis.session, telemetry=telemetry,
         worker=worker, standing=standing, dispatcher=dispatcher, reporter=reporter,
-        extender=extender, keeper=keeper, knobs=knobs, standby=standby,
+        extender=extender, keeper=keeper, standby=standby,
         orders=_orders(standby, keeper), metrics=metrics, sender=sender,
     )  # fmt: skip
     parts.connect()
