@@ -21,6 +21,7 @@ from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
 from netsonde.cli.options import DURATION, json_options, operator_options
 from netsonde.cli.output import (
+    instant,
     printable,
     write_table,
     write_table_or_json,
@@ -226,8 +227,8 @@ def _row(found: Mapping[str, Any]) -> list[str]:
         str(found.get("revision")),
         _scope_text(found.get("scope") or {}),
         printable(" ".join(map(str, found.get("keyids") or ()))),
-        printable(found.get("expires_at")),
-        printable(found.get("published_at")),
+        instant(found.get("expires_at")),
+        instant(found.get("published_at")),
     ]
 
 

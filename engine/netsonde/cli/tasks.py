@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from netsonde import wire
-from netsonde.cli.checks import spec_option
+from netsonde.cli.check_words import spec_option
 from netsonde.cli.exits import Exit
 from netsonde.cli.inputs import opened
 from netsonde.cli.operate import operate
