@@ -10,7 +10,7 @@ from netsonde import wire
 from netsonde.cli.check_words import check_options, parse_check, read_fields, read_spec
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import json_options, operator_options
+from netsonde.cli.options import examples, json_options, operator_options
 from netsonde.cli.output import (
     fields_of,
     printable,
@@ -24,21 +24,14 @@ from netsonde.control_plane.operator import JsonObject, OperatorClient
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 
-EPILOG = """\b
-Examples:
-  netsonde check add ping example.net --every 60s
-  netsonde check add "tcp [2001:db8::1]:443" --every 10s --label site=ams --all
-  netsonde check add ping gw1 gw2 --every 1m --expect loss_pct_max=1 --count 3
-  netsonde check list
-  netsonde check run 7
-  netsonde check pause 7
-  netsonde check change 7 --every 5m -o count=10
-
-\b
-Exit codes: 0 done, 2 what was asked for makes no sense, 3 the control plane
-cannot be reached or refuses.
-"""
-
+EPILOG = examples(
+    "netsonde check add ping example.net --every 60s",
+    'netsonde check add "tcp [2001:db8::1]:443" --every 10s --label site=ams --all',
+    "netsonde check add ping gw1 gw2 --every 1m --expect loss_pct_max=1 --count 3",
+    "netsonde check list",
+    "netsonde check run 7",
+    "netsonde check change 7 --every 5m -o count=10",
+)
 _ids_argument = click.argument(
     "check_ids", nargs=-1, required=True, type=click.IntRange(min=1), metavar="ID…"
 )
@@ -49,7 +42,7 @@ def check() -> None:
     """Add, list, change, run and remove checks: what the agents measure."""
 
 
-@check.command()
+@check.command(epilog=EPILOG)
 @click.argument("words", nargs=-1, required=True, metavar="KIND TARGET…")
 @check_options
 @click.option("--paused", is_flag=True, help="Do not run it before `check resume`.")

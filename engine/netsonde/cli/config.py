@@ -19,7 +19,7 @@ from netsonde.cli.config_files import (
 )
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import DURATION, json_options, operator_options
+from netsonde.cli.options import DURATION, examples, json_options, operator_options
 from netsonde.cli.output import (
     instant,
     printable,
@@ -35,10 +35,17 @@ from netsonde.dsse import SEED_BYTES, PublicKey, SigningKey, TrustedKeys
 from netsonde.model import MINTED_ID_MAX
 from netsonde.remote_config import PAYLOAD_TYPE, Payload, inspect, read_verified
 
+EPILOG = examples(
+    "netsonde config keygen fleet.pem",
+    "netsonde config sign values.toml --key fleet.pem --revision 18 --label site=ams > 18.json",
+    "netsonde config verify 18.json --key ed25519:… --ceiling ceiling.toml",
+    "netsonde config publish 18.json",
+    "netsonde config show 18",
+)
 FILE = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
-@click.group()
+@click.group(epilog=EPILOG)
 def config() -> None:
     """Sign, check and publish the configuration of a fleet's agents.
 

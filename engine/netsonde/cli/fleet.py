@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import confirm, json_options, operator_options, yes_option
+from netsonde.cli.options import confirm, examples, json_options, operator_options, yes_option
 from netsonde.cli.output import (
     fields_of,
     instant,
@@ -32,8 +32,15 @@ SAID = {
 CHANGES = {"disable": {"disabled": True}, "enable": {"disabled": False}}
 _agents_argument = click.argument("names", nargs=-1, required=True, metavar="ID|HOSTNAME…")
 
+EPILOG = examples(
+    "netsonde agents",
+    "netsonde agents show ams1",
+    "netsonde agents drain ams1 ams2",
+    "netsonde agents revoke 7 --yes",
+)
 
-@click.group(invoke_without_command=True)
+
+@click.group(invoke_without_command=True, epilog=EPILOG)
 @operator_options
 @json_options
 @click.pass_context

@@ -213,6 +213,22 @@ REAL = Real()
 RATE = Rate()
 
 
+def examples(*lines: str) -> str:
+    """Return what ends the help of a command that talks to a control plane."""
+    shown = "\n".join(f"  {line}" for line in lines)
+    return f"""\b
+Examples:
+{shown}
+
+\b
+Exit codes:
+  0    done
+  2    what was asked for makes no sense, or there is no such thing
+  3    the control plane cannot be reached, or refuses
+  130  interrupted, 141 nobody reads standard output any more
+"""
+
+
 def json_options(command: F) -> F:
     """Add --json and --ndjson: the same, one JSON object per line."""
     return click.option(

@@ -8,7 +8,13 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import DURATION, json_options, operator_options, split_pair
+from netsonde.cli.options import (
+    DURATION,
+    examples,
+    json_options,
+    operator_options,
+    split_pair,
+)
 from netsonde.cli.output import (
     instant,
     printable,
@@ -29,12 +35,20 @@ SCOPES = (
     "tokens:write",
 )
 
+EPILOG = examples(
+    "netsonde token create grafana --scope read > grafana",
+    "netsonde token create ci --scope read --scope checks:write --expires 90d",
+    "netsonde token create --enrol --uses 40 --expires 2h --label site=ams > rack",
+    "netsonde token list --enrol",
+    "netsonde token revoke 7",
+)
+
 enrol_option = click.option(
     "--enrol", "is_enrolment", is_flag=True, help="Tokens that new agents enrol with."
 )
 
 
-@click.group()
+@click.group(epilog=EPILOG)
 def token() -> None:
     """Make, list and revoke tokens of operators and, with --enrol, of new agents."""
 
