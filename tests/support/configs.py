@@ -12,6 +12,15 @@ KEY = SigningKey(b"k" * 32)
 OTHER_KEY = SigningKey(b"o" * 32)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CONFIG = {"kinds": {"ping": {"concurrency": 2}}}
+EVERYTHING = {
+    "kinds": {"ping": {"concurrency": 10, "starts_per_s": 50, "timeout_ms": 900}},
+    "target_starts_per_s": 2.5,
+    "cadence": {"claim_ms": 500, "report_ms": 50, "heartbeat_ms": 5000, "metrics_ms": 30000},
+    "resolvers": ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]:53"],
+    "deny": ["198.51.100.0/24", "2001:db8::/32"],
+    "log_level": "debug",
+    "features": {"claim_streams": False, "something_new": True},
+}
 
 
 def payload(

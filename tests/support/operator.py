@@ -35,6 +35,7 @@ class FakeOperator:
         self.token: str | None = None
         self.tls: ClientTls | None = None
         self.created: list[dict[str, Any]] = []
+        self.changed: list[tuple[int, dict[str, Any]]] = []
         self.removed: list[int] = []
         self.pages: list[Page] = []
         self.queries: list[dict[str, Any]] = []
@@ -67,6 +68,21 @@ class FakeOperator:
 
     async def checks(self) -> list[dict[str, Any]]:
         return [{"check_id": at + 1, **check} for at, check in enumerate(self.created)]
+
+    async def check(self, check_id: int) -> dict[str, Any]:
+        return {"check_id": check_id, **self.created[check_id - 1]}
+
+    async def change_check(self, check_id: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+        self.changed.append((check_id, dict(changes)))
+        return {**await self.check(check_id), **changes}
+
+    async def run_check(self, check_id: int) -> dict[str, Any]:
+        self.orders.append((check_id, "run"))
+        return {"check_id": check_id, "tasks": 2, "skipped": 1}
+
+    async def cancel_check(self, check_id: int) -> dict[str, Any]:
+        self.orders.append((check_id, "cancel"))
+        return {"check_id": check_id, "cancelled": 1}
 
     async def remove_check(self, check_id: int) -> dict[str, Any]:
         self.removed.append(check_id)

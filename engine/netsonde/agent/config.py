@@ -1,11 +1,8 @@
 """The agent's settings: from a TOML file, the environment and the caller; checked once, frozen."""
 
-import difflib
 import os
-import re
 import socket
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -13,19 +10,15 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct, field
 
-from netsonde.agent.settings import (
-    CHECKS,
-    DEFAULT_CAPACITIES,
-    endpoint,
-    rules,
-)
+from netsonde import settings_file
+from netsonde.agent.settings import CHECKS, DEFAULT_CAPACITIES, endpoint, rules
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 from netsonde.policy import TargetPolicy
 from netsonde.probe.ping.engines import DEFAULT_BACKENDS, Backend
+from netsonde.settings_file import Found
 from netsonde.tls import ClientTls, client_tls
 
-FILE_MAX_BYTES = 8 << 20  # a deny list of 100 000 prefixes has 2 MiB
 DEFAULT_STATE_DIR = Path("/var/lib/netsonde/agent")
 
 Table = Mapping[str, Any]
@@ -139,7 +132,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
         """
         found: dict[str, Any] = dict(defaults)
         if path is not None:
-            _merge(found, _checked(_from_file(path)))
+            _merge(found, _checked(settings_file.read(path, CHECKS)))
         _merge(found, _checked(_from_environment(environ)))
         _merge(found, {name: value for name, value in overrides.items() if value is not None})
         if not found.get("control_plane"):
@@ -155,8 +148,6 @@ _MERGED = frozenset({"capacities", "labels"})  # tables: a later source adds to 
 
 
 # ── where settings are written ───────────────────────────────────────────────────────────────────
-
-Found = Iterator[tuple[str, str, Any]]  # setting, where it was written, value
 
 
 def _checked(found: Found) -> dict[str, Any]:
@@ -181,41 +172,6 @@ def _merge(settings: dict[str, Any], more: Table) -> None:
             settings[name] = {**settings[name], **value}
         else:
             settings[name] = value
-
-
-def _from_file(path: Path) -> Found:
-    try:
-        with path.open("rb") as file:
-            text = file.read(FILE_MAX_BYTES + 1).decode()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
-    if len(text) > FILE_MAX_BYTES:
-        raise ConfigError(f"{path} has more than {FILE_MAX_BYTES} bytes")
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    for name, value in table.items():
-        where = f"{path}{_line_of(name, text)}"
-        if name not in CHECKS:
-            raise ConfigError(f"{where}: there is no setting {name}{_near(name)}")
-        yield name, where, value
-
-
-def _line_of(name: str, text: str) -> str:
-    """Find the line that writes a setting or its table; a TOML parser does not tell."""
-    pattern = re.compile(rf"\s*\[?\s*[\"']?{re.escape(name)}[\"']?\s*[\].=]")
-    for number, line in enumerate(text.splitlines(), 1):
-        if pattern.match(line):
-            return f", line {number}"
-    return ""
-
-
-def _near(name: str) -> str:
-    near = difflib.get_close_matches(name, CHECKS, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(CHECKS)}"
 
 
 _ORIGINAL_NAMES: Mapping[str, str] = {

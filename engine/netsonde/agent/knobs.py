@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from netsonde.agent.config import FILE_MAX_BYTES, AgentConfig
+from netsonde.agent.config import AgentConfig
 from netsonde.agent.dispatcher import Dispatcher
 from netsonde.agent.metrics_sender import MetricsSender
 from netsonde.agent.probers import Probers
 from netsonde.agent.reporter import Reporter
 from netsonde.agent.worker import Worker
+from netsonde.ceiling import Ceiling, read_ceiling
 from netsonde.clock import NS_PER_MS
 from netsonde.control_plane import ControlPlaneClient
 from netsonde.control_plane.session import AgentRuntime
@@ -20,7 +21,8 @@ from netsonde.errors import ConfigError, TargetDeniedError
 from netsonde.model import TaskKind
 from netsonde.probe.dns import DnsProber
 from netsonde.probe.dns.question import BadQuestion, Server, parse_server
-from netsonde.remote_config import Ceiling, KindValues, RemoteConfig, read_ceiling
+from netsonde.remote_config import KindValues, RemoteConfig
+from netsonde.settings_file import FILE_MAX_BYTES
 
 CLAIM_STREAMS, REPORT_STREAMS = "claim_streams", "report_streams"  # the flags that we know
 

@@ -30,6 +30,23 @@ class _Lane(Generic[J]):
     queued: deque[J] = field(default_factory=deque)
 
 
+def _shared(room: Mapping[TaskKind, int], left: int, turn: int) -> dict[TaskKind, int]:
+    """Divide slots among kinds evenly, to none more than its room; the odd ones in turn.
+
+    A host that congestion leaves few slots must not measure one kind alone.
+    """
+    kinds = list(room)
+    start = turn % len(kinds)
+    in_turn = kinds[start:] + kinds[:start]
+    if left < len(kinds):
+        return dict.fromkeys(in_turn[:left], 1)
+    shares: dict[TaskKind, int] = {}
+    for at, kind in enumerate(sorted(in_turn, key=room.__getitem__)):
+        shares[kind] = min(room[kind], left // (len(kinds) - at))
+        left -= shares[kind]
+    return shares
+
+
 class Lanes(Generic[J]):
     """One lane per kind. A slot is taken by `begin` or `take` and given back by `give_back`.
 
@@ -42,6 +59,7 @@ class Lanes(Generic[J]):
             kind: _Lane(slots) for kind, slots in capacities.items()
         }
         self._taken = 0  # of all kinds
+        self._turn = 0  # which kinds come first while there are fewer slots than kinds
 
     def resize(self, capacities: Mapping[TaskKind, int]) -> None:
         """Change how many slots there are; those that are taken beyond them are waited for."""
@@ -68,13 +86,11 @@ class Lanes(Generic[J]):
         left = self.congestion.limit_of_all - sum(
             min(lane.taken + len(lane.queued), lane.capacity) for lane in self._lanes.values()
         )
-        free: dict[TaskKind, int] = {}
-        for kind in self._lanes:
-            slots = min(self.room(kind), left)
-            if slots > 0:
-                free[kind] = slots
-                left -= slots
-        return free
+        room = {kind: slots for kind in self._lanes if (slots := self.room(kind)) > 0}
+        if not room or left >= sum(room.values()):
+            return room
+        self._turn += 1
+        return _shared(room, max(left, 0), self._turn)
 
     def queue(self, job: J) -> None:
         """Let a job wait."""

@@ -7,8 +7,10 @@ from random import Random
 
 from netsonde.agent.bounds import target_pacer
 from netsonde.agent.config import AgentConfig
+from netsonde.agent.config_applier import ConfigApplier
 from netsonde.agent.config_keeper import ConfigKeeper
 from netsonde.agent.dispatcher import Dispatcher
+from netsonde.agent.kept_config import ConfigMemory
 from netsonde.agent.knobs import Knobs
 from netsonde.agent.lease_extender import LeaseExtender
 from netsonde.agent.metrics import AgentMetrics
@@ -18,15 +20,16 @@ from netsonde.agent.probers import Probers
 from netsonde.agent.reporter import Reporter
 from netsonde.agent.standby import Standby
 from netsonde.agent.standing import StandingLeases
-from netsonde.agent.telemetry import Telemetry
+from netsonde.agent.telemetry import Telemetry, boot_id
 from netsonde.agent.worker import Worker
+from netsonde.ceiling import Ceiling
 from netsonde.clock import NS_PER_MS, NS_PER_S, Clock
 from netsonde.control_plane import ControlPlaneClient
 from netsonde.control_plane.session import AgentRuntime
 from netsonde.dsse import PublicKey, TrustedKeys
 from netsonde.leases import Ended, LeaseState, LeaseTable
 from netsonde.model import CommandType, Reason, TaskKind
-from netsonde.remote_config import Ceiling, Holder
+from netsonde.remote_config import Holder
 from netsonde.spool import Spool
 
 CONFIG_NAME = "config.json"  # the signed configuration in force
@@ -65,7 +68,6 @@ class Parts:
     reporter: Reporter
     extender: LeaseExtender
     keeper: ConfigKeeper
-    knobs: Knobs
     standby: Standby
     orders: Orders
     metrics: AgentMetrics
@@ -145,7 +147,7 @@ def make_parts(basis: Basis) -> Parts:
     parts = Parts(
         client=client, leases=leases, spool=spool, session=basis.session, telemetry=telemetry,
         worker=worker, standing=standing, dispatcher=dispatcher, reporter=reporter,
-        extender=extender, keeper=keeper, knobs=knobs, standby=standby,
+        extender=extender, keeper=keeper, standby=standby,
         orders=_orders(standby, keeper), metrics=metrics, sender=sender,
     )  # fmt: skip
     parts.connect()
@@ -175,10 +177,11 @@ def _keeper(basis: Basis, knobs: Knobs) -> ConfigKeeper:
     """Make what takes signed configurations and turns the knobs."""
     path = basis.config.state_dir / CONFIG_NAME
     keys = TrustedKeys(map(PublicKey, basis.config.trusted_keys))
-    keeper = ConfigKeeper(basis.clock, basis.client, path, keys, basis.ceiling, basis.rng)
-    keeper.prepare = knobs.prepare
-    keeper.holder = partial(_holder, basis.config, basis.client)
-    return keeper
+    memory = ConfigMemory(path, boot_id())
+    applier = ConfigApplier(basis.clock, memory, keys, basis.ceiling)
+    applier.prepare = knobs.prepare
+    applier.holder = partial(_holder, basis.config, basis.client)
+    return ConfigKeeper(basis.clock, basis.client, applier, basis.rng)
 
 
 def _holder(config: AgentConfig, client: ControlPlaneClient) -> Holder:

@@ -8,16 +8,33 @@ import click
 from netsonde.agent import Agent, AgentConfig
 from netsonde.agent.settings import LOG_LEVELS
 from netsonde.cli.exits import Exit
+from netsonde.cli.fleet import agents
 from netsonde.cli.logs import configure
 from netsonde.cli.loop import draining, run
 from netsonde.cli.options import DURATION, NUMBER, split_pair
 from netsonde.cli.state import AGENT_DIR, default_state_dir, usable_dir
 from netsonde.cli.tls import client_options
 
+EPILOG = """\b
+Examples:
+  netsonde agent run --control-plane https://control.example.net
+  netsonde agent run --config /etc/netsonde/agent.toml --log-json
+  netsonde agent list
+  netsonde agent drain ams1
+"""
 
-@click.group()
+
+@click.group(epilog=EPILOG)
 def agent() -> None:
-    """Run a measuring agent: it asks a control plane for work, measures and reports."""
+    """Run a measuring agent; the other commands are those of `netsonde agents`.
+
+    An agent asks a control plane for work, measures and reports. Who operates a control plane may
+    list, show, drain and revoke its agents.
+    """
+
+
+for each in agents.commands.values():
+    agent.add_command(each)
 
 
 @agent.command("run")

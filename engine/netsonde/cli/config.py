@@ -1,12 +1,7 @@
 """`netsonde config keygen|sign|verify|publish|show`: signed configurations of a fleet's agents."""
 
-import os
 import secrets
-import stat
-import sys
-import tomllib
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +9,43 @@ import click
 import msgspec
 
 from netsonde import wire
+from netsonde.ceiling import clamp
+from netsonde.cli.config_files import (
+    private_key,
+    read_ceiling_file,
+    read_envelope,
+    read_table,
+    write_new,
+)
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import DURATION, json_options, operator_options, split_pair
+from netsonde.cli.options import DURATION, examples, json_options, operator_options
 from netsonde.cli.output import (
+    instant,
     printable,
-    warn,
     write_table,
     write_table_or_json,
     write_text,
     write_value,
 )
-from netsonde.clock import NS_PER_S, SystemClock
+from netsonde.cli.signing import Wanted, new_envelope, signed_too
+from netsonde.clock import SystemClock
 from netsonde.control_plane.operator import OperatorClient
-from netsonde.dsse import (
-    SEED_BYTES,
-    Envelope,
-    PublicKey,
-    SigningKey,
-    TrustedKeys,
-    payload_bytes,
-    seal,
-)
-from netsonde.errors import ConfigError
+from netsonde.dsse import SEED_BYTES, PublicKey, SigningKey, TrustedKeys
 from netsonde.model import MINTED_ID_MAX
-from netsonde.remote_config import (
-    PAYLOAD_TYPE,
-    Payload,
-    RemoteConfig,
-    clamp,
-    inspect,
-    read_ceiling,
-    read_verified,
-)
+from netsonde.remote_config import PAYLOAD_TYPE, Payload, inspect, read_verified
 
-FILE_MAX_BYTES = 4 << 20  # an envelope has a quarter of it
-KEY_FILE_MAX_BYTES = 16 << 10
-DAY_MS = 86_400_000
-EXPIRES_MS = 90 * DAY_MS
-EXPIRES_MAX_MS = 3650 * DAY_MS  # what lives longer is never looked at again
-ID_DIGITS_MAX = 16  # 2^53 has 16
-STDIN = Path("-")
+EPILOG = examples(
+    "netsonde config keygen fleet.pem",
+    "netsonde config sign values.toml --key fleet.pem --revision 18 --label site=ams > 18.json",
+    "netsonde config verify 18.json --key ed25519:… --ceiling ceiling.toml",
+    "netsonde config publish 18.json",
+    "netsonde config show 18",
+)
 FILE = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
-@click.group()
+@click.group(epilog=EPILOG)
 def config() -> None:
     """Sign, check and publish the configuration of a fleet's agents.
 
@@ -76,7 +63,7 @@ def keygen(file: Path, as_json: bool) -> int:
     trusted_keys of every agent.
     """
     key = SigningKey(secrets.token_bytes(SEED_BYTES))
-    _write_new(file, key.pem())
+    write_new(file, key.pem())
     public = key.public
     if as_json:
         write_value({"keyid": public.keyid, "public_key": public.text, "file": str(file)})
@@ -118,13 +105,12 @@ def sign(source: Path, key_files: tuple[Path, ...], as_json: bool, **more: Any) 
     Without --label and --agent it is for all agents. An envelope in FILE keeps its payload and its
     signatures, and gets another from each key.
     """
-    keys = [_private_key(path) for path in key_files]
-    values = _table(source)
+    keys = [private_key(path) for path in key_files]
+    values, wanted = read_table(source), Wanted(**more)
     if "payload" in values:
-        sealed = _signed_too(_envelope(values, source), keys, more)
+        sealed = signed_too(read_envelope(values, source), wanted, keys)
     else:
-        sealed = seal(PAYLOAD_TYPE, _payload(values, more), keys)
-        inspect(sealed)
+        sealed = new_envelope(values, wanted, keys)
     write_value(sealed)
     return Exit.OK
 
@@ -150,10 +136,10 @@ def verify(file: Path, keys: tuple[str, ...], ceiling: Path | None, as_json: boo
 
     It ends with 1 when the configuration is rightly signed and has expired.
     """
-    sealed = _envelope(_table(file), file)
+    sealed = read_envelope(read_table(file), file)
     verified = TrustedKeys(map(PublicKey, keys)).verify(sealed, PAYLOAD_TYPE)
     payload = read_verified(verified)
-    lowered = () if ceiling is None else clamp(payload.config, _ceiling(ceiling))[1]
+    lowered = () if ceiling is None else clamp(payload.config, read_ceiling_file(ceiling))[1]
     found = {
         **_described(payload),
         "digest": verified.digest,
@@ -179,7 +165,7 @@ def verify(file: Path, keys: tuple[str, ...], ceiling: Path | None, as_json: boo
 @json_options
 def publish(file: Path, server_url: str, token_file: Path | None, as_json: bool) -> int:
     """Hand an envelope to the control plane, which hands it to the agents it is for."""
-    sealed = _envelope(_table(file), file)
+    sealed = read_envelope(read_table(file), file)
     inspect(sealed)
     body = wire.parse(wire.encode(sealed))
     made = operate(server_url, token_file, lambda client: client.publish_config(body))
@@ -221,142 +207,6 @@ def show(revision: int | None, server_url: str, token_file: Path | None, as_json
     return Exit.OK
 
 
-# ── files ──
-
-
-def _write_new(path: Path, body: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileExistsError:
-        raise ConfigError(
-            f"{path} exists and is not overwritten: a lost key cannot be made again; name another"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _private_key(path: Path) -> SigningKey:
-    body = _read(path, KEY_FILE_MAX_BYTES)
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        warn(f"others can read the private key {path} (mode {mode:03o}): chmod 600 it")
-    try:
-        return SigningKey.from_pem(body)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}; `netsonde config keygen` makes one") from error
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        if path == STDIN:
-            body = sys.stdin.buffer.read(limit + 1)
-        else:
-            with path.open("rb") as file:
-                body = file.read(limit + 1)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    if len(body) > limit:
-        raise ConfigError(f"{path} has more than {limit} bytes")
-    return body
-
-
-def _table(path: Path) -> dict[str, Any]:
-    """Read a file of values: JSON when it begins so, else TOML."""
-    body = _read(path, FILE_MAX_BYTES)
-    try:
-        is_json = body.lstrip()[:1] == b"{"
-        value = wire.parse(body) if is_json else tomllib.loads(body.decode())
-    except (wire.DecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is neither JSON nor TOML: {error}") from error
-    return dict(value)
-
-
-def _envelope(values: Mapping[str, Any], path: Path) -> Envelope:
-    try:
-        return msgspec.convert(values, Envelope)
-    except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"{path} is not an envelope ({error}): `netsonde config sign` makes one"
-        ) from error
-
-
-def _ceiling(path: Path) -> Any:
-    try:
-        return read_ceiling(_table(path))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-# ── payloads ──
-
-
-def _payload(values: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
-    if more["revision"] is None:
-        raise ConfigError(
-            "--revision is needed: one more than the greatest that `netsonde config show` lists"
-        )
-    now_s = SystemClock().realtime_ns() // NS_PER_S
-    expires_ms = EXPIRES_MS if more["expires_ms"] is None else more["expires_ms"]
-    if not 0 < expires_ms <= EXPIRES_MAX_MS:
-        raise ConfigError(f"--expires must be more than 0 and at most {EXPIRES_MAX_MS // DAY_MS}d")
-    try:
-        config_values = msgspec.convert(values, RemoteConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"the values are not a configuration's: {error}") from error
-    return wire.encode(
-        {
-            "spec": 1,
-            "revision": more["revision"],
-            "issued_at": _instant(now_s),
-            "expires_at": _instant(now_s + -(-expires_ms // 1000)),
-            "scope": _scope(more),
-            "config": config_values,
-        }
-    )
-
-
-def _scope(more: Mapping[str, Any]) -> dict[str, Any]:
-    labels = dict(split_pair("--label", text) for text in more["labels"])
-    agents = [
-        int(one) if one.isascii() and one.isdecimal() and len(one) <= ID_DIGITS_MAX else one
-        for one in more["agents"]
-    ]
-    if labels and agents:
-        raise ConfigError("--agent names the agents: give it without --label")
-    if agents:
-        return {"agents": agents}
-    return {"labels": labels} if labels else {"all": True}
-
-
-def _signed_too(sealed: Envelope, keys: Sequence[SigningKey], more: Mapping[str, Any]) -> Envelope:
-    """Add signatures to an envelope; one that a key has made already is replaced."""
-    given = [name for name in ("revision", "expires_ms", "labels", "agents") if more[name]]
-    if given:
-        raise ConfigError(
-            "an envelope is signed as it is: --revision, --expires, --label and --agent are for new"
-            " ones"
-        )
-    inspect(sealed)
-    payload = payload_bytes(sealed)
-    added = [key.sign(sealed.payload_type, payload) for key in keys]
-    made = {one.keyid for one in added}
-    kept = [one for one in sealed.signatures if one.keyid not in made]
-    return msgspec.structs.replace(sealed, signatures=(*kept, *added))
-
-
-def _instant(epoch_s: int) -> str:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 # ── for people ──
 
 
@@ -384,8 +234,8 @@ def _row(found: Mapping[str, Any]) -> list[str]:
         str(found.get("revision")),
         _scope_text(found.get("scope") or {}),
         printable(" ".join(map(str, found.get("keyids") or ()))),
-        printable(found.get("expires_at")),
-        printable(found.get("published_at")),
+        instant(found.get("expires_at")),
+        instant(found.get("published_at")),
     ]
 
 

@@ -8,7 +8,7 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import confirm, json_options, operator_options, yes_option
+from netsonde.cli.options import confirm, examples, json_options, operator_options, yes_option
 from netsonde.cli.output import printable, write_table_or_json, write_text, write_value
 from netsonde.control_plane.operator import JsonObject, OperatorClient
 from netsonde.errors import ConfigError
@@ -21,6 +21,13 @@ BULK_MAX = 10_000
 
 One = Callable[[OperatorClient, int], Awaitable[JsonObject]]
 Many = Callable[[OperatorClient, Mapping[str, Any]], Awaitable[JsonObject]]
+
+EPILOG = examples(
+    "netsonde dead-letters list --kind http",
+    "netsonde dead-letters requeue 17 18",
+    "netsonde dead-letters requeue --check 7 --yes",
+    "netsonde dead-letters delete --all --limit 100",
+)
 
 
 def _filters(command: F) -> F:
@@ -57,7 +64,7 @@ def _bulk(command: F) -> F:
     )
 
 
-@click.group()
+@click.group(epilog=EPILOG)
 def dead_letters() -> None:
     """Look after tasks that were given up after their last attempt."""
 

@@ -7,11 +7,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from netsonde import wire
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import confirm, json_options, operator_options, yes_option
+from netsonde.cli.options import confirm, examples, json_options, operator_options, yes_option
 from netsonde.cli.output import (
+    fields_of,
+    instant,
     printable,
     write_table,
     write_table_or_json,
@@ -31,8 +32,15 @@ SAID = {
 CHANGES = {"disable": {"disabled": True}, "enable": {"disabled": False}}
 _agents_argument = click.argument("names", nargs=-1, required=True, metavar="ID|HOSTNAME…")
 
+EPILOG = examples(
+    "netsonde agents",
+    "netsonde agents show ams1",
+    "netsonde agents drain ams1 ams2",
+    "netsonde agents revoke 7 --yes",
+)
 
-@click.group(invoke_without_command=True)
+
+@click.group(invoke_without_command=True, epilog=EPILOG)
 @operator_options
 @json_options
 @click.pass_context
@@ -206,7 +214,7 @@ def _row(agent: Mapping[str, Any]) -> list[str]:
         str(agent.get("agent_id")),
         printable(agent.get("hostname") or "-"),
         _state(agent),
-        printable(agent.get("last_seen_at") or "never"),
+        instant(agent.get("last_seen_at")),
         _counts(agent.get("in_flight") or {}),
         printable(agent.get("version") or ("original" if agent.get("legacy") else "-")),
         printable(" ".join(f"{name}={value}" for name, value in labels.items()) or "-"),
@@ -218,21 +226,5 @@ def _counts(running: Mapping[str, Any]) -> str:
 
 
 def _details(agent: Mapping[str, Any]) -> list[list[str]]:
-    """Write an agent field by field, what is nested under dotted names."""
-    return [["stands", _state(agent)], *_fields("", agent)]
-
-
-def _fields(prefix: str, values: Mapping[str, Any]) -> list[list[str]]:
-    rows: list[list[str]] = []
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            rows += _fields(f"{prefix}{name}.", value)
-        else:
-            rows.append([printable(f"{prefix}{name}"), _plain(value)])
-    return rows
-
-
-def _plain(value: Any) -> str:
-    if value is None or value in ([], {}):
-        return "-"
-    return printable(value if isinstance(value, str) else wire.encode(value).decode())
+    """Write an agent field by field."""
+    return [["stands", _state(agent)], *fields_of(agent)]

@@ -8,11 +8,17 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import json_options, operator_options
+from netsonde.cli.options import examples, json_options, operator_options
 from netsonde.cli.output import printable, write_table_or_json
 
+EPILOG = examples(
+    "netsonde metrics",
+    "netsonde metrics netsonde_agent_spool_results",
+    "netsonde metrics --agent ams1 --json",
+)
 
-@click.command()
+
+@click.command(epilog=EPILOG)
 @click.argument("name", required=False)
 @click.option("--agent", metavar="ID|HOSTNAME", help="Of this agent only.")
 @operator_options

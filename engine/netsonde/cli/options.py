@@ -25,10 +25,47 @@ _UNIT_MS = {"ms": 1, "": 1000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_4
 _UNIT_BITS = {"": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 
 
-class Duration(click.ParamType[int]):
+class Bounded(click.ParamType[int]):
+    """A whole number of some unit, from low to high where they are given; 0 may be no bound."""
+
+    def __init__(self, low: int = 0, high: int | None = None, *, is_boundless_at_0: bool = False):
+        self._low = low
+        self._high = high
+        self._is_boundless_at_0 = is_boundless_at_0
+
+    @property
+    def range(self) -> str:
+        """What is allowed, as people write it; empty where anything is."""
+        if self._high is None:
+            return ""
+        least, most = self.text(self._low), self.text(self._high)
+        return f"{'0 (no bound) or ' if self._is_boundless_at_0 else ''}{least} to {most}"
+
+    def text(self, value: int) -> str:
+        """Write a value as people do, with its unit."""
+        return str(value)
+
+    def bounded(
+        self, value: int, text: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return value when it is within the bounds."""
+        is_boundless = self._is_boundless_at_0 and value == 0
+        if self._high is not None and not is_boundless and not self._low <= value <= self._high:
+            self.fail(f"must be {self.range}, not {text}", param, ctx)
+        return value
+
+
+class Duration(Bounded):
     """A duration in whole milliseconds: 500ms, 2s, 1m, 1h, 1d; a bare number is seconds."""
 
     name = "duration"
+
+    def text(self, value: int) -> str:
+        """Write milliseconds in the largest unit that has no fraction."""
+        for unit in ("d", "h", "m", "s"):
+            if value and value % _UNIT_MS[unit] == 0:
+                return f"{value // _UNIT_MS[unit]}{unit}"
+        return f"{value}ms" if value else "0"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return milliseconds."""
@@ -40,13 +77,20 @@ class Duration(click.ParamType[int]):
         exact = float(match[1]) * _UNIT_MS[match[2]]
         if abs(exact - round(exact)) > 1e-6:
             self.fail(f"{value!r} is not a whole number of milliseconds", param, ctx)
-        return round(exact)
+        return self.bounded(round(exact), value.strip(), param, ctx)
 
 
-class Size(click.ParamType[int]):
+class Size(Bounded):
     """A size in bytes: 512MiB, 20GiB, 2TiB; a bare number is bytes."""
 
     name = "size"
+
+    def text(self, value: int) -> str:
+        """Write bytes in the largest unit that has no fraction."""
+        for unit, bits in reversed(_UNIT_BITS.items()):
+            if value and value % (1 << bits) == 0:
+                return f"{value >> bits}{unit}"
+        return str(value)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return bytes."""
@@ -55,7 +99,28 @@ class Size(click.ParamType[int]):
         match = re.fullmatch(r"([0-9]{1,15}) ?(|[KMGT]iB)", value.strip())
         if match is None:
             self.fail(f"{value!r} is not a size such as 512MiB or 20GiB", param, ctx)
-        return int(match[1]) << _UNIT_BITS[match[2]]
+        size = int(match[1]) << _UNIT_BITS[match[2]]
+        return self.bounded(size, value.strip(), param, ctx)
+
+
+class Count(Bounded):
+    """A whole number."""
+
+    name = "n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        if isinstance(value, int):
+            return value
+        if re.fullmatch(r"-?[0-9]{1,18}", value.strip()) is None:
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        return self.bounded(int(value), value.strip(), param, ctx)
+
+
+class Listed(click.types.StringParamType):
+    """Texts of an option that repeats; a variable has them with commas between."""
+
+    envvar_list_splitter = ","
 
 
 class Number(click.ParamType[Any]):
@@ -141,10 +206,27 @@ class Sectioned(click.Command):
 
 
 DURATION = Duration()
+LISTED = Listed()
 SIZE = Size()
 NUMBER = Number()
 REAL = Real()
 RATE = Rate()
+
+
+def examples(*lines: str) -> str:
+    """Return what ends the help of a command that talks to a control plane."""
+    shown = "\n".join(f"  {line}" for line in lines)
+    return f"""\b
+Examples:
+{shown}
+
+\b
+Exit codes:
+  0    done
+  2    what was asked for makes no sense, or there is no such thing
+  3    the control plane cannot be reached, or refuses
+  130  interrupted, 141 nobody reads standard output any more
+"""
 
 
 def json_options(command: F) -> F:

@@ -6,10 +6,13 @@ harmless before a terminal sees it.
 
 import asyncio
 import os
+import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any, TextIO
 
 import click
@@ -17,6 +20,8 @@ import click
 from netsonde import wire
 
 GATHERED_MAX_BYTES = 1 << 16
+GAP = "  "  # between columns
+FOLDED_MIN = 10  # a narrower column is no easier to read
 ERASE_LINE = "\r\x1b[K"  # ECMA-48 EL
 
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # Unicode general categories
@@ -155,12 +160,28 @@ def printable(text: object) -> str:
     )
 
 
+def instant(text: object) -> str:
+    """Show an instant to the second."""
+    return f"{printable(text)[:19].replace('T', ' ')}Z" if text else "never"
+
+
+def fields_of(values: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
+    """Write an object as rows of name and value, what is nested under dotted names."""
+    rows: list[list[str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            rows += fields_of(value, f"{prefix}{name}.")
+        else:
+            rows.append([printable(f"{prefix}{name}"), _plain(value)])
+    return rows
+
+
 def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lay rows out in columns as wide as their widest cell; nothing is cut off."""
     table = [list(headings), *([*row] for row in rows)]
     widths = [max(len(click.unstyle(row[at])) for row in table) for at in range(len(headings))]
     return [
-        "  ".join(
+        GAP.join(
             cell + " " * (width - len(click.unstyle(cell)))
             for cell, width in zip(row, widths, strict=True)
         ).rstrip()
@@ -169,9 +190,39 @@ def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 def write_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table for people."""
+    """Write a table for people; on a terminal it is as wide as that at most."""
+    if sys.stdout.isatty():
+        rows = folded(headings, rows, shutil.get_terminal_size().columns)
     for line in columns(headings, rows):
         write_text(line)
+
+
+def folded(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[Sequence[str]]:
+    """Fold the widest cells onto further rows, so that a table fits; nothing is cut off.
+
+    A column is never narrower than FOLDED_MIN or its heading, so that many columns may be wider.
+    """
+    table = [headings, *rows]
+    widths = [max(len(row[at]) for row in table) for at in range(len(headings))]
+    least = [min(one, max(FOLDED_MIN, len(headings[at]))) for at, one in enumerate(widths)]
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - width
+    while over > 0:
+        at = max(range(len(widths)), key=lambda at: widths[at] - least[at])
+        if widths[at] <= least[at]:
+            break
+        widths[at] -= 1
+        over -= 1
+    return [line for row in rows for line in _folded_row(row, widths)]
+
+
+def _folded_row(row: Sequence[str], widths: Sequence[int]) -> list[Sequence[str]]:
+    cells = [
+        [cell] if len(cell) <= width else textwrap.wrap(cell, width, break_on_hyphens=False)
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    return list(zip_longest(*cells, fillvalue=""))
 
 
 def write_table_or_json(
@@ -186,6 +237,12 @@ def write_table_or_json(
         return
     for value in values:
         write_value(value)
+
+
+def _plain(value: Any) -> str:
+    if value is None or value in ([], {}):
+        return "-"
+    return printable(value if isinstance(value, str) else wire.encode(value).decode())
 
 
 def _escaped(character: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from netsonde.cli.check_words import read_expectations
 from netsonde.cli.loop import run
 from netsonde.cli.options import (
     DURATION,
@@ -13,7 +14,6 @@ from netsonde.cli.options import (
     Sectioned,
     family_options,
     json_options,
-    split_pair,
 )
 from netsonde.cli.ping_report import Chosen, Form, PingReport
 from netsonde.cli.pinging import PingPlan, ping_for_person
@@ -133,7 +133,7 @@ def read_plan(targets: Sequence[str], options: dict[str, Any]) -> tuple[PingPlan
         raise ConfigError("name a host or a prefix, or a file of them with --targets")
     report = _report(options)
     engine = _engine(options)
-    options["expect"] = _expect(options.pop("expectations"))
+    options["expect"] = read_expectations(options.pop("expectations"))
     return PingPlan(targets, lists, options, engine), report
 
 
@@ -168,20 +168,6 @@ def _backends(text: str) -> tuple[Backend, ...]:
         if name not in known:
             raise ConfigError(f"--backend takes {AUTO} or some of {', '.join(known)}, not {name!r}")
     return tuple(known[name] for name in dict.fromkeys(names))
-
-
-def _expect(texts: Sequence[str]) -> dict[str, Any] | None:
-    """Read `NAME=MAX` texts; numbers as such, the rest for the spec's own check to refuse."""
-    expect: dict[str, Any] = {}
-    for text in texts:
-        name, value = split_pair("--expect", text)
-        if name not in EXPECTATIONS:
-            raise ConfigError(f"--expect takes {', '.join(EXPECTATIONS)}, not {name!r}")
-        try:
-            expect[name] = float(value)
-        except ValueError:
-            expect[name] = value
-    return expect or None
 
 
 def _at_most_one(given: dict[str, bool]) -> None:

@@ -8,11 +8,16 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import json_options, operator_options
+from netsonde.cli.options import examples, json_options, operator_options
 from netsonde.cli.output import printable, write_table, write_value
 
+EPILOG = examples(
+    "netsonde queues",
+    "netsonde queues --json",
+)
 
-@click.command()
+
+@click.command(epilog=EPILOG)
 @operator_options
 @json_options
 def queues(server_url: str, token_file: Path | None, as_json: bool) -> int:
@@ -28,9 +33,11 @@ def queues(server_url: str, token_file: Path | None, as_json: bool) -> int:
     counters = dict(answer.get("counters") or {})
     if answer.get("dead_letters"):
         counters["dead letters now"] = answer["dead_letters"]
-    write_table(
-        ("COUNTER", "VALUE"), [(printable(name), str(value)) for name, value in counters.items()]
-    )
+    if counters:
+        write_table(
+            ("COUNTER", "VALUE"),
+            [(printable(name), str(value)) for name, value in counters.items()],
+        )
     return Exit.OK
 
 

@@ -9,7 +9,7 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import json_options, operator_options
+from netsonde.cli.options import examples, json_options, operator_options
 from netsonde.cli.output import printable, warn, write_text, write_value
 from netsonde.cli.render import headline_text
 from netsonde.clock import SystemClock
@@ -19,8 +19,15 @@ from netsonde.model import Outcome, TaskKind
 
 PAGE_MAX = 1000  # the server's own limit
 
+EPILOG = examples(
+    "netsonde results",
+    "netsonde results --check 7 --outcome target_error --limit 20",
+    "netsonde results --agent ams1 --from 2026-01-31T00:00:00Z --json",
+    "netsonde results --follow --json | loader",
+)
 
-@click.command()
+
+@click.command(epilog=EPILOG)
 @click.option("--follow", "-f", is_flag=True, help="Go on with results as they come.")
 @click.option("--check", "check_id", type=click.IntRange(min=1), help="Only this check's.")
 @click.option("--task", "task_id", type=click.IntRange(min=1), help="Only this one-off task's.")

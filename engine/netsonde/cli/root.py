@@ -1,5 +1,6 @@
 """The `netsonde` command: finds the subcommand, and gives every failure its sentence."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -31,7 +32,7 @@ ENTRIES = {
     "dns": Entry("probe:dns", "Ask a DNS server."),
     "http": Entry("probe:http", "Make an HTTP request and time its phases."),
     "tcp": Entry("probe:tcp", "Open a TCP connection."),
-    "agent": Entry("agent:agent", "Run a measuring agent."),
+    "agent": Entry("agent:agent", "Run a measuring agent; or what `agents` does."),
     "server": Entry("server:server", "Run a control plane."),
     "check": Entry("checks:check", "Add, list and remove checks."),
     "task": Entry("tasks:task", "Add one-off tasks, one by one or in bulk."),
@@ -47,7 +48,15 @@ ENTRIES = {
     "version": Entry("version:version", "Print the version."),
 }
 # Other names of subcommands that help does not list; `agent` is the program that measures.
-ALIASES = {"result": "results", "queue": "queues", "dead-letter": "dead-letters", "checks": "check"}
+ALIASES = {
+    "result": "results",
+    "queue": "queues",
+    "dead-letter": "dead-letters",
+    "checks": "check",
+    "tasks": "task",
+    "tokens": "token",
+    "configs": "config",
+}
 
 
 class Root(click.Group):
@@ -67,6 +76,16 @@ class Root(click.Group):
             importlib.import_module(f"netsonde.cli.{module}"), attribute
         )
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand that args begin with, or say what it may have been meant to be."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0], [*ENTRIES, *ALIASES], n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{meant}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands' summaries."""
@@ -107,13 +126,19 @@ def _run(run: Any, args: Sequence[str] | None, extra: Any) -> int:
         click.echo(error.format_message(), err=True)
         return Exit.USAGE
     except click.ClickException as error:
-        _say(error.format_message())
+        _say(f"{error.format_message()}{_help_for(error)}")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except SystemExit:  # click's own answer to a reader that has gone, and to nothing else
         return Exit.BROKEN_PIPE
     return code if isinstance(code, int) else Exit.OK
+
+
+def _help_for(error: click.ClickException) -> str:
+    """Say which help has what is allowed, where a command was not understood."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return "" if context is None else f" (`{context.command_path} --help` says what is)"
 
 
 def _explain(error: Exception, debug: bool) -> int:

@@ -14,8 +14,17 @@ from netsonde.cli.copies import backup_server, restore_server
 from netsonde.cli.exits import Exit
 from netsonde.cli.logs import log_options
 from netsonde.cli.loop import draining, run
-from netsonde.cli.options import DURATION, SIZE, read_token, split_pair
+from netsonde.cli.options import DURATION, LISTED, read_token, split_pair
 from netsonde.cli.output import warn
+from netsonde.cli.server_settings import (
+    SECTIONS,
+    SettingsCommand,
+    agent_options,
+    bounded_option,
+    config_option,
+    lease_options,
+    shutdown_option,
+)
 from netsonde.cli.state import DATABASE, default_state_dir, usable_dir
 from netsonde.cli.tls import read_tls, tls_options
 from netsonde.collector import patient_collector
@@ -24,6 +33,10 @@ from netsonde.model import TaskKind
 from netsonde.server import ServerConfig, serve
 from netsonde.server.config import DEFAULT_TERMS_MS, TERM_MAX_MS, TERM_MIN_MS
 from netsonde.server.door import DESCRIPTORS_SPARE
+
+EPILOG = (
+    "Example: netsonde server run --listen 0.0.0.0:8080 --state-dir /srv/netsonde --term ping=2m"
+)
 
 
 @click.group()
@@ -35,7 +48,8 @@ server.add_command(backup_server)
 server.add_command(restore_server)
 
 
-@server.command("run")
+@server.command("run", cls=SettingsCommand, sections=SECTIONS, epilog=EPILOG)
+@config_option
 @click.option(
     "--listen",
     default=ServerConfig.listen,
@@ -64,85 +78,60 @@ server.add_command(restore_server)
 )
 @tls_options("", "--listen")
 @tls_options("operator-", "--operator-listen")
-@click.option(
-    "--connections-max",
-    type=click.IntRange(1, 1_000_000),
-    default=ServerConfig.connections_max,
-    show_default=True,
-    help="How many connections each listener takes.",
-)
+@bounded_option("--connections-max", "connections_max", "Connections of each listener.")
 @click.option(
     "--term",
     "terms",
     multiple=True,
+    type=LISTED,
     metavar="KIND=DURATION",
     help="How long a lease of a kind lasts unless it is extended, as in ping=45s; repeatable.",
 )
-@click.option(
+@lease_options
+@bounded_option(
     "--standing-term",
     "standing_term_ms",
-    type=DURATION,
-    default="1h",
-    show_default=True,
-    help="How long the lease of a check that repeats lasts unless it is extended.",
+    "How long the lease of a check that repeats lasts unless it is extended.",
 )
-@click.option(
+@bounded_option(
     "--offline",
     "offline_ms",
-    type=DURATION,
-    default="24h",
-    show_default=True,
-    help="How long past that an agent goes on that cannot reach this control plane.",
+    "How long past that an agent goes on that cannot reach this control plane.",
 )
-@click.option(
-    "--keep-audit",
-    "audit_ms",
-    type=DURATION,
-    default="366d",
-    show_default=True,
-    help="How long the log of operators' calls is kept.",
-)
-@click.option(
-    "--retain-results",
-    "retain_results_ms",
-    type=DURATION,
-    default="30d",
-    show_default=True,
-    help="How long results are kept; 0 keeps them for ever.",
-)
-@click.option(
+@agent_options
+@bounded_option("--keep-audit", "audit_ms", "How long the log of operators' calls is kept.")
+@bounded_option("--retain-results", "retain_results_ms", "How long results are kept.")
+@bounded_option(
     "--retain-dead-letters",
     "retain_dead_letters_ms",
-    type=DURATION,
-    default="30d",
-    show_default=True,
-    help="How long tasks that were given up are kept; 0 keeps them for ever.",
+    "How long tasks that were given up are kept.",
 )
-@click.option(
+@bounded_option(
     "--max-database",
     "max_database_bytes",
-    type=SIZE,
-    default="0",
-    show_default="no bound",
-    help="How much the database may hold, as in 20GiB: beyond that the oldest results go.",
+    "How much the database may hold, as in 20GiB: beyond that the oldest results go.",
 )
-@click.option(
+@bounded_option(
     "--storage-reserve",
     "storage_reserve_bytes",
-    type=SIZE,
-    default="64MiB",
-    show_default=True,
-    help="Free space below which no new work is given out, so that results find room.",
+    "Free space below which no new work is given out, so that results find room.",
 )
+@shutdown_option
 @log_options()
 def run_server(
     state_dir: Path | None,
     memory: bool,
     enrolment_token_file: Path | None,
     terms: tuple[str, ...],
+    max_lease_ms: int | None,
+    shutdown_timeout_ms: int,
     **settings: Any,
 ) -> int:
-    """Run the control plane until SIGTERM or Ctrl-C; SIGHUP reads renewed certificates at once."""
+    """Run the control plane until SIGTERM or Ctrl-C; SIGHUP reads renewed certificates at once.
+
+    Settings come from the file of --config, the environment (NETSONDE_SERVER_ and the option's
+    name, as in NETSONDE_SERVER_STANDING_TERM=1h) and these options; the later one wins.
+    """
     terms_ms = read_terms(terms)
     tls = read_tls("", settings)
     operator_tls = read_tls("operator-", settings)
@@ -154,7 +143,8 @@ def run_server(
         terms_ms=terms_ms,
         tls=tls,
         operator_tls=operator_tls,
-        max_lease_ms=max(ServerConfig.max_lease_ms, *terms_ms.values()),
+        max_lease_ms=lease_bound(max_lease_ms, terms_ms),
+        shutdown_timeout_s=shutdown_timeout_ms / 1000,
     )
     run(_serve_until_stopped(config))
     return Exit.OK
@@ -167,6 +157,21 @@ def raise_descriptor_limit(connections_max: int) -> None:
     wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def lease_bound(given_ms: int | None, terms_ms: Mapping[TaskKind, int]) -> int:
+    """Return how long a lease may last, extensions included: never less than it lasts without.
+
+    Raises:
+        ConfigError: less was asked for.
+    """
+    longest_ms = max(terms_ms.values())
+    if given_ms is not None and given_ms < longest_ms:
+        raise ConfigError(
+            f"--max-lease must be {DURATION.text(longest_ms)}, the longest --term, or more,"
+            f" not {DURATION.text(given_ms)}"
+        )
+    return max(ServerConfig.max_lease_ms, longest_ms) if given_ms is None else given_ms
 
 
 def read_terms(given: Sequence[str]) -> Mapping[TaskKind, int]:

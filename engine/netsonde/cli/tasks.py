@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from netsonde import wire
-from netsonde.cli.checks import spec_option
+from netsonde.cli.check_words import spec_option
 from netsonde.cli.exits import Exit
 from netsonde.cli.inputs import opened
 from netsonde.cli.operate import operate
-from netsonde.cli.options import json_options, operator_options
+from netsonde.cli.options import examples, json_options, operator_options
 from netsonde.cli.output import Progress, warn, write_text, write_value
 from netsonde.cli.task_lines import LongLine, Read, TaskLine, tasks_in
 from netsonde.clock import SystemClock
@@ -26,13 +26,19 @@ from netsonde.model import TaskKind
 
 KEY_MAX_CHARS = 255  # the server's own limit
 
+EPILOG = examples(
+    "netsonde task add --kind ping --target 192.0.2.1 --target 192.0.2.2 -o count=3",
+    "netsonde task add tasks.ndjson",
+    "zcat tasks.gz | netsonde task add - --key monday --json",
+)
 
-@click.group()
+
+@click.group(epilog=EPILOG)
 def task() -> None:
     """Add one-off tasks: what is measured once."""
 
 
-@task.command()
+@task.command(epilog=EPILOG)
 @click.argument("file", required=False, metavar="[FILE|-]")
 @click.option("--kind", type=click.Choice([kind.value for kind in TaskKind]), help="With --target.")
 @click.option("--target", "targets", multiple=True, help="Measure this; may be repeated.")

@@ -8,8 +8,21 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import DURATION, json_options, operator_options, split_pair
-from netsonde.cli.output import printable, warn, write_table_or_json, write_text, write_value
+from netsonde.cli.options import (
+    DURATION,
+    examples,
+    json_options,
+    operator_options,
+    split_pair,
+)
+from netsonde.cli.output import (
+    instant,
+    printable,
+    warn,
+    write_table_or_json,
+    write_text,
+    write_value,
+)
 from netsonde.control_plane.operator import OperatorClient
 from netsonde.errors import ConfigError, NetsondeError
 
@@ -22,12 +35,20 @@ SCOPES = (
     "tokens:write",
 )
 
+EPILOG = examples(
+    "netsonde token create grafana --scope read > grafana",
+    "netsonde token create ci --scope read --scope checks:write --expires 90d",
+    "netsonde token create --enrol --uses 40 --expires 2h --label site=ams > rack",
+    "netsonde token list --enrol",
+    "netsonde token revoke 7",
+)
+
 enrol_option = click.option(
     "--enrol", "is_enrolment", is_flag=True, help="Tokens that new agents enrol with."
 )
 
 
-@click.group()
+@click.group(epilog=EPILOG)
 def token() -> None:
     """Make, list and revoke tokens of operators and, with --enrol, of new agents."""
 
@@ -175,9 +196,9 @@ def _operator_row(each: Mapping[str, Any]) -> list[str]:
         str(each.get("token_id")),
         printable(each.get("name")),
         printable(" ".join(map(str, each.get("scopes") or ()))),
-        _instant(each.get("expires_at")),
-        _instant(each.get("last_used_at")),
-        _instant(each.get("created_at")),
+        instant(each.get("expires_at")),
+        instant(each.get("last_used_at")),
+        instant(each.get("created_at")),
     ]
 
 
@@ -187,12 +208,7 @@ def _enrolment_row(each: Mapping[str, Any]) -> list[str]:
         str(each.get("token_id")),
         printable(each.get("name") or "-"),
         f"{each.get('used')}/{each.get('uses')}",
-        _instant(each.get("expires_at")),
-        _instant(each.get("created_at")),
+        instant(each.get("expires_at")),
+        instant(each.get("created_at")),
         printable(" ".join(f"{name}={value}" for name, value in labels.items()) or "-"),
     ]
-
-
-def _instant(text: object) -> str:
-    """Show an instant to the second."""
-    return f"{printable(text)[:19].replace('T', ' ')}Z" if text else "never"

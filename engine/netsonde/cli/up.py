@@ -23,7 +23,7 @@ import click
 from rich.live import Live
 
 from netsonde.cli.board import Board
-from netsonde.cli.checks import parse_check
+from netsonde.cli.check_words import parse_check
 from netsonde.cli.embedded import Embedding, embedded
 from netsonde.cli.exits import Exit
 from netsonde.cli.logs import log_options

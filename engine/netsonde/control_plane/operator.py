@@ -71,6 +71,22 @@ class OperatorClient:
         """Return every check."""
         return await self._all("/v1/checks", "checks")
 
+    async def check(self, check_id: int) -> JsonObject:
+        """Return one check."""
+        return await self._call("GET", f"/v1/checks/{check_id}")
+
+    async def change_check(self, check_id: int, changes: Mapping[str, Any]) -> JsonObject:
+        """Change fields of a check, None being a field's default; return the check."""
+        return await self._call("PATCH", f"/v1/checks/{check_id}", body=changes)
+
+    async def run_check(self, check_id: int) -> JsonObject:
+        """Run a check once now; return how many tasks that made."""
+        return await self._call("POST", f"/v1/checks/{check_id}/run-now")
+
+    async def cancel_check(self, check_id: int) -> JsonObject:
+        """Cancel what runs or waits of a check; return how many runs."""
+        return await self._call("POST", f"/v1/checks/{check_id}/cancel")
+
     async def remove_check(self, check_id: int) -> JsonObject:
         """Remove a check; its results stay."""
         return await self._call("DELETE", f"/v1/checks/{check_id}")

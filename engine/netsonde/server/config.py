@@ -30,6 +30,30 @@ RETAIN_MAX_MS = 3_660 * DAY_MS
 DATABASE_MIN_BYTES = 16 << 20  # less is full of checks and agents alone
 DATABASE_MAX_BYTES = 16 << 40  # what SQLite reaches with pages of 4 KiB
 CLAIM_WAIT_MAX_MS = 55_000  # proxies cut a silent answer at 60 s
+SHUTDOWN_MAX_S = 600.0
+# From where to where a setting may be; of those in UNBOUNDED_AT_0 a 0 is no bound.
+BOUNDS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "grace_ms": (10, 600_000),
+        "max_lease_ms": (TERM_MIN_MS, DAY_MS),
+        "standing_term_ms": (STANDING_TERM_MIN_MS, DAY_MS),
+        "offline_ms": (0, OFFLINE_MAX_MS),
+        "max_attempts": (1, 100),
+        "requeue_base_ms": (1, 3_600_000),
+        "requeue_cap_ms": (1, DAY_MS),
+        "heartbeat_interval_ms": (100, 3_600_000),
+        "claim_wait_ms": (0, CLAIM_WAIT_MAX_MS),
+        "legacy_hold_ms": (0, 20_000),
+        "quota_scale": (1, 1_000),
+        "audit_ms": (3_600_000, AUDIT_MAX_MS),
+        "connections_max": (1, 1_000_000),
+        "retain_results_ms": (RETAIN_MIN_MS, RETAIN_MAX_MS),
+        "retain_dead_letters_ms": (RETAIN_MIN_MS, RETAIN_MAX_MS),
+        "max_database_bytes": (DATABASE_MIN_BYTES, DATABASE_MAX_BYTES),
+        "storage_reserve_bytes": (0, DATABASE_MAX_BYTES),
+    }
+)
+UNBOUNDED_AT_0 = frozenset({"retain_results_ms", "retain_dead_letters_ms", "max_database_bytes"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +65,11 @@ class ServerConfig:
     from other hosts enrol with `enrolment_token`, which has no end, or with tokens made later;
     operators on other hosts need `operator_token_file`. Their calls are kept for `audit_ms`.
     `standing_term_ms` is the term of leases that repeat, `offline_ms` how long past it an agent
-    goes on that reaches nobody. `quota_scale` multiplies how often one agent may call. A listener
-    with `tls`, and the operators' with `operator_tls`, speaks HTTPS only; each takes
-    `connections_max` connections.
+    goes on that reaches nobody. A task is tried `max_attempts` times, again after a random wait of
+    up to `requeue_base_ms`, doubled with each attempt, `requeue_cap_ms` at most. Agents are told to
+    let a claim without work wait for `claim_wait_ms`; an original agent's waits `legacy_hold_ms`.
+    `quota_scale` multiplies how often one agent may call. A listener with `tls`, and the operators'
+    with `operator_tls`, speaks HTTPS only; each takes `connections_max` connections.
 
     Results and dead letters go when they are older than `retain_…_ms`, the oldest results also
     while the database holds more than `max_database_bytes`; 0 is no bound. While less than
@@ -86,25 +112,14 @@ class ServerConfig:
         endpoint("operator_listen", self.operator_listen)
         for kind in TaskKind:
             _between(f"terms_ms[{kind}]", self.terms_ms.get(kind, 0), TERM_MIN_MS, TERM_MAX_MS)
-        _between("grace_ms", self.grace_ms, 10, 600_000)
-        _between("max_lease_ms", self.max_lease_ms, max(self.terms_ms.values()), 86_400_000)
-        _between("standing_term_ms", self.standing_term_ms, STANDING_TERM_MIN_MS, 86_400_000)
-        _between("offline_ms", self.offline_ms, 0, OFFLINE_MAX_MS)
-        _between("max_attempts", self.max_attempts, 1, 100)
-        _between("requeue_base_ms", self.requeue_base_ms, 1, 3_600_000)
-        _between("requeue_cap_ms", self.requeue_cap_ms, self.requeue_base_ms, 86_400_000)
-        _between("heartbeat_interval_ms", self.heartbeat_interval_ms, 100, 3_600_000)
-        _between("claim_wait_ms", self.claim_wait_ms, 0, CLAIM_WAIT_MAX_MS)
-        _between("legacy_hold_ms", self.legacy_hold_ms, 0, 20_000)
-        _between("quota_scale", self.quota_scale, 1, 1_000)
-        _between("audit_ms", self.audit_ms, 3_600_000, AUDIT_MAX_MS)
-        _between("connections_max", self.connections_max, 1, 1_000_000)
-        for name in ("retain_results_ms", "retain_dead_letters_ms"):
-            _between_or_0(name, getattr(self, name), RETAIN_MIN_MS, RETAIN_MAX_MS)
-        _between_or_0(
-            "max_database_bytes", self.max_database_bytes, DATABASE_MIN_BYTES, DATABASE_MAX_BYTES
-        )
-        _between("storage_reserve_bytes", self.storage_reserve_bytes, 0, DATABASE_MAX_BYTES)
+        for name, (low, high) in BOUNDS.items():
+            _between(name, getattr(self, name), low, high)
+        _between("max_lease_ms", self.max_lease_ms, max(self.terms_ms.values()), DAY_MS)
+        _between("requeue_cap_ms", self.requeue_cap_ms, self.requeue_base_ms, DAY_MS)
+        if not 0 <= self.shutdown_timeout_s <= SHUTDOWN_MAX_S:
+            raise ConfigError(
+                f"shutdown_timeout_s must be 0 to {SHUTDOWN_MAX_S:g}, not {self.shutdown_timeout_s}"
+            )
         if self.enrolment_token is not None and len(self.enrolment_token) < 16:
             raise ConfigError("enrolment_token must have at least 16 characters")
         self._check_exposure()
@@ -164,10 +179,7 @@ def is_loopback(text: str) -> bool:
 
 
 def _between(setting: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{setting} must be {low} to {high}, not {value}")
-
-
-def _between_or_0(setting: str, value: int, low: int, high: int) -> None:
-    if value and not low <= value <= high:
-        raise ConfigError(f"{setting} must be 0 (no bound) or {low} to {high}, not {value}")
+    is_boundless = setting in UNBOUNDED_AT_0
+    if not low <= value <= high and not (is_boundless and value == 0):
+        allowed = f"0 (no bound) or {low}" if is_boundless else f"{low}"
+        raise ConfigError(f"{setting} must be {allowed} to {high}, not {value}")

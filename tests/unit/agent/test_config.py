@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from netsonde.agent.config import AgentConfig
-from netsonde.agent.settings import DEFAULT_CAPACITIES
+from netsonde.agent.settings import CHECKS, DEFAULT_CAPACITIES
 from netsonde.errors import ConfigError
 from netsonde.model import TaskKind
 from netsonde.tls import ClientTls
@@ -365,3 +365,9 @@ def test_metrics_are_on_loopback_unless_told_otherwise(
 def test_a_wrong_setting_of_metrics_is_named(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         AgentConfig(control_plane=URL, **changes)
+
+
+def test_every_setting_can_be_set_and_is_in_the_manual() -> None:
+    assert set(AgentConfig.__struct_fields__) == set(CHECKS)
+    manual = (Path(__file__).resolve().parents[3] / "docs" / "operations.md").read_text()
+    assert [name for name in CHECKS if f"\n| `{name}` |" not in manual] == []

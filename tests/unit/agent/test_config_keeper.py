@@ -15,15 +15,17 @@ from msgspec import structs
 
 from netsonde import wire
 from netsonde.agent import kept_config
+from netsonde.agent.config_applier import ConfigApplier
 from netsonde.agent.config_keeper import ASK_NS, FETCH_GAP_NS, FETCH_SPREAD_NS, ConfigKeeper
-from netsonde.agent.kept_config import Mark
+from netsonde.agent.kept_config import ConfigMemory, Mark
+from netsonde.ceiling import Ceiling
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.control_plane import ControlPlaneError, TransportError
 from netsonde.control_plane.calls import ConfigAnswer
 from netsonde.dsse import PAYLOAD_MAX_BYTES, Envelope, SigningKey, TrustedKeys
 from netsonde.errors import ConfigError, StorageError
 from netsonde.model import ConfigStatus, HeartbeatRequest, TaskKind
-from netsonde.remote_config import Ceiling, Holder, KindValues, RemoteConfig
+from netsonde.remote_config import Holder, KindValues, RemoteConfig
 from support.configs import KEY, OTHER_KEY, document, envelope
 
 
@@ -38,6 +40,7 @@ class Source:
         self.answer: bytes | None = None
         self.error: Exception | None = None
         self.asked: list[str | None] = []
+        self.tag: str | None = None
 
     def serve(self, sealed: Envelope, **more: Any) -> None:
         self.answer = json.dumps(document(sealed) | more).encode()
@@ -48,7 +51,7 @@ class Source:
             raise self.error
         if self.answer is None:
             return None
-        tag = f'"{hash(self.answer)}"'
+        tag = self.tag or f'"{hash(self.answer)}"'
         return ConfigAnswer(None if etag == tag else self.answer, tag)
 
 
@@ -58,6 +61,7 @@ class Rig:
     def __init__(self, folder: Path, clock: ManualClock) -> None:
         self.path = folder / "config.json"
         self.clock = clock
+        self.boot_id: str | None = "boot-1"
         self.source = Source()
         self.keys: tuple[SigningKey, ...] = (KEY,)
         self.ceiling = Ceiling()
@@ -71,11 +75,11 @@ class Rig:
         """Begin as a process does."""
         self.applied.clear()
         keys = TrustedKeys(key.public for key in self.keys)
-        self.keeper = ConfigKeeper(
-            self.clock, self.source, self.path, keys, self.ceiling, Random(3)
-        )
-        self.keeper.prepare = self._prepare
-        self.keeper.holder = lambda: self.holder
+        memory = ConfigMemory(self.path, self.boot_id)
+        applier = ConfigApplier(self.clock, memory, keys, self.ceiling)
+        applier.prepare = self._prepare
+        applier.holder = lambda: self.holder
+        self.keeper = ConfigKeeper(self.clock, self.source, applier, Random(3))
         return self.keeper
 
     def restart(self) -> ConfigKeeper:
@@ -350,6 +354,122 @@ async def test_a_revision_that_ended_the_process_is_not_applied_again(rig: Rig) 
     assert rig.concurrency == 1
     assert (await rig.given(3, config(3))).status == "ack"
     assert kept_config.load(rig.path).crashed == ()
+
+
+async def died_in(rig: Rig, revision: int) -> None:
+    """End the process while a revision is applied."""
+
+    def die(_: RemoteConfig) -> None:
+        raise Died
+
+    rig.on_commit = die
+    rig.source.serve(envelope(revision, config(revision)))
+    with pytest.raises(BaseExceptionGroup):
+        await rig.fetch()
+    rig.on_commit = lambda _: None
+
+
+async def test_a_power_cut_in_its_midst_is_not_a_revisions_fault(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.given(1, config(1))
+    await died_in(rig, 2)
+    rig.boot_id = "boot-2"
+    rig.restart()
+    status = rig.keeper.status()
+    assert status is not None
+    assert (status.status, status.applied, rig.concurrency) == ("ack", 1, 1)
+    assert "went down while configuration 2 was applied" in caplog.text
+    status = await rig.fetch()
+    assert (status.status, status.applied, rig.concurrency) == ("ack", 2, 2)
+    kept = kept_config.load(rig.path)
+    assert (kept.crashed, kept.interrupted, kept.applying) == ((), None, None)
+
+
+async def test_one_that_was_in_force_outlives_a_power_cut_at_the_start(rig: Rig) -> None:
+    await rig.given(1, config(1))
+
+    def die(_: RemoteConfig) -> None:
+        raise Died
+
+    rig.on_commit = die
+    rig.boot_id = "boot-2"
+    with pytest.raises(Died):
+        rig.restart()
+    rig.on_commit = lambda _: None
+    rig.boot_id = "boot-3"
+    rig.restart()
+    assert rig.concurrency == 1
+
+
+async def test_one_that_takes_the_host_with_it_is_tried_once_more_and_no_more(rig: Rig) -> None:
+    await rig.given(1, config(1))
+    await died_in(rig, 2)
+    rig.boot_id = "boot-2"
+    rig.restart()
+    await died_in(rig, 2)
+    rig.boot_id = "boot-3"
+    rig.restart()
+    assert (await rig.fetch()).reason == "crashed"
+    assert rig.concurrency == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "boot-2"), ("boot-1", None), (None, None)])
+async def test_where_boots_have_no_name_it_is_the_revisions_fault(
+    rig: Rig, before: str | None, after: str | None
+) -> None:
+    rig.boot_id = before
+    rig.made()
+    await died_in(rig, 2)
+    rig.boot_id = after
+    rig.restart()
+    status = rig.keeper.status()
+    assert status is not None
+    assert (status.status, status.reason, status.revision) == ("nack", "crashed", 2)
+
+
+async def test_a_power_cut_is_remembered_once_also_by_a_disk_that_is_full(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await died_in(rig, 2)
+
+    def refuse(*_: Any) -> None:
+        raise StorageError("cannot write config.json: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_config, "save", refuse)
+        for boot in ("boot-2", "boot-3"):
+            rig.boot_id = boot
+            rig.restart()
+    assert (await rig.fetch()).status == "ack"
+
+
+@pytest.mark.parametrize("damage", ["cut", "signature", "oversize", "type", "key"])
+async def test_what_came_broken_is_fetched_again_under_the_same_tag(
+    rig: Rig, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy may break an answer and leave its tag: the tag says nothing of what came."""
+    sealed = envelope(2, config(5))
+    rig.source.serve(sealed)
+    assert rig.source.answer is not None
+    whole = rig.source.answer
+    broken = {
+        "cut": lambda: whole[:-20],
+        "signature": lambda: json.dumps(document(tampered(sealed))).encode(),
+        "oversize": lambda: whole + b" " * 2 * PAYLOAD_MAX_BYTES * 2,
+        "type": lambda: json.dumps(document(sealed) | {"payload_type": "text/x"}).encode(),
+        "key": lambda: json.dumps(document(envelope(2, config(5), OTHER_KEY))).encode(),
+    }[damage]()
+    rig.source.tag = '"2"'
+    rig.source.answer = broken
+    for _ in range(2):
+        assert (await rig.fetch()).status == "nack"
+    assert caplog.text.count("is refused") == 1, "said once"
+    rig.source.answer = whole
+    status = await rig.fetch()
+    assert (status.status, status.applied, rig.concurrency) == ("ack", 2, 5)
+    await rig.fetch()
+    assert rig.source.asked == [None, None, None, '"2"']
 
 
 async def test_a_crash_is_remembered_also_by_a_disk_that_is_full(

@@ -15,12 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from netsonde import wire
 from netsonde.agent import kept_config
+from netsonde.agent.config_applier import ConfigApplier
 from netsonde.agent.config_keeper import ConfigKeeper
+from netsonde.ceiling import Ceiling
 from netsonde.clock import ManualClock
 from netsonde.control_plane.calls import ConfigAnswer
 from netsonde.dsse import SigningKey, TrustedKeys
 from netsonde.errors import StorageError
-from netsonde.remote_config import Ceiling, Holder, RemoteConfig
+from netsonde.remote_config import Holder, RemoteConfig
 from support.configs import KEY, OTHER_KEY, envelope
 
 REVISIONS = st.integers(1, 6)
@@ -49,6 +51,8 @@ class ConfigMachine(RuleBasedStateMachine):
         self.floor: Offer | None = None
         self.in_force: Offer | None = None
         self.crashed: set[Offer] = set()
+        self.interrupted: Offer | None = None  # the last one that the host went down with
+        self.boot = 1
         self.values: RemoteConfig | None = None  # that are set, None: the settings' own
         self.trouble: BaseException | None = None
         self.disk_fails_at: int | None = None
@@ -75,9 +79,12 @@ class ConfigMachine(RuleBasedStateMachine):
         self.values = None
         path = self.folder / "config.json"
         keys = TrustedKeys([KEY.public])
-        self.keeper = ConfigKeeper(ManualClock(), Nobody(), path, keys, Ceiling(), Random(1))
-        self.keeper.prepare = self._prepare
-        self.keeper.holder = lambda: Holder(7, "h", {})
+        clock = ManualClock()
+        memory = kept_config.ConfigMemory(path, f"boot-{self.boot}")
+        applier = ConfigApplier(clock, memory, keys, Ceiling())
+        applier.prepare = self._prepare
+        applier.holder = lambda: Holder(7, "h", {})
+        self.keeper = ConfigKeeper(clock, Nobody(), applier, Random(1))
         self.keeper.start()
 
     def _prepare(self, values: RemoteConfig) -> Callable[[], None]:
@@ -106,6 +113,7 @@ class ConfigMachine(RuleBasedStateMachine):
         self._offer(offer)
         if self._may_be(offer):
             self.floor = self.in_force = offer
+            self._forget_interrupted()
 
     @rule(revision=REVISIONS, variant=VARIANTS)
     def strangers_offer(self, revision: int, variant: int) -> None:
@@ -146,11 +154,32 @@ class ConfigMachine(RuleBasedStateMachine):
         self.trouble = None
         self.restart()
 
+    @rule(revision=REVISIONS, variant=VARIANTS)
+    def power_cut(self, revision: int, variant: int) -> None:
+        """The host goes down in the midst of an offer: once that is nobody's fault."""
+        offer = revision, variant
+        self.trouble = Died()
+        try:
+            self._offer(offer)
+        except Died:
+            if self.interrupted == offer:
+                self.crashed.add(offer)
+            self.interrupted = offer
+        self.trouble = None
+        self.boot += 1
+        self.restart()
+
     @rule()
     def restart(self) -> None:
         self._start()
         is_lost = self.floor in self.crashed
         self.in_force = None if is_lost else self.floor
+        self._forget_interrupted()
+
+    def _forget_interrupted(self) -> None:
+        """What is in force and what is older needs no second chance."""
+        if self.interrupted and self.in_force and self.interrupted[0] <= self.in_force[0]:
+            self.interrupted = None
 
     @rule()
     def restart_that_ends_the_process(self) -> None:

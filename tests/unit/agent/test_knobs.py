@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,21 @@ class Rig:
     def parts(self) -> Any:
         return self.agent._parts
 
-    @property
+    @cached_property
     def knobs(self) -> Knobs:
-        knobs: Knobs = self.parts.knobs
-        return knobs
+        """Knobs of the same parts as the agent's own."""
+        parts = self.parts
+        return Knobs(
+            config=self.agent.config,
+            capacities=self.agent._capacities,
+            probers={DNS: self.dns},
+            client=parts.client,
+            session=parts.session,
+            worker=parts.worker,
+            dispatcher=parts.dispatcher,
+            reporter=parts.reporter,
+            sender=parts.sender,
+        )
 
     def turn(self, **values: Any) -> None:
         self.knobs.prepare(RemoteConfig(**values))()

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from netsonde.agent.lanes import Lanes, target_of
+from netsonde.agent.lanes import Lanes, _shared, target_of
 from netsonde.congestion import HOLD_NS, LAG_MAX_NS, Signal
 from netsonde.model import Lease, TaskKind
 from support.leases import make_lease
@@ -185,3 +185,45 @@ def test_a_ceiling_that_moves_keeps_what_congestion_has_learned() -> None:
     assert (it.congestion.limit(PING), it.congestion.limit(DNS)) == (70, 50)
     it.resize({PING: 10, DNS: 200})
     assert (it.congestion.limit(PING), it.congestion.limit(DNS)) == (10, 200)
+
+
+CAPACITIES = {DNS: 200, TaskKind.HTTP: 64, TCP: 128, PING: 256, TaskKind.TRACE: 32}
+
+
+def congested(limit: int) -> Lanes[Job]:
+    """Lanes of an agent whose loop was late until there were fewer slots than limit."""
+    it: Lanes[Job] = Lanes(CAPACITIES)
+    now_ns = 0
+    while it.congestion.limit_of_all > limit:
+        now_ns += HOLD_NS
+        it.congestion.lagged(2 * LAG_MAX_NS, now_ns)
+    return it
+
+
+def test_a_late_loop_leaves_every_kind_some_slots() -> None:
+    it = congested(120)
+    left, free = it.congestion.limit_of_all, it.free()
+    assert left < CAPACITIES[DNS], "one kind alone could have them all"
+    assert set(free) == set(CAPACITIES)
+    assert sum(free.values()) == left
+    assert max(free.values()) - min(free.values()) <= 1
+
+
+def test_kinds_take_turns_where_there_are_fewer_slots_than_kinds() -> None:
+    for left in range(1, len(CAPACITIES)):
+        claimed = [_shared(CAPACITIES, left, turn) for turn in range(len(CAPACITIES))]
+        assert {kind for shares in claimed for kind in shares} == set(CAPACITIES)
+        assert all(sum(shares.values()) == left for shares in claimed)
+
+
+@given(
+    st.dictionaries(st.sampled_from(list(TaskKind)), st.integers(1, 300), min_size=1),
+    st.integers(0, 1000),
+    st.integers(0, 10),
+)
+def test_what_is_left_is_divided_and_none_has_more_than_its_room(
+    room: dict[TaskKind, int], left: int, turn: int
+) -> None:
+    shares = _shared(room, left, turn)
+    assert sum(shares.values()) == min(left, sum(room.values()))
+    assert all(0 < slots <= room[kind] for kind, slots in shares.items())

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.cli.output import (
+    FOLDED_MIN,
+    GAP,
     GATHERED_MAX_BYTES,
     Outlet,
     Progress,
     columns,
     explain,
+    folded,
     has_colour,
     printable,
     warn,
@@ -154,3 +157,23 @@ def test_nobody_who_reads_standard_error_is_no_failure(monkeypatch: pytest.Monke
     progress.show("measuring")
     progress.clear()
     assert not progress.is_wanted
+
+
+def test_a_table_that_is_too_wide_is_folded_and_nothing_is_lost() -> None:
+    headings = ("ID", "NAME", "WHY")
+    why = "the agent that had it was lost"
+    rows = folded(headings, [("1", "a" * 15, why), ("2", "b", "c")], 30)
+    lines = columns(headings, rows)
+    assert max(map(len, lines)) <= 30
+    assert " ".join(row[2] for row in rows[:-1]).split() == why.split()
+    assert rows[-1] == ("2", "b", "c")
+
+
+@given(st.lists(st.tuples(*[st.text("ab ", max_size=40)] * 3), max_size=5), st.integers(1, 200))
+def test_folding_keeps_every_letter(rows: list[tuple[str, ...]], width: int) -> None:
+    made = folded(("A", "B", "C"), rows, width)
+    for at in range(3):
+        before = "".join("".join(row[at].split()) for row in rows)
+        assert "".join("".join(row[at].split()) for row in made) == before
+    least = 3 * FOLDED_MIN + 2 * len(GAP)
+    assert all(len(line) <= max(width, least) for line in columns(("A", "B", "C"), made))

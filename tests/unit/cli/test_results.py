@@ -113,7 +113,7 @@ def test_agents_as_a_table(operator: FakeOperator) -> None:
     done = CliRunner().invoke(main, ["agents"])
     _, first, second = done.stdout.splitlines()
     assert first.split() == [
-        "4", "ams1\\x1b", "enabled", "2026-11-24T10:11:12Z", "ping:2", "0.1.0", "site=ams",
+        "4", "ams1\\x1b", "enabled", "2026-11-24", "10:11:12Z", "ping:2", "0.1.0", "site=ams",
     ]  # fmt: skip
     assert second.split() == ["5", "old", "disabled", "never", "-", "original", "-"]
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 
@@ -74,7 +75,9 @@ def test_no_command_shows_the_help_and_exits_2() -> None:
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["pong"], "No such command 'pong'"),
+        (["pong"], "No such command 'pong'. Did you mean 'ping'? (`netsonde --help` says what is)"),
+        (["zzzzz"], "No such command 'zzzzz'. (`netsonde --help` says what is)"),
+        (["check", "add", "--nope"], "(`netsonde check add --help` says what is)"),
         (["tcp"], "Missing argument 'HOST:PORT…'"),
         (["ping", "--nope", "x"], "No such option"),
     ],
@@ -190,3 +193,41 @@ def test_where_nothing_can_be_written_the_exit_code_is_left() -> None:
             check=False, stdout=full, stderr=full, timeout=60,
         )  # fmt: skip
     assert done.returncode == Exit.USAGE
+
+
+OPERATORS = ["check", "task", "results", "agents", "token", "config", "queues", "dead-letters"]
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, "audit", "metrics"])
+def test_help_of_an_operators_command_has_examples_and_exit_codes(name: str) -> None:
+    shown = CliRunner().invoke(main, [name, "--help"]).stdout
+    assert re.search(rf"Examples:\n +netsonde {name}", shown)
+    assert re.search(r"Exit codes:\n +0    done\n +2    what", shown)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_singular_and_plural_are_the_same(name: str) -> None:
+    other = name.removesuffix("s") if name.endswith("s") else f"{name}s"
+    found = main.get_command(click.Context(main), name)
+    same = main.get_command(click.Context(main), other)
+    assert isinstance(same, click.Command)
+    if name != "agents":
+        assert same is found
+        return
+    assert isinstance(same, click.Group)
+    assert isinstance(found, click.Group)
+    assert same.commands.items() >= found.commands.items()
+
+
+def leaves(command: click.Command, *path: str) -> list[tuple[str, ...]]:
+    if not isinstance(command, click.Group):
+        return [path]
+    return [one for name, each in command.commands.items() for one in leaves(each, *path, name)]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operators_command_takes_json(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for path in leaves(command, name):
+        assert "--json" in CliRunner().invoke(main, [*path, "--help"]).stdout, path

@@ -9,7 +9,7 @@ import pytest
 
 from netsonde import wire
 from netsonde.cli import starter, up
-from netsonde.cli.checks import parse_check
+from netsonde.cli.check_words import parse_check
 from netsonde.cli.embedded import LOOPBACK_TARGETS, Embedding
 from netsonde.cli.exits import Exit
 from netsonde.cli.loop import until
