@@ -112,6 +112,10 @@ class _ItemHead(msgspec.Struct, frozen=True):
     env: dict[str, msgspec.Raw] | None = None
 
 
+class _EnvHead(msgspec.Struct, frozen=True):
+    env: dict[str, msgspec.Raw] | None = None
+
+
 class _LeaseIdOnly(msgspec.Struct, frozen=True):
     lease_id: int = 0
 
@@ -261,16 +265,19 @@ def timed_item(item: ReportItem, granted_ns: int, received_ns: int) -> bytes:
     """
     if item.started_at is not None and item.duration_ms is not None:
         return item.body
-    fields: dict[str, Any] = {
-        name: orjson.Fragment(bytes(raw))
-        for name, raw in decoder(dict[str, msgspec.Raw]).decode(item.body).items()
-    }
+    head = decoder(_EnvHead).decode(item.body)
+    fields = _fragments(decoder(dict[str, msgspec.Raw]).decode(item.body))
     if item.started_at is None:
         fields["started_at"] = rfc3339(granted_ns)
     if item.duration_ms is None:
         fields["duration_ms"] = max(received_ns - granted_ns, 0) / NS_PER_MS
-    fields["env"] = (parse(item.body).get("env") or {}) | {"timed_by": TIMED_BY}
+    fields["env"] = _fragments(head.env or {}) | {"timed_by": TIMED_BY}
     return encode(fields)
+
+
+def _fragments(fields: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
+    """Return fields to be written as they stand: what we build has bounds for its numbers."""
+    return {name: orjson.Fragment(bytes(raw)) for name, raw in fields.items()}
 
 
 def merge_result(item_body: bytes, known: Mapping[str, Any]) -> bytes:

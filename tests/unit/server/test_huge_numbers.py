@@ -45,3 +45,23 @@ async def test_a_checks_patch_is_refused(caller: Caller, patch: dict[str, object
     status, answer, _ = await caller.operator("PATCH", "/v1/checks/1", patch)
 
     assert (status, answer["error"]) == (400, "ERR_VALIDATION")
+
+
+async def test_a_result_keeps_them(caller: Caller) -> None:
+    agent = await caller.register()
+    await caller.tasks()
+    (lease,) = await agent.claim()
+    item = {
+        "lease_id": lease["lease_id"],
+        "outcome": "ok",
+        "observations": [{"name": "later", "value": HUGE}],
+        "env": {"later": HUGE},
+    }
+
+    _, reported, _ = await agent.call("/report", {"completed": [item], "cancelled": []})
+
+    assert [one["status"] for one in reported["results"]] == ["accepted"]
+    _, answer, _ = await caller.operator("GET", "/v1/results")
+    (result,) = answer["results"]
+    assert result["observations"] == item["observations"]
+    assert result["env"] == {"later": HUGE, "timed_by": "control_plane"}

@@ -1,6 +1,7 @@
 """Report items, report bodies and the result object."""
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import given
@@ -158,6 +159,17 @@ def test_what_an_agent_timed_in_part_keeps_that_part() -> None:
     assert timed["started_at"] == "2026-11-24T10:11:12Z"
     assert timed["duration_ms"] == 0
     assert timed["env"] == {"version": "9", "timed_by": "control_plane"}
+
+
+@pytest.mark.parametrize("env", [f'{{"n":{2**70},"of":[{{"n":{-(2**70)}}}]}}', "null"])
+def test_what_the_server_times_keeps_numbers_of_any_size(env: str) -> None:
+    body = f'{{"lease_id":5,"later":{2**70},"env":{env}}}'.encode()
+    (item,) = decode_report(b'{"agent_id":4,"completed":[' + body + b"]}").items
+
+    timed = parse(timed_item(item, 10, 5))
+
+    assert timed["later"] == 2**70
+    assert timed["env"] == (json.loads(env) or {}) | {"timed_by": "control_plane"}
 
 
 @given(st.binary())
