@@ -34,7 +34,7 @@ TASKS_MAX = 10_000  # one-off tasks per request
 TICKS_MAX = 1_000_000
 
 
-class RepeatIn(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class RepeatIn(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one task repeats; it has an end, for nobody could call it off."""
 
     every_ms: EveryMs
