@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from netsonde import wire
 from netsonde.errors import ErrorCode, RequestError, StorageError
 from netsonde.server.about import About
+from netsonde.server.accepting import require_acceptable
 from netsonde.server.scopes import Principal, Scope
 
 PROTOCOL = "1"
@@ -72,7 +73,8 @@ class Route:
     """One call: a method, a path whose `{name}` parts are variables, and its body's limit.
 
     One that `takes_lines` takes its body as a stream of NDJSON as well. `scope` is what an operator
-    needs for it. `about` is what the API's document says of it.
+    needs for it. `about` is what the API's document says of it. One that is for supervisors is
+    answered whatever they say they read.
     """
 
     method: str
@@ -82,6 +84,7 @@ class Route:
     takes_lines: bool = False
     scope: Scope | None = None
     about: About | None = None
+    is_for_supervisors: bool = False
 
 
 class Router:
@@ -183,7 +186,10 @@ class Api:
                 call=f"{route.method} {route.path}",
             )
             call = self.call_name(route)
-            answer = await route.handler(await self.admit(found, route))
+            admitted = await self.admit(found, route)
+            if not route.is_for_supervisors:
+                require_acceptable(request.header("accept"), route.about)
+            answer = await route.handler(admitted)
         except Exception as error:
             refusal = _refusal(error, request, request_id)
             self.requests[call, f"{refusal.facts.status // 100}xx"] += 1

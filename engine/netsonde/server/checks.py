@@ -3,7 +3,7 @@
 import functools
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from netsonde import wire
 from netsonde.clock import NS_PER_MS, NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.model import TARGET_FIELDS, TaskKind
+from netsonde.model import TARGET_FIELDS, TaskKind, TaskSpec
 from netsonde.server.about import counted, sized, within
 from netsonde.server.runs import write_repeat
 from netsonde.server.selection import (
@@ -27,6 +27,7 @@ from netsonde.server.selection import (
 from netsonde.server.store import Store
 from netsonde.server.store.checks import CheckRow
 from netsonde.server.store.tasks import NewTask
+from netsonde.server.targets import require_measurable
 
 TARGETS_MAX = 1_000  # of one check; more are more checks
 CHECKS_MAX = 10_000
@@ -43,6 +44,7 @@ JitterMs = Annotated[int, within(0, EVERY_MAX_MS - 1)]
 StaleAfterMs = Annotated[int, within(1, EVERY_MAX_MS)]
 Attempts = Annotated[int, within(1, ATTEMPTS_MAX)]
 Priority = Annotated[int, within(-PRIORITY_MAX, PRIORITY_MAX)]
+_TARGETING = frozenset({"kind", "targets", "spec"})  # fields that say what is measured
 Made = tuple[int, TaskKind, int]  # tasks as (queue, kind, count)
 
 
@@ -98,10 +100,16 @@ def read_definition(body: bytes) -> CheckDefinition:
     Raises:
         RequestError: naming the field and what is allowed.
     """
+    definition = _read(body)
+    for place, spec in enumerate(_built(definition)):
+        require_measurable(spec, f"targets[{place}]")
+    return definition
+
+
+def _read(body: bytes) -> CheckDefinition:
     definition = wire.decode(CheckDefinition, body, max_bytes=wire.ADMIN_MAX_BYTES, strict=True)
     _check_numbers(definition)
     check_selection(definition.select)
-    specs_of(definition)
     return definition
 
 
@@ -117,7 +125,11 @@ def patched(document: bytes, patch: bytes) -> CheckDefinition:
         changed = wire.encode({name: one for name, one in merged.items() if one is not None})
     except TypeError as error:
         raise _refusal("", "a number is beyond 64 bits") from error
-    return read_definition(changed)
+    if wire.parse(patch).keys() & _TARGETING:
+        return read_definition(changed)
+    definition = _read(changed)  # what it measures stands, as old as it may be
+    specs_of(definition)
+    return definition
 
 
 def is_renamed_only(old: bytes, new: bytes) -> bool:
@@ -131,18 +143,20 @@ def specs_of(definition: CheckDefinition) -> tuple[bytes, ...]:
     Raises:
         RequestError: naming the target and what is allowed.
     """
+    return tuple(dict.fromkeys(map(wire.encode, _built(definition))))
+
+
+def _built(definition: CheckDefinition) -> Iterator[TaskSpec]:
+    """Yield the spec of every target, in their order."""
     target_field = TARGET_FIELDS[definition.kind]
     if target_field in definition.spec:
         raise _refusal(f"spec.{target_field}", f"{target_field} comes from targets, not from spec")
-    specs: dict[bytes, None] = {}
     for place, target in enumerate(definition.targets):
         try:
-            spec = wire.build_spec(definition.kind, target, definition.spec)
+            yield wire.build_spec(definition.kind, target, definition.spec)
         except RequestError as error:
             paths = tuple((f"$.targets[{place}]", text) for _, text in error.violations)
             raise RequestError(error.code, str(error), violations=paths) from error
-        specs[wire.encode(spec)] = None
-    return tuple(specs)
 
 
 @functools.lru_cache(maxsize=1024)

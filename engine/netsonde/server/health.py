@@ -19,6 +19,6 @@ def health_routes(plane: ControlPlane) -> list[Route]:
         return ok(plane.storage.health())
 
     return [
-        Route("GET", "/livez", livez, about=LIVEZ),
-        Route("GET", "/readyz", readyz, about=READYZ),
+        Route("GET", "/livez", livez, about=LIVEZ, is_for_supervisors=True),
+        Route("GET", "/readyz", readyz, about=READYZ, is_for_supervisors=True),
     ]

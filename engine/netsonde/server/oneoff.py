@@ -28,12 +28,13 @@ from netsonde.server.registry import AgentRegistry
 from netsonde.server.runs import write_repeat
 from netsonde.server.store import Store
 from netsonde.server.store.tasks import ANY_QUEUE, NewTask, pinned_queue
+from netsonde.server.targets import require_measurable
 
 TASKS_MAX = 10_000  # one-off tasks per request
 TICKS_MAX = 1_000_000
 
 
-class RepeatIn(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class RepeatIn(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one task repeats; it has an end, for nobody could call it off."""
 
     every_ms: EveryMs
@@ -125,9 +126,11 @@ class Plan:
             refuse("max_attempts", f"max_attempts must be 1 to {ATTEMPTS_MAX}")
         if abs(item.priority) > PRIORITY_MAX:
             refuse("priority", f"priority must be -{PRIORITY_MAX} to {PRIORITY_MAX}")
+        spec = wire.build_spec(kind, target, options)
+        require_measurable(spec)
         task = NewTask(
             kind=kind,
-            spec=wire.encode(wire.build_spec(kind, target, options)),
+            spec=wire.encode(spec),
             run_ns=self._now_ns,
             max_attempts=attempts,
             queue=self._pin(item.agent),

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from itertools import accumulate
-from typing import Any, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 import orjson
@@ -94,7 +95,7 @@ def decode(
     except UNREADABLE as error:
         raise RequestError(ErrorCode.MALFORMED_JSON, f"the body is not JSON: {error}") from error
     if strict:
-        _refuse_unknown(type_, parse(body), "$")
+        _refuse_unknown(_shape_of(type_), parse(body), "$")
     return value
 
 
@@ -166,24 +167,51 @@ def is_too_deep(body: bytes, limit: int = JSON_DEPTH_MAX) -> bool:
     return any(map((limit - removed).__lt__, accumulate(map(_STEPS.__getitem__, brackets))))
 
 
+class _Shape(NamedTuple):
+    """What fields an object may have, and what is in a value that is an array or a map."""
+
+    struct: type[msgspec.Struct] | None = None
+    item: "_Shape | None" = None
+
+
+def _shape_of(type_: Any) -> _Shape:
+    origin, inner = get_origin(type_), get_args(type_)
+    if origin is Annotated:
+        return _shape_of(inner[0])
+    if origin in (Union, UnionType):
+        shapes = [_shape_of(each) for each in inner]
+        structs = [shape.struct for shape in shapes if shape.struct is not None]
+        items = [shape.item for shape in shapes if shape.item is not None]
+        return _Shape(structs[0] if len(structs) == 1 else None, items[0] if items else None)
+    if origin in (tuple, list, dict):
+        return _Shape(item=_shape_of(inner[1 if origin is dict else 0]))
+    is_struct = isinstance(type_, type) and issubclass(type_, msgspec.Struct)
+    return _Shape(type_ if is_struct else None)
+
+
 @cache
-def _fields_of(type_: type[msgspec.Struct]) -> Mapping[str, Any]:
-    """Return the types of a Struct's fields by their names: finding them takes longer than JSON."""
-    return {field.encode_name: field.type for field in msgspec.structs.fields(type_)}
+def _fields_of(struct: type[msgspec.Struct]) -> Mapping[str, _Shape]:
+    """Return what a Struct's fields are by their names: finding that takes longer than JSON."""
+    return {field.encode_name: _shape_of(field.type) for field in msgspec.structs.fields(struct)}
 
 
-def _refuse_unknown(type_: Any, value: Any, path: str) -> None:
-    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
-        return
+def _refuse_unknown(shape: _Shape, value: Any, path: str) -> None:
+    if shape.item is not None and isinstance(value, list):
+        for place, item in enumerate(value):
+            _refuse_unknown(shape.item, item, f"{path}[{place}]")
     if not isinstance(value, Mapping):
         return
-    fields = _fields_of(type_)
-    tag = type_.__struct_config__.tag_field
+    if shape.struct is None:
+        for name, item in value.items() if shape.item is not None else ():
+            _refuse_unknown(cast("_Shape", shape.item), item, f"{path}.{name}")
+        return
+    fields = _fields_of(shape.struct)
+    tag = shape.struct.__struct_config__.tag_field
     for name, item in value.items():
         if name == tag:
             continue
         if name not in fields:
-            known = ", ".join(sorted(fields))
+            known = ", ".join(sorted(fields)) or "none"
             message = f"unknown field; known are {known}"
             raise RequestError(
                 ErrorCode.VALIDATION,

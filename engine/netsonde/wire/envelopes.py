@@ -17,15 +17,18 @@ from netsonde.model import ErrorEnvelope
 from netsonde.wire.codec import decoder, encode
 
 MESSAGE_MAX_CHARS = 300  # of a foreign error page, enough to recognise it
+# Codes whose envelope always says what is wrong where.
+_NAMING = frozenset({ErrorCode.VALIDATION, ErrorCode.TARGET_DENIED, ErrorCode.CONFIG_INVALID})
 
 
 def error_body(error: RequestError, request_id: str) -> bytes:
     """Encode the envelope of an error."""
     details: dict[str, Any] | None = None
-    if error.violations:
-        details = {
-            "violations": [{"path": path, "message": text} for path, text in error.violations]
-        }
+    violations = error.violations
+    if not violations and error.code in _NAMING:
+        violations = (("$", str(error)),)  # of the request as a whole
+    if violations:
+        details = {"violations": [{"path": path, "message": text} for path, text in violations]}
     return encode(
         ErrorEnvelope(
             error=error.code,

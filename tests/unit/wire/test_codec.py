@@ -1,7 +1,9 @@
 """Typed decoding of requests and answers."""
 
 import contextlib
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,3 +131,41 @@ def test_what_has_no_json_form_is_a_type_error() -> None:
 def test_an_answer_that_is_not_json_says_how_it_starts() -> None:
     with pytest.raises(DecodeError, match="<html>"):
         decode_answer(RegisterRequest, b"<html>proxy</html>")
+
+
+class Inner(msgspec.Struct):
+    """Something in something else."""
+
+    x: int = 0
+
+
+class Outer(msgspec.Struct):
+    """What holds others in every way that a body does."""
+
+    maybe: Inner | None = None
+    many: tuple[Inner, ...] = ()
+    some: Annotated[list[Inner], msgspec.Meta(max_length=3)] | None = None
+    named: dict[str, Inner] = {}
+    free: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"y":1}', "$.y"),
+        (b'{"maybe":{"y":1}}', "$.maybe.y"),
+        (b'{"many":[{"x":1},{"y":1}]}', "$.many[1].y"),
+        (b'{"some":[{"y":1}]}', "$.some[0].y"),
+        (b'{"named":{"a":{"y":1}}}', "$.named.a.y"),
+    ],
+)
+def test_an_unknown_field_is_found_wherever_it_is(body: bytes, path: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        decode(Outer, body, strict=True)
+
+    assert [where for where, _ in caught.value.violations] == [path]
+    decode(Outer, body)
+
+
+def test_what_is_free_may_hold_anything() -> None:
+    decode(Outer, b'{"free":{"y":{"z":[{"a":1}]}},"maybe":null,"some":null}', strict=True)

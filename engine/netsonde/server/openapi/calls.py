@@ -51,6 +51,7 @@ class Call:
         yield from COMMON
         if not self.is_open:
             yield from KNOWN
+            yield ErrorCode.NOT_ACCEPTABLE
         if self.listener == AGENT and not self.is_open:
             yield ErrorCode.RATE_LIMITED
         if self.listener == OPERATOR and self.method == "POST":

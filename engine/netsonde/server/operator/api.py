@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec import Struct
+
+from netsonde import wire
 from netsonde.clock import NS_PER_S
 from netsonde.errors import ErrorCode, RequestError
 from netsonde.server import openapi
@@ -92,6 +95,8 @@ class OperatorApi(Api):
                 require_identity(request)
             elif request.method in ("POST", "PATCH"):
                 require_json(request)
+            if route.about is not None and route.about.takes is None:
+                _require_nothing(request)
         except RequestError as error:
             if request.method not in READING:
                 await note_refusal(admitted, error, self._plane.writer, self._plane.time)
@@ -125,6 +130,20 @@ class OperatorApi(Api):
                 ErrorCode.FORBIDDEN, "without a token this API is not for pages of other origins"
             )
         return LOOPBACK
+
+
+class _Nothing(Struct, frozen=True):
+    """The body of a call that takes none."""
+
+
+def _require_nothing(request: ApiRequest) -> None:
+    """Refuse a body that would be passed over: who sends it means something by it.
+
+    Raises:
+        RequestError: ERR_VALIDATION, ERR_MALFORMED_JSON.
+    """
+    if request.body and request.method not in READING:
+        wire.decode(_Nothing, request.body, strict=True)
 
 
 class _Strangers:

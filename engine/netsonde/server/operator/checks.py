@@ -16,13 +16,20 @@ from netsonde.server.selection import Carrier, carriers_of
 from netsonde.server.store import Store
 from netsonde.server.store.checks import CheckRow
 
-CREATE = About("Make a check.", Check, takes=checks.CheckDefinition, status=201)
+CREATE = About(
+    "Make a check.",
+    Check,
+    takes=checks.CheckDefinition,
+    status=201,
+    refuses=(ErrorCode.TARGET_DENIED,),
+)
 LIST = About("List checks.", CheckPage, query=PAGE)
 GET = About("Show a check.", Check)
 PATCH = About(
     "Change a check.",
     Check,
     takes=checks.CheckPatch,
+    refuses=(ErrorCode.TARGET_DENIED,),
     text="Only the fields given change; null stands for a field's default.",
 )
 DELETE = About("Delete a check; its results stay.", CheckCancelled)
