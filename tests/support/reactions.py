@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from netsonde import wire
+from netsonde.agent.config_applier import ConfigApplier
 from netsonde.agent.config_keeper import ConfigKeeper
+from netsonde.agent.kept_config import ConfigMemory
+from netsonde.ceiling import Ceiling
 from netsonde.clock import NS_PER_MS, NS_PER_S, ManualClock, SystemClock
 from netsonde.control_plane import (
     ClaimGrant,
@@ -29,7 +32,7 @@ from netsonde.policy import TargetPolicy
 from netsonde.probe.base import Recorder, measure
 from netsonde.probe.targets import TargetResolver
 from netsonde.probe.tcp import TcpProber
-from netsonde.remote_config import Ceiling, Holder
+from netsonde.remote_config import Holder
 from support.configs import KEY, document, envelope
 from support.control_planes import V1, ScriptedControlPlane, lease
 from support.driving import finish
@@ -251,11 +254,11 @@ async def keeps_the_last_good_one(side: AgentSide) -> None:
     await side.started()
     applied: list[Any] = []
     keys, folder = TrustedKeys([KEY.public]), side.path.parent
-    keeper = ConfigKeeper(
-        side.clock, side.client, folder / "config.json", keys, Ceiling(), Random(3)
-    )
-    keeper.prepare = lambda values: lambda: applied.append(values)
-    keeper.holder = lambda: Holder(7, "h", {})
+    memory = ConfigMemory(folder / "config.json", "one boot")
+    applier = ConfigApplier(side.clock, memory, keys, Ceiling())
+    applier.prepare = lambda values: lambda: applied.append(values)
+    applier.holder = lambda: Holder(7, "h", {})
+    keeper = ConfigKeeper(side.clock, side.client, applier, Random(3))
     keeper.start()
     good = document(envelope(3, {"kinds": {"ping": {"concurrency": 5}}}))
     side.transport.inject(Answered(200, json.dumps(good).encode(), V1), path_end="/config")
