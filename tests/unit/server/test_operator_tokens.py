@@ -462,7 +462,7 @@ async def test_a_token_is_revoked_even_if_who_revokes_it_hangs_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, clock = SqliteStore.open(tmp_path / "server.db"), ManualClock()
-    writer = ThreadWriter(store, store.reader(), clock)
+    writer = ThreadWriter(store, store.reader, clock)
     plane = ControlPlane(config(), clock, writer, store, random.Random(1))
     caller = Caller(plane, clock, operator_token=FILE_TOKEN)
     token = await made(caller)

@@ -122,7 +122,7 @@ class ResultCalls(Calls):
         rows: list[StoredResult] = []
         query = wanted
         for _ in range(LOOKS_MAX):
-            found, end, last = await self._plane.writer.read(partial(_look, query))
+            found, end, last = await self._plane.writer.look(partial(_look, query))
             rows += found
             is_full = len(rows) >= wanted.limit
             if is_full or end is None:
