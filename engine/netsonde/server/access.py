@@ -44,6 +44,11 @@ class OperatorTokens:
             self._rows.pop(token_id, None)
             self._used.pop(token_id, None)
 
+    def drop_expired(self, before_ns: int) -> None:
+        """Forget tokens that expired before then, as the store has."""
+        rows = self._rows.values()
+        self.drop([one.token_id for one in rows if one.expires_ns and one.expires_ns < before_ns])
+
     def last_used_ns(self, row: OperatorTokenRow) -> int | None:
         """Return when a token was last used; None: never."""
         return max(row.last_used_ns or 0, self._used.get(row.token_id, 0)) or None
@@ -80,8 +85,8 @@ class OperatorTokens:
         now_ns = self._time.now_ns()
         if not self._used or (not at_once and now_ns - self._flushed_ns < FLUSH_USED_NS):
             return
-        used, self._used = self._used, {}
         self._flushed_ns = now_ns
+        used = dict(self._used)
 
         def operation(store: Store) -> None:
             for token_id, used_ns in used.items():
@@ -89,6 +94,8 @@ class OperatorTokens:
 
         await self._writer.write(operation)
         for token_id, used_ns in used.items():
+            if self._used.get(token_id) == used_ns:  # not used meanwhile
+                del self._used[token_id]
             row = self._rows.get(token_id)
             if row is not None:
                 self._rows[token_id] = replace(row, last_used_ns=used_ns)
