@@ -70,15 +70,26 @@ class OperatorTokens:
                 ErrorCode.UNAUTHORIZED, "this operator token is not known here, or was revoked"
             )
         row, now_ns = found[0], self._time.now_ns()
-        if row.expires_ns is not None and row.expires_ns <= now_ns:
-            raise RequestError(
-                ErrorCode.TOKEN_EXPIRED,
-                f"the operator token {row.name} expired at {rfc3339(row.expires_ns)}",
-            )
+        _require_alive(row, now_ns)
         self._used[row.token_id] = now_ns
         known = frozenset(Scope)
         scopes = frozenset(Scope(name) for name in row.scopes if name in known)
         return Principal(row.name, scopes, row.token_id)
+
+    def check(self, principal: Principal | None) -> None:
+        """Look whether who began a call that lasts may still make it.
+
+        Raises:
+            RequestError: ERR_UNAUTHORIZED, ERR_TOKEN_EXPIRED.
+        """
+        if principal is None or principal.token_id is None:
+            return  # admitted by what lasts as long as this process
+        row = self._rows.get(principal.token_id)
+        if row is None:
+            raise RequestError(
+                ErrorCode.UNAUTHORIZED, f"the operator token {principal.name} was revoked"
+            )
+        _require_alive(row, self._time.now_ns())
 
     async def flush_used(self, *, at_once: bool = False) -> None:
         """Write down when tokens were last used, now and then."""
@@ -99,3 +110,11 @@ class OperatorTokens:
             row = self._rows.get(token_id)
             if row is not None:
                 self._rows[token_id] = replace(row, last_used_ns=used_ns)
+
+
+def _require_alive(row: OperatorTokenRow, now_ns: int) -> None:
+    if row.expires_ns is not None and row.expires_ns <= now_ns:
+        raise RequestError(
+            ErrorCode.TOKEN_EXPIRED,
+            f"the operator token {row.name} expired at {rfc3339(row.expires_ns)}",
+        )

@@ -1,6 +1,6 @@
 """Results: page by page, or as a stream that goes on with what comes."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -136,7 +136,7 @@ class ResultCalls(Calls):
         deadline_ns = request.received_ns + wait_ms * NS_PER_MS
         limit_ns = request.received_ns + wire.STREAM_MAX_MS * NS_PER_MS
         events = self._feed.stream(wanted, deadline_ns, limit_ns)
-        return lines(_lines(events))
+        return lines(_lines(events, partial(self._plane.operators.check, request.principal)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +159,13 @@ def _look(query: ResultQuery, store: Store) -> tuple[list[StoredResult], int | N
     return rows, end, last
 
 
-async def _lines(events: AsyncGenerator[Found | Stopped]) -> AsyncGenerator[bytes]:
+async def _lines(
+    events: AsyncGenerator[Found | Stopped], check: Callable[[], None]
+) -> AsyncGenerator[bytes]:
+    """Write events as lines, as long as check lets who follows go on."""
     async with aclosing(events):
         async for event in events:
+            check()
             cursor = encode_cursor(event.position, RESULT_CURSOR)
             if isinstance(event, Stopped):
                 yield wire.feed_end_line(event.reason, cursor)
