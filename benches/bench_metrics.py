@@ -47,7 +47,7 @@ class Plane:
     def __init__(self, folder: Path, agents: int) -> None:
         self.clock = ManualClock()
         store = SqliteStore.open(folder / "server.db")
-        self.writer = ThreadWriter(store, store.reader(), self.clock)
+        self.writer = ThreadWriter(store, store.reader, self.clock)
         config = ServerConfig(quota_scale=1000)
         self.plane = ControlPlane(config, self.clock, self.writer, store, random.Random(1))
         self._agents = AgentApi(self.plane)

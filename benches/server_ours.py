@@ -90,7 +90,7 @@ def report(agent_id: int, lease_ids: list[int], now_ns: int, store: Store) -> No
 async def work_alone(database: Path, leases: int) -> float:
     """Take all leases without a request or a body; return leases a second."""
     store = SqliteStore.open(database)
-    writer = ThreadWriter(store, store.reader(), SystemClock())
+    writer = ThreadWriter(store, store.reader, SystemClock())
     lease_ids = iter(range(1, sys.maxsize, BATCH))
 
     async def agent(agent_id: int) -> int:

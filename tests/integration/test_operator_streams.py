@@ -196,7 +196,7 @@ async def test_a_reader_that_stands_still_costs_little_and_holds_up_nobody(
         looks += 1
         return await read(operation)
 
-    monkeypatch.setattr(server.plane.writer, "read", counted)
+    monkeypatch.setattr(server.plane.writer, "look", counted)
     loop = asyncio.get_running_loop()
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)

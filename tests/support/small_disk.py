@@ -84,7 +84,7 @@ async def live(folder: Path) -> Story:
     for file in (ballast, more):
         file.write_bytes(b"x" * BALLAST_BYTES)
     store = SqliteStore.open(folder / "server.db")
-    writer = ThreadWriter(store, store.reader(), SystemClock())
+    writer = ThreadWriter(store, store.reader, SystemClock())
     settings = config(storage_reserve_bytes=RESERVE_BYTES, quota_scale=1_000)
     clock = ManualClock()
     plane = ControlPlane(settings, clock, writer, store, random.Random(1))

@@ -82,7 +82,9 @@ class Standby:
         self.may_work.clear()
         claim_ids, known = self._dispatcher.stop()
         standing = self._standing.stop()
-        lease_ids = list(dict.fromkeys([*self._worker.drop_unstarted(), *standing]))
+        unstarted = self._worker.drop_unstarted()
+        self._standing.dropped(unstarted)
+        lease_ids = list(dict.fromkeys([*unstarted, *standing]))
         self._leases.release_many(lease_ids)
         keep = [lease_id for lease_id in known if lease_id in self._leases]
         return Unstarted(lease_ids, claim_ids, keep)

@@ -7,7 +7,7 @@ twice nor lost when the task is granted again under another lease.
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +45,15 @@ class _Standing:
     running: int | None = None
 
 
+@dataclass(slots=True)
+class _Left:
+    """What stays known of a task that was given back: its next tick, and the lease of its run."""
+
+    next_tick: int
+    run: int | None
+    is_over: bool  # the run
+
+
 class StandingLeases:
     """Keeps the schedules of standing leases. `run` begins what is due.
 
@@ -65,6 +74,7 @@ class StandingLeases:
         self._lanes = lanes
         self._server_now_ns = server_now_ns
         self._tasks: dict[int, _Standing] = {}
+        self._left: dict[int, _Left] = {}  # by task: of the last time that all were given back
         self._of_lease: dict[int, int] = {}  # current and running leases
         self._due: list[tuple[int, int]] = []  # (instant, task); stale where the task has another
         self._changed = asyncio.Event()
@@ -80,7 +90,7 @@ class StandingLeases:
         self._leases.stand(lease)
         task = self._tasks.get(lease.task_id)
         if task is None:
-            task = self._tasks[lease.task_id] = _Standing(lease, grid, lease.next_tick)
+            task = self._tasks[lease.task_id] = self._begun(lease, grid)
             self.counters["taken"] += 1
         else:
             self.counters["taken_again"] += 1
@@ -90,6 +100,14 @@ class StandingLeases:
         self._of_lease[lease.lease_id] = lease.task_id
         self._plan(task)
         self._changed.set()
+
+    def _begun(self, lease: Lease, grid: Grid) -> _Standing:
+        """Begin a task; one that was given back goes on with what is known of it."""
+        left = self._left.pop(lease.task_id, None)
+        if left is None:
+            return _Standing(lease, grid, lease.next_tick)
+        next_tick = max(left.next_tick, lease.next_tick)
+        return _Standing(lease, grid, next_tick, running=None if left.is_over else left.run)
 
     def _let_go(self, task: _Standing) -> None:
         """Give up a task's lease for another; a run under it goes on and is reported under it."""
@@ -129,7 +147,11 @@ class StandingLeases:
 
     def ran(self, lease_id: int) -> None:
         """Take note that a run is over."""
-        task = self._tasks.get(self._of_lease.get(lease_id, -1))
+        task_id = self._of_lease.get(lease_id, -1)
+        task = self._tasks.get(task_id)
+        if task is None and task_id in self._left:
+            del self._of_lease[lease_id]
+            self._left[task_id].is_over = True
         if task is None or task.running != lease_id:
             return
         task.running = None
@@ -139,13 +161,29 @@ class StandingLeases:
             self._finish(task)
 
     def stop(self) -> list[int]:
-        """Begin no more runs; return the leases to give back."""
+        """Begin no more runs; return the leases to give back.
+
+        Runs go on: their tasks begin no other before that is over, whatever lease comes.
+        """
         lease_ids = [task.lease.lease_id for task in self._tasks.values()]
+        self._left = {one: left for one, left in self._left.items() if not left.is_over}
+        for task_id, task in self._tasks.items():
+            self._left[task_id] = _Left(task.next_tick, task.running, task.running is None)
+        self._of_lease = {
+            left.run: task_id
+            for task_id, left in self._left.items()
+            if left.run is not None and not left.is_over
+        }
         self._tasks.clear()
-        self._of_lease.clear()
         self._due.clear()
         self._changed.set()
         return lease_ids
+
+    def dropped(self, lease_ids: Iterable[int]) -> None:
+        """Take note of runs that were let go after `stop`, before they measured anything."""
+        gone = set(lease_ids)
+        for task_id in [one for one, left in self._left.items() if left.run in gone]:
+            self._of_lease.pop(self._left.pop(task_id).run or 0, None)
 
     async def run(self) -> None:
         """Begin runs as they come due, until cancelled."""

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +30,7 @@ class Page:
 
     items: tuple[JsonObject, ...]
     cursor: str | None
+    is_more: bool = False  # there is more to look at by now, however short the page is
 
 
 class OperatorClient:
@@ -190,14 +191,26 @@ class OperatorClient:
     async def results(self, query: Mapping[str, Any], *, wait_ms: int = 0) -> Page:
         """Return one page of results; with wait_ms an empty one is held until a result comes.
 
-        query has the API's own names: check_id, agent, task_id, kind, outcome, from, to, limit,
-        order, cursor. None leaves a filter out.
+        Where a filter fits so little that the server answers before it has looked at everything,
+        it is asked to go on. query has the API's own names: check_id, agent, task_id, kind,
+        outcome, from, to, limit, order, cursor. None leaves a filter out.
         """
         asked = {name: value for name, value in query.items() if value is not None}
         if wait_ms:
             asked["wait_ms"] = wait_ms
-        answer = await self._call("GET", _with_query("/v1/results", asked), wait_ms=wait_ms)
-        return _page(answer, "results")
+        items: list[JsonObject] = []
+        page = Page((), None)
+        limit = asked.get("limit", 1)
+        for _ in range(PAGES_MAX):
+            answer = await self._call("GET", _with_query("/v1/results", asked), wait_ms=wait_ms)
+            page = _page(answer, "results")
+            items += page.items
+            if len(items) >= limit or not page.is_more:
+                break
+            asked["cursor"] = page.cursor
+            if "limit" in asked:
+                asked["limit"] = limit - len(items)
+        return replace(page, items=tuple(items))
 
     def follow(
         self, query: Mapping[str, Any], *, clock: Clock, rng: Random
@@ -230,7 +243,7 @@ class OperatorClient:
         for _ in range(PAGES_MAX):
             page = _page(await self._call("GET", _with_query(path, query)), name)
             items += page.items
-            if not page.cursor or not page.items:
+            if page.cursor in (None, query.get("cursor")):
                 break
             query["cursor"] = page.cursor
         return items
@@ -273,4 +286,5 @@ def _page(answer: JsonObject, name: str) -> Page:
     if not isinstance(items, Sequence) or not all(isinstance(item, dict) for item in items):
         raise wire.DecodeError(f"the control plane's answer has no list of {name}")
     cursor = answer.get("cursor")
-    return Page(tuple(items), cursor if isinstance(cursor, str) else None)
+    is_more = answer.get("more") is True
+    return Page(tuple(items), cursor if isinstance(cursor, str) else None, is_more)

@@ -44,6 +44,11 @@ class OperatorTokens:
             self._rows.pop(token_id, None)
             self._used.pop(token_id, None)
 
+    def drop_expired(self, before_ns: int) -> None:
+        """Forget tokens that expired before then, as the store has."""
+        rows = self._rows.values()
+        self.drop([one.token_id for one in rows if one.expires_ns and one.expires_ns < before_ns])
+
     def last_used_ns(self, row: OperatorTokenRow) -> int | None:
         """Return when a token was last used; None: never."""
         return max(row.last_used_ns or 0, self._used.get(row.token_id, 0)) or None
@@ -65,23 +70,34 @@ class OperatorTokens:
                 ErrorCode.UNAUTHORIZED, "this operator token is not known here, or was revoked"
             )
         row, now_ns = found[0], self._time.now_ns()
-        if row.expires_ns is not None and row.expires_ns <= now_ns:
-            raise RequestError(
-                ErrorCode.TOKEN_EXPIRED,
-                f"the operator token {row.name} expired at {rfc3339(row.expires_ns)}",
-            )
+        _require_alive(row, now_ns)
         self._used[row.token_id] = now_ns
         known = frozenset(Scope)
         scopes = frozenset(Scope(name) for name in row.scopes if name in known)
         return Principal(row.name, scopes, row.token_id)
+
+    def check(self, principal: Principal | None) -> None:
+        """Look whether who began a call that lasts may still make it.
+
+        Raises:
+            RequestError: ERR_UNAUTHORIZED, ERR_TOKEN_EXPIRED.
+        """
+        if principal is None or principal.token_id is None:
+            return  # admitted by what lasts as long as this process
+        row = self._rows.get(principal.token_id)
+        if row is None:
+            raise RequestError(
+                ErrorCode.UNAUTHORIZED, f"the operator token {principal.name} was revoked"
+            )
+        _require_alive(row, self._time.now_ns())
 
     async def flush_used(self, *, at_once: bool = False) -> None:
         """Write down when tokens were last used, now and then."""
         now_ns = self._time.now_ns()
         if not self._used or (not at_once and now_ns - self._flushed_ns < FLUSH_USED_NS):
             return
-        used, self._used = self._used, {}
         self._flushed_ns = now_ns
+        used = dict(self._used)
 
         def operation(store: Store) -> None:
             for token_id, used_ns in used.items():
@@ -89,6 +105,16 @@ class OperatorTokens:
 
         await self._writer.write(operation)
         for token_id, used_ns in used.items():
+            if self._used.get(token_id) == used_ns:  # not used meanwhile
+                del self._used[token_id]
             row = self._rows.get(token_id)
             if row is not None:
                 self._rows[token_id] = replace(row, last_used_ns=used_ns)
+
+
+def _require_alive(row: OperatorTokenRow, now_ns: int) -> None:
+    if row.expires_ns is not None and row.expires_ns <= now_ns:
+        raise RequestError(
+            ErrorCode.TOKEN_EXPIRED,
+            f"the operator token {row.name} expired at {rfc3339(row.expires_ns)}",
+        )

@@ -161,7 +161,7 @@ def open_plane(
         writer = InlineWriter(store)
     else:
         store = database = SqliteStore.open(config.database)
-        writer = ThreadWriter(database, database.reader(), clock)
+        writer = ThreadWriter(database, database.reader, clock)
     return ControlPlane(config, clock, writer, store, rng or random.Random())  # noqa: S311 (jitter)
 
 

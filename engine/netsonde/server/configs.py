@@ -172,7 +172,7 @@ class Configs:
         entry = self._entries.get(revision)
         if entry is None:
             raise RequestError(ErrorCode.NOT_FOUND, f"there is no configuration {revision}")
-        rows = await self._writer.read(lambda store: store.config_reports(revision))
+        rows = await self._writer.look(lambda store: store.config_reports(revision))
         reports = {row.agent_id: row for row in rows}
         return [
             self._state(agent, revision, reports.get(agent.agent_id))

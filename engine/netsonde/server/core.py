@@ -275,19 +275,23 @@ class ControlPlane:
 
     async def housekeep(self) -> None:
         """Persist how far the clock is though nothing is written; forget what is over."""
+        is_due = self.time.now_ns() - self._forgot_ns >= FORGET_NS
 
-        def operation(store: Store) -> None:
+        def operation(store: Store) -> int:
             now_ns = self.time.now_ns()
             store.keep_clock(now_ns, self.lease_ids.last)
             store.forget_before(now_ns - idempotency.KEPT_NS)
             audit.forget(store, now_ns - self.config.audit_ms * NS_PER_MS)
             store.forget_uploads(now_ns - idempotency.KEPT_NS, uploads.FORGET_LINES)
-            if now_ns - self._forgot_ns >= FORGET_NS:
+            if is_due:
                 store.forget_standing(now_ns - self.policy.offline_ns - SPOOLED_NS)
                 store.forget_tokens(now_ns - EXPIRED_KEPT_NS)
-                self._forgot_ns = now_ns
+            return now_ns
 
-        await self.writer.write(operation)
+        now_ns = await self.writer.write(operation)
+        if is_due:
+            self._forgot_ns = now_ns
+            self.operators.drop_expired(now_ns - EXPIRED_KEPT_NS)
         await self.registry.flush_seen()
         await self.fleet.flush()
         await self.operators.flush_used()

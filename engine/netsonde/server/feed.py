@@ -56,7 +56,7 @@ class Feed:
             RequestError: ERR_RATE_LIMITED, there are too many; ERR_CURSOR_EXPIRED.
         """
         self._require_room()
-        await self._plane.writer.read(lambda store: require_kept(store, query.position))
+        await self._plane.writer.look(lambda store: require_kept(store, query.position))
 
     async def stream(
         self, query: ResultQuery, deadline_ns: int, limit_ns: int
@@ -104,7 +104,7 @@ class Feed:
     async def _begin(self, query: ResultQuery) -> int:
         if query.position is not None:
             return query.position
-        bounds = await self._plane.writer.read(lambda store: store.result_bounds())
+        bounds = await self._plane.writer.look(lambda store: store.result_bounds())
         return bounds.oldest - 1
 
     def _require_room(self) -> None:
@@ -142,7 +142,7 @@ class Feed:
             require_kept(store, position)
             return Found(tuple(rows), end), end >= newest
 
-        return await self._plane.writer.read(operation)
+        return await self._plane.writer.look(operation)
 
 
 def require_kept(store: Store, position: int | None) -> None:

@@ -6,6 +6,7 @@ commit each: the last one of every agent is kept here and written down now and t
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from netsonde import wire
@@ -19,6 +20,7 @@ from netsonde.server.store.agents import AgentRow
 from netsonde.server.store.fleet import Command, HeartbeatRow
 
 HEARTBEATS_MISSED = 3  # before an agent counts as late
+FLUSH_ROWS = 500  # at once, so that reports wait for milliseconds
 FLUSH_NS = 10 * NS_PER_S  # how much of what agents said of themselves a crash may forget
 RETIRED_MAX = 8  # instances whose heartbeats may still be under way: restarts within minutes
 DOCUMENT_MAX_BYTES = 4 << 10  # of an agent's health; ours has 300
@@ -123,14 +125,14 @@ class Fleet:
         now_ns = self._time.now_ns()
         if not self._unwritten or (not at_once and now_ns - self._flushed_ns < FLUSH_NS):
             return
-        unwritten, self._unwritten = self._unwritten, set()
         self._flushed_ns = now_ns
-        rows = [self._heard[agent_id] for agent_id in sorted(unwritten)]
-        try:
-            await self._writer.write(lambda store: store.save_heartbeats(rows), len(rows))
-        except BaseException:
-            self._unwritten |= unwritten
-            raise
+        waiting = sorted(self._unwritten)
+        for start in range(0, len(waiting), FLUSH_ROWS):
+            rows = [self._heard[agent_id] for agent_id in waiting[start : start + FLUSH_ROWS]]
+            await self._writer.write(partial(_save, rows), len(rows))
+            # One that was heard of meanwhile waits for the next time.
+            written = {row.agent_id for row in rows if self._heard[row.agent_id] is row}
+            self._unwritten -= written
 
     def note_drained(self, agent_id: int, since_ns: int | None) -> None:
         """Take over what a committed transaction decided."""
@@ -164,6 +166,10 @@ class Fleet:
                 if command.agent_id == agent_id
             ],
         }
+
+
+def _save(rows: Sequence[HeartbeatRow], store: Store) -> None:
+    store.save_heartbeats(rows)
 
 
 # ── orders, inside a transaction ──

@@ -232,7 +232,7 @@ class AgentApi(Api):
         agent = await self._authenticated(request, "report")
         if request.chunks is not None:
             until_ns = request.received_ns + wire.STREAM_MAX_MS * NS_PER_MS
-            return lines(self._report_lines(agent, request.chunks, until_ns))
+            return lines(self._report_lines(agent, request, request.chunks, until_ns))
         try:
             body = wire.decode_report(request.body)
             check_same(agent, body.agent_id)
@@ -246,7 +246,11 @@ class AgentApi(Api):
         return ok(ReportResponse(acknowledged=taken, results=results))
 
     async def _report_lines(
-        self, agent: AgentRow, chunks: AsyncIterator[bytes], until_ns: int
+        self,
+        agent: AgentRow,
+        request: ApiRequest,
+        chunks: AsyncIterator[bytes],
+        until_ns: int,
     ) -> AsyncGenerator[bytes]:
         """Commit what came together, answer for it, and look what has come meanwhile."""
         received = wire.Lines()
@@ -255,7 +259,7 @@ class AgentApi(Api):
             items = wire.read_report_lines(fed(received, chunk))
             for start in range(0, len(items), wire.REPORT_ITEMS_MAX):
                 part = items[start : start + wire.REPORT_ITEMS_MAX]
-                self._plane.registry.admit(agent.agent_id)
+                self._plane.registry.check(*_credentials(request))
                 answers = await self._plane.report(agent, [item for _, item in part])
                 yield wire.acknowledgement_lines([seq for seq, _ in part], answers)
                 through = part[-1][0]

@@ -16,6 +16,7 @@ from netsonde.server.store.metrics import Level, MetricBlock, MetricSeries
 from netsonde.wire.metrics import SeriesIdentity, series_identity
 
 SERIES_MAX = 1_000  # of one answer
+LOOKED_MAX = 5_000  # series for one page of what they said last
 POINTS_MAX = 100_000  # of one answer
 STEPS_MAX = 2_000
 BLOCKS_MAX = 20_000  # looked at for one answer
@@ -192,10 +193,13 @@ def _line(one: _Wanted, question: Question) -> dict[str, Any]:
 def latest(
     store: Store, name: str | None, agent_id: int | None, after: int, limit: int
 ) -> tuple[list[dict[str, Any]], int | None]:
-    """Return what series of runs that send now said last, and where to go on."""
+    """Return what series of runs that send now said last, and where to go on.
+
+    That may be after none at all, where so many series in a row are of runs that are over.
+    """
     known: dict[int, Latest] = {}
     lines: list[dict[str, Any]] = []
-    while not lines:  # a page of series of runs that are over is none
+    for _ in range(-(-LOOKED_MAX // limit)):  # a page of series of runs that are over is none
         page = store.metric_series(name, agent_id, after, limit)
         for series in page:
             if series.agent_id not in known:
@@ -207,6 +211,8 @@ def latest(
         if len(page) < limit:
             return lines, None
         after = page[-1].series_id
+        if lines:
+            break
     return lines, after
 
 

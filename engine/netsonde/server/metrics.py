@@ -70,7 +70,7 @@ async def read(plane: ControlPlane) -> list[Reading]:
     def operation(store: Store) -> tuple[Mapping[str, int], Sequence[QueueDepth]]:
         return store.counters(), store.depths(now_ns)
 
-    counters, depths = await plane.writer.read(operation)
+    counters, depths = await plane.writer.look(operation)
     return [
         Reading(BUILD, 1, (__version__,)),
         *_queues(depths, now_ns),

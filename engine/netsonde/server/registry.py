@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from netsonde import wire
@@ -29,6 +30,7 @@ DOCUMENT_MAX_BYTES = 16 << 10  # of an agent's account of itself; a host with 25
 INSTANCE_MAX_CHARS = 128
 LABELS_MAX = 64
 LABEL_MAX_CHARS = 128
+FLUSH_ROWS = 500  # at once, so that reports wait for milliseconds
 FLUSH_SEEN_NS = 10 * NS_PER_S  # heartbeats are not worth a commit each
 HOSTNAME_MAX_CHARS = 255  # what the original's interface allows
 
@@ -262,13 +264,24 @@ class AgentRegistry:
         now_ns = self._time.now_ns()
         if not self._seen or (not at_once and now_ns - self._flushed_ns < FLUSH_SEEN_NS):
             return
-        seen, self._seen = self._seen, {}
         self._flushed_ns = now_ns
-        await self._writer.write(lambda store: store.saw_agents(seen))
+        waiting = list(self._seen.items())
+        for start in range(0, len(waiting), FLUSH_ROWS):
+            seen = dict(waiting[start : start + FLUSH_ROWS])
+            await self._writer.write(partial(_save_seen, seen), len(seen))
+            self._wrote_seen(seen)
+
+    def _wrote_seen(self, seen: Mapping[int, int]) -> None:
         for agent_id, seen_ns in seen.items():
+            if self._seen.get(agent_id) == seen_ns:  # not heard of meanwhile
+                del self._seen[agent_id]
             agent = self._agents.get(agent_id)
             if agent is not None:
                 self._agents[agent_id] = replace(agent, last_seen_ns=seen_ns)
+
+
+def _save_seen(seen: Mapping[int, int], store: Store) -> None:
+    store.saw_agents(seen)
 
 
 def _choice(agent: AgentRow) -> tuple[object, ...]:

@@ -289,6 +289,9 @@ class _Writer:
         self._check()
         return operation(self.store)
 
+    async def look(self, operation: Callable[[Store], T]) -> T:
+        return await self.read(operation)
+
     async def close(self) -> None:
         self.store.close()
 

@@ -247,3 +247,65 @@ async def test_many_ticks_at_once_begin_in_slices(bench: Bench) -> None:
 async def test_a_lease_that_does_not_repeat_is_not_taken(bench: Bench) -> None:
     with pytest.raises(ValueError, match="does not repeat"):
         bench.standing.take(make_lease(9))
+
+
+# ── given back, and taken again ──
+
+
+async def test_a_run_that_goes_on_is_the_only_one_when_its_task_comes_back(bench: Bench) -> None:
+    """An agent that is drained finishes what runs; resumed, it is granted the same task anew."""
+    bench.take()
+    async with bench.running():
+        await bench.pass_s(1)
+        assert bench.standing.stop() == [1]
+        assert bench.standing.stop() == [], "what runs is known however often it is told"
+        bench.take(2)
+        await bench.pass_s(EVERY_S)
+        assert bench.lanes.ticks == [0], "the old run goes on"
+        assert bench.standing.counters["skipped"] == 1
+        bench.ran(1)
+        await bench.pass_s(EVERY_S)
+        bench.ran(2)
+        await bench.pass_s(EVERY_S)
+    assert bench.lanes.begun == [(50, 1, 0), (50, 2, 2), (50, 2, 3)]
+
+
+async def test_a_tick_that_was_measured_is_not_run_again_under_the_next_lease(
+    bench: Bench,
+) -> None:
+    """Its result waits in the spool: the control plane does not know of it yet."""
+    bench.take()
+    async with bench.running():
+        await bench.pass_s(1)
+        bench.standing.stop()
+        bench.ran(1)
+        bench.take(2, next_tick=0)
+        await bench.pass_s(EVERY_S)
+    assert bench.lanes.begun == [(50, 1, 0), (50, 2, 1)]
+
+
+async def test_a_tick_that_was_dropped_unmeasured_is_run_under_the_next_lease(
+    bench: Bench,
+) -> None:
+    bench.take()
+    async with bench.running():
+        await bench.pass_s(1)
+        bench.standing.stop()
+        bench.ran(1)  # a worker says so of what it drops
+        bench.standing.dropped([1])
+        bench.take(2, next_tick=0)
+        await bench.pass_s(1)
+    assert bench.lanes.begun == [(50, 1, 0), (50, 2, 0)]
+
+
+async def test_the_last_tick_of_a_task_that_came_back_ends_it(bench: Bench) -> None:
+    once = Repeat(every_ms=EVERY_S * 1000, ticks=1)
+    bench.take(repeat=once)
+    async with bench.running():
+        await bench.pass_s(1)
+        bench.standing.stop()
+        bench.take(2, repeat=once)
+        assert len(bench.standing) == 1
+        bench.ran(1)
+    assert len(bench.standing) == 0
+    assert 2 not in bench.leases

@@ -534,7 +534,7 @@ async def test_the_union_over_all_cuts_is_what_was_accepted(
             async def read(operation: Any, grown: Grown = grown) -> Any:
                 return operation(grown)
 
-            patch.setattr(fresh.plane.writer, "read", read)
+            patch.setattr(fresh.plane.writer, "look", read)
             seen: list[int] = []
             position: int | None = None
             for cut in cuts:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S, ManualClock
+from netsonde.errors import ErrorCode, RequestError
 from netsonde.server.fleet import DOCUMENT_MAX_BYTES, DONE_COMMANDS_MAX, RETIRED_MAX
 from netsonde.server.store import MemoryStore
 from support.stores import (
@@ -96,6 +97,51 @@ async def test_what_was_said_survives_a_restart(tmp_path: Path) -> None:
     await again.tasks(1)
     assert await same.claim() == []
     store.close()
+
+
+class Commits:
+    """A writer's commits, of which those after the first so many fail."""
+
+    def __init__(self, caller: Caller, passes: int) -> None:
+        self.sizes: list[int] = []
+        self.passes = passes
+        self._write = caller.plane.writer.write
+
+    async def write(self, operation: Any, items: int = 1) -> Any:
+        if len(self.sizes) >= self.passes:
+            raise RequestError(ErrorCode.STORAGE_FULL, "no room")
+        self.sizes.append(items)
+        return await self._write(operation, items)
+
+
+async def test_what_was_not_written_is_written_later_and_little_at_a_time(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = caller.plane
+    monkeypatch.setattr("netsonde.server.fleet.FLUSH_ROWS", 2)
+    monkeypatch.setattr("netsonde.server.registry.FLUSH_ROWS", 2)
+    for place in range(5):
+        await beat(await caller.register(agent_key=f"{place}" * 32, instance_id="one"), 5)
+    at_ns = plane.time.now_ns()
+    failing = Commits(caller, 1)
+    monkeypatch.setattr(plane.writer, "write", failing.write)
+    for flush in (plane.fleet.flush, plane.registry.flush_seen):
+        failing.sizes.clear()
+        with pytest.raises(RequestError):
+            await flush(at_once=True)
+        assert failing.sizes == [2]
+    failing.sizes.clear()
+    failing.passes = 99
+    await plane.fleet.flush(at_once=True)
+    await plane.registry.flush_seen(at_once=True)
+    assert failing.sizes == [2, 1, 2, 1], "those that were written are not written again"
+    await plane.fleet.flush(at_once=True)
+    await plane.registry.flush_seen(at_once=True)
+    assert len(failing.sizes) == 4
+    rows = await plane.writer.read(lambda store: store.heartbeats())
+    assert [row.heard_ns for row in rows] == [at_ns] * 5
+    agents = await plane.writer.read(lambda store: store.agents(0, 9))
+    assert [row.last_seen_ns for row in agents] == [at_ns] * 5
 
 
 async def test_a_late_heartbeat_of_an_earlier_instance_is_harmless(caller: Caller) -> None:

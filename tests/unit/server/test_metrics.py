@@ -19,6 +19,7 @@ from netsonde.server.cells import encode_samples, sampled
 from netsonde.server.intake import NUMBERS_PER_AGENT_MAX
 from netsonde.server.rollups import LEVELS
 from netsonde.server.store.metrics import Level, MetricBlock
+from support.operator_api import LocalOperatorApi
 from support.stores import STORES, Caller, RegisteredAgent, callers
 
 
@@ -310,6 +311,21 @@ async def test_series_that_are_not_sent_any_more_are_forgotten(caller: Caller) -
         store.first_metric_block_ns(Level.RAW, 0)
         > caller.plane.time.now_ns() - LEVELS[Level.RAW].kept_ns - 1
     )
+
+
+async def test_many_series_of_runs_that_are_over_do_not_hold_up_who_reads(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netsonde.server.measures.LOOKED_MAX", 4)
+    store = caller.plane.writer._store  # type: ignore[attr-defined]
+    over = {f'["counter","old",null,{{"n":"{place}"}},[]]': ("old", 1) for place in range(6)}
+    store.add_metric_series(99, over, 1)
+    await send(await caller.register(), 1, counters=counted(1))
+    status, page, _ = await caller.operator("GET", "/v1/metrics/latest?limit=2")
+    assert (status, page["metrics"]) == (200, [])
+    _, rest, _ = await caller.operator("GET", f"/v1/metrics/latest?cursor={page['cursor']}")
+    assert len(rest["metrics"]) == 1
+    assert len(await LocalOperatorApi(caller).client("http://localhost").metrics(None, None)) == 1
 
 
 async def test_the_control_plane_counts_itself(caller: Caller) -> None:

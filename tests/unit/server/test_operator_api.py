@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from netsonde.clock import NS_PER_S
+from support.operator_api import LocalOperatorApi
 from support.stores import STORES, Caller, callers, settled
 
 TCP = {"kind": "tcp", "targets": ["192.0.2.1:80"]}
@@ -401,6 +402,30 @@ async def test_following_waits_for_the_next_result(memory: Caller) -> None:
     assert [one["lease_id"] for one in answer["results"]] == [lease_id]
 
 
+async def test_a_filter_that_fits_little_is_answered_before_everything_was_looked_at(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netsonde.server.operator.results.LOOK_ROWS", 2)
+    monkeypatch.setattr("netsonde.server.operator.results.LOOKS_MAX", 2)
+    agent = await caller.register()
+    await caller.tasks(9)
+    lease_ids = [lease["lease_id"] for lease in await agent.claim()]
+    await agent.report(*lease_ids[:8])
+    await agent.report(lease_ids[8], outcome="target_error")
+    for order, pages in (("asc", [(0, True), (0, True), (1, False)]), ("desc", [(1, True)])):
+        cursor, seen = "", []
+        for wanted in pages:
+            path = f"/v1/results?outcome=target_error&order={order}{cursor}"
+            _, page, _ = await caller.operator("GET", path)
+            cursor = f"&cursor={page['cursor']}"
+            assert (len(page["results"]), page["more"]) == wanted
+            seen += [one["lease_id"] for one in page["results"]]
+        assert seen == lease_ids[8:]
+    local = LocalOperatorApi(caller).client("http://localhost")
+    (found,) = (await local.results({"outcome": "target_error", "limit": 3})).items
+    assert found["lease_id"] == lease_ids[8]
+
+
 async def test_following_ends_with_its_wait_where_it_began(memory: Caller) -> None:
     await measured(memory, 1)
     _, page, _ = await memory.operator("GET", "/v1/results")
@@ -409,7 +434,7 @@ async def test_following_ends_with_its_wait_where_it_began(memory: Caller) -> No
             memory.operator("GET", f"/v1/results?cursor={page['cursor']}&wait_ms=2000")
         )
         _, answer, _ = await settled(memory.clock, follow, 500, 6)
-    assert answer == {"results": [], "cursor": page["cursor"]}
+    assert answer == {"results": [], "cursor": page["cursor"], "more": False}
 
 
 # ── agents, queues ──

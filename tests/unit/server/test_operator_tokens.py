@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import RequestError, StorageError
+from netsonde.server.access import EXPIRED_KEPT_NS
 from netsonde.server.core import ControlPlane
 from netsonde.server.operator import OperatorApi
 from netsonde.server.operator.api import OPEN_PATHS
@@ -249,6 +250,43 @@ async def test_the_last_use_is_told_and_written_down(tmp_path: Path) -> None:
         assert (await caller.operator("GET", "/v1/queues", **bearer(token["token"])))[0] == 200
 
 
+async def test_the_last_use_outlives_a_write_that_fails(tmp_path: Path) -> None:
+    for plain in callers("sqlite", tmp_path):
+        caller = Caller(plain.plane, plain.clock, operator_token=FILE_TOKEN)
+        token = await made(caller)
+        await caller.operator("GET", "/v1/queues", **bearer(token["token"]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(caller.plane.writer, "write", _no_room)
+            with pytest.raises(StorageError):
+                await caller.plane.operators.flush_used(at_once=True)
+        await caller.plane.operators.flush_used(at_once=True)
+        rows = await caller.plane.writer.read(lambda store: store.operator_tokens(0, 9))
+        assert [row.last_used_ns for row in rows] == [caller.plane.time.now_ns()]
+
+
+async def _no_room(operation: Any, items: int = 1) -> Any:
+    raise StorageError("no room")
+
+
+async def test_a_token_that_is_forgotten_is_so_everywhere(tmp_path: Path) -> None:
+    for plain in callers("sqlite", tmp_path):
+        caller = Caller(plain.plane, plain.clock, operator_token=FILE_TOKEN)
+        token = await made(caller, expires_in_ms=1_000)
+        await caller.clock.advance(EXPIRED_KEPT_NS + 3_600 * NS_PER_S)
+        status, answer, _ = await caller.operator("GET", "/v1/queues", **bearer(token["token"]))
+        assert (status, answer["error"]) == (401, "ERR_TOKEN_EXPIRED"), (
+            "long before it is forgotten"
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(caller.plane.writer, "write", _no_room)
+            with pytest.raises(StorageError):
+                await caller.plane.housekeep()
+        await caller.plane.housekeep()
+        assert await _tokens(caller) == [], "also when it failed the first time"
+        status, answer, _ = await caller.operator("GET", "/v1/queues", **bearer(token["token"]))
+        assert (status, answer["error"]) == (401, "ERR_UNAUTHORIZED"), "nor is it compared any more"
+
+
 async def _tokens(caller: Caller) -> list[dict[str, Any]]:
     tokens: list[dict[str, Any]] = (await caller.operator("GET", "/v1/tokens", **OWNER))[1][
         "tokens"
@@ -462,7 +500,7 @@ async def test_a_token_is_revoked_even_if_who_revokes_it_hangs_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, clock = SqliteStore.open(tmp_path / "server.db"), ManualClock()
-    writer = ThreadWriter(store, store.reader(), clock)
+    writer = ThreadWriter(store, store.reader, clock)
     plane = ControlPlane(config(), clock, writer, store, random.Random(1))
     caller = Caller(plane, clock, operator_token=FILE_TOKEN)
     token = await made(caller)

@@ -353,3 +353,59 @@ async def test_however_often_it_is_cut_each_good_line_is_one_task(
         assert ["task_id" in one for one in answers[:-1]] == good
         ids = [one["task_id"] for one in answers if "task_id" in one]
         assert len(set(ids)) == len(ids)
+
+
+# ── who may send, and the log ──
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+async def test_a_token_that_ends_ends_what_it_sends_and_reads(caller: Caller, how: str) -> None:
+    scopes = {"name": "ci", "scopes": ["read", "checks:write"], "expires_in_ms": 5_000}
+    _, token, _ = await caller.operator("POST", "/v1/tokens", scopes)
+    headers = {"authorization": f"Bearer {token['token']}", "content-type": wire.NDJSON}
+    seen: list[dict[str, Any]] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield task_line()
+        if how == "revoked":
+            await caller.operator("DELETE", f"/v1/tokens/{token['token_id']}")
+        else:
+            await caller.clock.advance(5 * NS_PER_S)
+        yield task_line()
+
+    follow = await dispatch(caller, "GET", "/v1/results/stream", headers=headers)
+    assert follow.chunks is not None
+    assert json.loads(await anext(follow.chunks))["t"] == "ping"
+    answer = await dispatch(caller, "POST", "/v1/tasks", chunks=chunks(), headers=headers)
+    assert answer.chunks is not None
+    async for chunk in answer.chunks:
+        seen += [json.loads(line) for line in chunk.splitlines()]
+    code = "ERR_UNAUTHORIZED" if how == "revoked" else "ERR_TOKEN_EXPIRED"
+    assert [(one["t"], one.get("reason")) for one in seen] == [("a", None), ("end", "error")]
+    assert seen[-1]["error"]["error"] == code
+    assert await queued(caller) == 1
+    caller.plane.results_pulse.fire()
+    await caller.clock.advance(10 * NS_PER_S)
+    (said,) = [json.loads(line) async for line in follow.chunks]
+    assert said["error"]["error"] == code
+    calls = await _audited(caller, "POST /v1/tasks")
+    assert [(one["status"], one["error"], one["token"]) for one in calls] == [
+        (200, None, "ci"),
+        (401, code, "ci"),
+    ]
+
+
+async def test_an_upload_that_is_refused_is_in_the_audit_log(memory: Caller) -> None:
+    await upload(memory, task_line(), query=[("first_line", "0")])
+    await upload(memory, task_line(), b"x" * (wire.LINE_MAX_BYTES + 1))
+    calls = await _audited(memory, "POST /v1/tasks")
+    assert [(one["status"], one["error"]) for one in calls] == [
+        (400, "ERR_VALIDATION"),
+        (200, None),
+        (413, "ERR_TOO_LARGE"),
+    ]
+
+
+async def _audited(caller: Caller, call: str) -> list[dict[str, Any]]:
+    _, answer, _ = await caller.operator("GET", "/v1/audit?order=asc")
+    return [one for one in answer["calls"] if one["call"] == call]

@@ -41,10 +41,14 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ResultPage(Struct, frozen=True, kw_only=True):
-    """Some results, in the order in which they were committed."""
+    """Some results, in the order in which they were committed, and where to go on.
+
+    With `more` there is more to look at by now, also after a page that is short or empty.
+    """
 
     results: tuple[Result, ...]
     cursor: str
+    more: bool
 
 
 class ResultLine(Struct, frozen=True, kw_only=True, tag="r", tag_field="t"):

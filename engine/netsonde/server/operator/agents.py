@@ -59,7 +59,7 @@ class AgentCalls(Calls):
         rows = [one for one in self._plane.registry.all() if one.agent_id > after][:limit]
         cursor = encode_cursor(rows[-1].agent_id) if len(rows) == limit else None
         ids = [row.agent_id for row in rows]
-        flights, commands = await self._plane.writer.read(
+        flights, commands = await self._plane.writer.look(
             lambda store: (documents.in_flight(store, ids), store.commands(ids))
         )
         agents = [self._agent(row, flights, commands) for row in rows]
@@ -71,7 +71,7 @@ class AgentCalls(Calls):
         row = self._plane.registry.get(agent_id)
         if row is None:
             raise RequestError(ErrorCode.NOT_FOUND, f"there is no agent {agent_id}")
-        return ok(await self._plane.writer.read(lambda store: shown_agent(self._plane, store, row)))
+        return ok(await self._plane.writer.look(lambda store: shown_agent(self._plane, store, row)))
 
     def _patch_agent(self, request: ApiRequest) -> Operation:
         agent_id = item_id(request)

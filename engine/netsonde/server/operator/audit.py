@@ -43,7 +43,7 @@ class AuditCalls(Calls):
             to_ns=query.instant_ns("to"),
         )
         query.end()
-        rows = await self._plane.writer.read(lambda store: store.audit(wanted))
+        rows = await self._plane.writer.look(lambda store: store.audit(wanted))
         return ok({"calls": [_document(row) for row in rows], "cursor": _cursor(wanted, rows)})
 
 

@@ -107,7 +107,7 @@ class CheckCalls(Calls):
         query = Query(request.query)
         limit, after = query.limit(), decode_cursor(query.take("cursor")) or 0
         query.end()
-        rows = await self._plane.writer.read(lambda store: store.checks(after, limit))
+        rows = await self._plane.writer.look(lambda store: store.checks(after, limit))
         cursor = encode_cursor(rows[-1].check_id) if len(rows) == limit else None
         return ok({"checks": [documents.check(row) for row in rows], "cursor": cursor})
 
@@ -115,7 +115,7 @@ class CheckCalls(Calls):
         Query(request.query).end()
         check_id = item_id(request)
         return ok(
-            documents.check(await self._plane.writer.read(lambda store: _found(store, check_id)))
+            documents.check(await self._plane.writer.look(lambda store: _found(store, check_id)))
         )
 
     def _patch_check(self, request: ApiRequest) -> Operation:

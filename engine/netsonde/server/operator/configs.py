@@ -72,14 +72,14 @@ class ConfigCalls(Calls):
         query = Query(request.query)
         limit, before = query.limit(), decode_cursor(query.take("cursor"))
         query.end()
-        rows = await self._plane.writer.read(lambda store: store.configs(before, limit))
+        rows = await self._plane.writer.look(lambda store: store.configs(before, limit))
         cursor = encode_cursor(rows[-1].revision) if len(rows) == limit else None
         return ok({"configs": [_summary(row) for row in rows], "cursor": cursor})
 
     async def _get_config(self, request: ApiRequest) -> ApiResponse:
         Query(request.query).end()
         revision = item_id(request)
-        row = await self._plane.writer.read(lambda store: store.config(revision))
+        row = await self._plane.writer.look(lambda store: store.config(revision))
         if row is None:
             raise RequestError(ErrorCode.NOT_FOUND, f"there is no configuration {revision}")
         envelope = wire.decode_answer(Envelope, row.envelope)

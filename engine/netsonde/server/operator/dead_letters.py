@@ -105,14 +105,14 @@ class DeadLetterCalls(Calls):
             to_ns=query.instant_ns("to"),
         )
         query.end()
-        rows = await self._plane.writer.read(lambda store: store.find_dead(wanted))
+        rows = await self._plane.writer.look(lambda store: store.find_dead(wanted))
         cursor = encode_cursor(rows[-1].task_id) if len(rows) == wanted.limit else None
         return ok({"dead_letters": [documents.dead_letter(row) for row in rows], "cursor": cursor})
 
     async def _get_dead_letter(self, request: ApiRequest) -> ApiResponse:
         Query(request.query).end()
         task_id = item_id(request)
-        letter = await self._plane.writer.read(lambda store: _found(store, task_id))
+        letter = await self._plane.writer.look(lambda store: _found(store, task_id))
         return ok(documents.dead_letter(letter))
 
     def _requeue_one(self, request: ApiRequest) -> Operation:

@@ -67,7 +67,7 @@ class MetricCalls(Calls):
         name = _name(query)
         agent_id = agent_id_of(query.take("agent"), self._plane.registry)
         query.end()
-        lines, last = await self._plane.writer.read(
+        lines, last = await self._plane.writer.look(
             lambda store: measures.latest(store, name, agent_id, after, limit)
         )
         return ok({"metrics": lines, "cursor": None if last is None else encode_cursor(last)})
@@ -76,7 +76,7 @@ class MetricCalls(Calls):
         question = self._question(Query(request.query))
         now_ns = self._plane.time.now_ns()
         return ok(
-            await self._plane.writer.read(lambda store: measures.ask(store, question, now_ns))
+            await self._plane.writer.look(lambda store: measures.ask(store, question, now_ns))
         )
 
     def _question(self, query: Query) -> measures.Question:

@@ -30,7 +30,7 @@ class QueueCalls(Calls):
             depths, labels = store.depths(now_ns), store.label_queues()
             return depths, labels, store.counters(), store.dead_count()
 
-        depths, labels, counters, dead = await self._plane.writer.read(look)
+        depths, labels, counters, dead = await self._plane.writer.look(look)
         return ok(
             {
                 "queues": [documents.queue(depth, labels, now_ns) for depth in depths],

@@ -1,7 +1,9 @@
 """Results: page by page, or as a stream that goes on with what comes."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
 
 from netsonde import wire
 from netsonde.clock import NS_PER_MS
@@ -35,9 +37,11 @@ from netsonde.server.queries import (
 )
 from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
-from netsonde.server.store.results import StoredResult
+from netsonde.server.store.results import ResultQuery, StoredResult
 
 CHUNK_BYTES = 64 << 10  # of lines sent at once
+LOOK_ROWS = 20_000  # of one look at a page's filters, so that it holds up nobody who reads
+LOOKS_MAX = 50  # of one page; then it is answered as it is
 
 FILTERS = (
     CHECK_ID,
@@ -92,30 +96,39 @@ class ResultCalls(Calls):
     async def _list_results(self, request: ApiRequest) -> ApiResponse:
         wanted, wait_ms = results_query(request.query, self._plane.registry)
         deadline_ns = request.received_ns + wait_ms * NS_PER_MS
-
-        def operation(store: Store) -> tuple[list[StoredResult], int]:
-            start = wanted.position
-            if start is None:
-                start = store.result_bounds().oldest - 1
-            rows = store.results(wanted)
-            if not wanted.descending:
-                require_kept(store, wanted.position)
-            return rows, start
-
         while True:
             pulse = self._plane.results_pulse.next()
-            rows, start = await self._plane.writer.read(operation)
+            page = await self._page(wanted)
             remaining_ns = deadline_ns - self._plane.time.now_ns()
-            if rows or remaining_ns <= 0 or self._plane.results_pulse.is_closed:
+            if page.rows or page.is_more or remaining_ns <= 0:
                 break
+            if self._plane.results_pulse.is_closed:
+                break
+            wanted = replace(wanted, position=page.position)
             await self._plane.clock.wait(pulse, remaining_ns)
-        position = rows[-1].result_id if rows else start
         return ok(
             {
-                "results": [wire.fragment(documents.result(row)) for row in rows],
-                "cursor": encode_cursor(position, RESULT_CURSOR),
+                "results": [wire.fragment(documents.result(row)) for row in page.rows],
+                "cursor": encode_cursor(page.position, RESULT_CURSOR),
+                "more": page.is_more,
             }
         )
+
+    async def _page(self, wanted: ResultQuery) -> "_Page":
+        """Look until a page is full, all has been seen, or it has been looked for long enough.
+
+        Others read between one look and the next.
+        """
+        rows: list[StoredResult] = []
+        query = wanted
+        for _ in range(LOOKS_MAX):
+            found, end, last = await self._plane.writer.look(partial(_look, query))
+            rows += found
+            is_full = len(rows) >= wanted.limit
+            if is_full or end is None:
+                return _Page(rows, rows[-1].result_id if rows else last, is_more=is_full)
+            query = replace(query, position=end, limit=wanted.limit - len(rows))
+        return _Page(rows, query.position or 0, is_more=True)
 
     async def _stream_results(self, request: ApiRequest) -> ApiResponse:
         wanted, wait_ms = feed_query(request.query, self._plane.registry)
@@ -123,12 +136,36 @@ class ResultCalls(Calls):
         deadline_ns = request.received_ns + wait_ms * NS_PER_MS
         limit_ns = request.received_ns + wire.STREAM_MAX_MS * NS_PER_MS
         events = self._feed.stream(wanted, deadline_ns, limit_ns)
-        return lines(_lines(events))
+        return lines(_lines(events, partial(self._plane.operators.check, request.principal)))
 
 
-async def _lines(events: AsyncGenerator[Found | Stopped]) -> AsyncGenerator[bytes]:
+@dataclass(frozen=True, slots=True)
+class _Page:
+    rows: Sequence[StoredResult]
+    position: int  # where to go on
+    is_more: bool  # that is there already
+
+
+def _look(query: ResultQuery, store: Store) -> tuple[list[StoredResult], int | None, int]:
+    """Return results, where the look ended before the end, and where one goes on after the end."""
+    bounds = store.result_bounds()
+    last = bounds.newest
+    if query.descending:
+        last = bounds.oldest - 1 if query.position is None else query.position
+    end = store.look_end(query, LOOK_ROWS)
+    rows = store.results(replace(query, through=end))
+    if not query.descending:
+        require_kept(store, query.position)
+    return rows, end, last
+
+
+async def _lines(
+    events: AsyncGenerator[Found | Stopped], check: Callable[[], None]
+) -> AsyncGenerator[bytes]:
+    """Write events as lines, as long as check lets who follows go on."""
     async with aclosing(events):
         async for event in events:
+            check()
             cursor = encode_cursor(event.position, RESULT_CURSOR)
             if isinstance(event, Stopped):
                 yield wire.feed_end_line(event.reason, cursor)

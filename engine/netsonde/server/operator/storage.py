@@ -36,7 +36,7 @@ class StorageCalls(Calls):
         def look(store: Store) -> tuple[int, int | None, dict[str, int]]:
             return store.result_bounds().oldest, store.oldest_result_ns(), store.counters()
 
-        first_id, oldest_ns, counters = await self._plane.writer.read(look)
+        first_id, oldest_ns, counters = await self._plane.writer.look(look)
         config = self._plane.config
         return ok(
             {

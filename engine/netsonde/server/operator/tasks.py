@@ -1,16 +1,18 @@
 """One-off tasks, in bulk: at once, or as a stream of lines."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from netsonde import wire
 from netsonde.clock import NS_PER_MS
+from netsonde.errors import RequestError
 from netsonde.server import oneoff
 from netsonde.server.about import About, counted, number
 from netsonde.server.answers.tasks import TaskAnswers, TaskLine, UploadEndLine
 from netsonde.server.api import ApiRequest, ApiResponse, Route, fed, lines, ok, refuse
-from netsonde.server.audit import entry
+from netsonde.server.audit import entry, note_refusal
 from netsonde.server.core import ControlPlane
 from netsonde.server.idempotency import key_of
 from netsonde.server.operator.calls import Calls, Change, Committed, Operation
@@ -66,7 +68,11 @@ class _Addition(Change):
         """Answer the call."""
         if request.chunks is None:
             return await super().__call__(request)
-        return self._by_lines(request, request.chunks)
+        try:
+            return self._by_lines(request, request.chunks)
+        except RequestError as error:
+            await note_refusal(request, error, self._plane.writer, self._plane.time)
+            raise
 
 
 class TaskCalls(Calls):
@@ -92,7 +98,7 @@ class TaskCalls(Calls):
         query.end()
         until_ns = request.received_ns + wire.STREAM_MAX_MS * NS_PER_MS
         upload = _Upload(request, key_of(request), first_line, until_ns)
-        return lines(self._answer_lines(chunks, upload))
+        return lines(self._audited(self._answer_lines(chunks, upload), request))
 
     def _add_tasks(self, request: ApiRequest) -> Operation:
         self._plane.storage.admit()
@@ -108,6 +114,18 @@ class TaskCalls(Calls):
             return answer, self._made(plan.made(), store, now_ns)
 
         return operation
+
+    async def _audited(
+        self, answers: AsyncGenerator[bytes], request: ApiRequest
+    ) -> AsyncGenerator[bytes]:
+        """Note a refusal that ends a stream; the groups before it have noted themselves."""
+        async with aclosing(answers):
+            try:
+                async for chunk in answers:
+                    yield chunk
+            except RequestError as error:
+                await note_refusal(request, error, self._plane.writer, self._plane.time)
+                raise
 
     async def _answer_lines(
         self, chunks: AsyncIterator[bytes], upload: _Upload
@@ -133,6 +151,7 @@ class TaskCalls(Calls):
     async def _commit(
         self, items: Sequence[bytes], first_line: int, upload: _Upload
     ) -> list[dict[str, Any]]:
+        self._plane.operators.check(upload.request.principal)
         self._plane.storage.admit()
         plan, now_ns = self._plan(items)
         group = UploadGroup(upload.key, first_line, items, plan)

@@ -92,7 +92,7 @@ class TokenCalls(Calls):
 
     async def _list(self, request: ApiRequest) -> ApiResponse:
         limit, after = _page(request)
-        rows = await self._plane.writer.read(lambda store: store.operator_tokens(after, limit))
+        rows = await self._plane.writer.look(lambda store: store.operator_tokens(after, limit))
         cursor = encode_cursor(rows[-1].token_id) if len(rows) == limit else None
         return ok({"tokens": [self._document(row) for row in rows], "cursor": cursor})
 
@@ -170,7 +170,7 @@ class EnrolmentTokenCalls(Calls):
 
     async def _list(self, request: ApiRequest) -> ApiResponse:
         limit, after = _page(request)
-        rows = await self._plane.writer.read(lambda store: store.enrolment_tokens(after, limit))
+        rows = await self._plane.writer.look(lambda store: store.enrolment_tokens(after, limit))
         cursor = encode_cursor(rows[-1].token_id) if len(rows) == limit else None
         return ok({"enrolment_tokens": [_enrolment(row) for row in rows], "cursor": cursor})
 

@@ -34,16 +34,34 @@ class MemoryResults:
 
     def results(self, query: ResultQuery) -> list[StoredResult]:
         """Return results in the order of commits."""
+        low, high = self._span(query)
         gone = self._results.gone
-        first = 0 if query.descending else max((query.position or 0) - gone, 0)
-        last = None if query.through is None else max(query.through - gone, 0)
-        numbered = list(enumerate(self._results.rows[first:last], gone + first + 1))
+        numbered = list(enumerate(self._results.rows[low - gone - 1 : high - gone], low))
         if query.descending:
             numbered.reverse()
         chosen = [(place, row) for place, row in numbered if matches(query, place, row)]
         return page_of(
             query, (stored(place, row, self._specs[row.spec_id]) for place, row in chosen)
         )
+
+    def look_end(self, query: ResultQuery, rows_max: int) -> int | None:
+        """Return the id that a look over so many rows ends with."""
+        low, high = self._span(query)
+        if high - low < rows_max:
+            return None
+        return high - rows_max + 1 if query.descending else low + rows_max - 1
+
+    def _span(self, query: ResultQuery) -> tuple[int, int]:
+        """Return the first and the last id that a query can be about."""
+        bounds = self.result_bounds()
+        low, high = bounds.oldest, bounds.newest
+        if query.descending:
+            low = max(low, query.through or low)
+            high = high if query.position is None else min(high, query.position - 1)
+        else:
+            low = max(low, (query.position or 0) + 1)
+            high = high if query.through is None else min(high, query.through)
+        return low, max(high, low - 1)
 
     def result_bounds(self) -> ResultBounds:
         """Return from which id to which there are results."""

@@ -131,8 +131,10 @@ def depth(queue: int, kind: TaskKind, tasks: Sequence[Task], now_ns: int) -> Que
 
 def matches(query: ResultQuery, place: int, row: NewResult) -> bool:
     """Whether a query asks for a result."""
-    if query.through is not None and place > query.through:
-        return False
+    if query.through is not None:
+        is_beyond = place < query.through if query.descending else place > query.through
+        if is_beyond:
+            return False
     if query.position is not None:
         is_past = place < query.position if query.descending else place > query.position
         if not is_past:

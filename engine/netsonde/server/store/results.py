@@ -49,7 +49,8 @@ class StoredResult(Struct, frozen=True, kw_only=True, gc=False):
 class ResultQuery:
     """Which results to read, at most `limit`, after (or, descending, before) `position`.
 
-    `through` is the last id to look at; with `bytes_max` a page ends with the row that reaches it.
+    `through` is the last id to look at, in either direction; with `bytes_max` a page ends with the
+    row that reaches it.
     """
 
     limit: int
@@ -117,6 +118,13 @@ class ResultStore(Protocol):
 
     def results(self, query: ResultQuery) -> list[StoredResult]:
         """Return results in the order of commits."""
+        ...
+
+    def look_end(self, query: ResultQuery, rows_max: int) -> int | None:
+        """Return the id that a look over so many rows ends with; None: there are no more.
+
+        It is what `through` wants: reading a page up to it passes no more rows than about those.
+        """
         ...
 
     def result_bounds(self) -> ResultBounds:

@@ -12,6 +12,13 @@ from netsonde.server.store.metrics import (
 )
 from netsonde.server.store.sqlite_tasks import Database, id_list
 
+_SERIES = {  # by whether a name and whether an agent is given: each has its index
+    (False, False): "metric_series",
+    (True, False): "metric_series_named",
+    (False, True): "metric_series_of",
+    (True, True): "metric_series_named_of",
+}
+
 
 class SqliteMetrics:
     """Verbs over the tables metric_…"""
@@ -66,7 +73,8 @@ class SqliteMetrics:
     ) -> list[MetricSeries]:
         """Return series by id, those above `after`."""
         wanted = {"name": name, "agent_id": agent_id, "after": after, "limit": limit}
-        text: str = self._db.run_named("metric_series", wanted).fetchone()[0]
+        statement = _SERIES[name is not None, agent_id is not None]
+        text: str = self._db.run_named(statement, wanted).fetchone()[0]
         return [MetricSeries(*row) for row in wire.parse(text.encode())]
 
     def saw_metric_series(self, series_ids: Collection[int], now_ns: int) -> None:

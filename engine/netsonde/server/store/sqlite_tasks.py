@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from netsonde import wire
 from netsonde.model import TaskKind
 from netsonde.server.leasing import Change, Died, Finished, HeldTask, Requeued, TaskState
-from netsonde.server.store.bodies import pack_all, unpack
-from netsonde.server.store.results import NewResult, ResultQuery, StoredResult, page_of
+from netsonde.server.store.bodies import pack_all
+from netsonde.server.store.results import NewResult
 from netsonde.server.store.tasks import (
     KIND_CODES,
     KINDS,
@@ -283,20 +283,6 @@ class SqliteTasks:
         """Return the agent of each of these lease ids that has a result."""
         return dict(self._db.run("result_owners", id_list(lease_ids)).fetchall())
 
-    def results(self, query: ResultQuery) -> list[StoredResult]:
-        """Return results in the order of commits."""
-        conditions, parameters = _conditions(query)
-        order = "DESC" if query.descending else "ASC"
-        # Only our own words are put together; every value is a parameter.
-        statement = (
-            "SELECT result_id, lease_id, task_id, agent_id, kind, outcome, attempt, is_final,"  # noqa: S608
-            " spec.body, result.body, check_id, scheduled_ns, tick"
-            " FROM result JOIN spec USING (spec_id)"
-            f" WHERE {' AND '.join(conditions)} ORDER BY result_id {order} LIMIT ?"
-        )
-        rows = self._db.select(statement, [*parameters, query.limit])
-        return page_of(query, map(_stored, rows))
-
     def dead_by_lease(self, lease_ids: Collection[int]) -> dict[int, DeadLetter]:
         """Return dead letters whose last lease id is one of these."""
         rows = self._db.run("dead_by_lease", id_list(lease_ids)).fetchall()
@@ -305,25 +291,6 @@ class SqliteTasks:
     def unbury(self, task_ids: Collection[int]) -> None:
         """Remove dead letters whose result came after all."""
         self._db.run("unbury", id_list(task_ids))
-
-
-def _conditions(query: ResultQuery) -> tuple[list[str], list[Any]]:
-    comparison = "<" if query.descending else ">"
-    kind = None if query.kind is None else KIND_CODES[query.kind]
-    candidates: tuple[tuple[str, Any], ...] = (
-        (f"result_id {comparison} ?", query.position),
-        ("result_id <= ?", query.through),
-        ("check_id = ?", query.check_id),
-        ("agent_id = ?", query.agent_id),
-        ("task_id = ?", query.task_id),
-        ("kind = ?", kind),
-        ("outcome = ?", query.outcome),
-        ("received_ns >= ?", query.from_ns),
-        ("received_ns < ?", query.to_ns),
-    )
-    given = [(text, value) for text, value in candidates if value is not None]
-    conditions = ["is_final = 1" if query.final_only else "1"]
-    return conditions + [text for text, _ in given], [value for _, value in given]
 
 
 def _granted(row: Sequence[Any], kind: TaskKind, bodies: Mapping[int, bytes]) -> GrantedTask:
@@ -361,24 +328,6 @@ def _held(row: Sequence[Any]) -> HeldTask:
         scheduled_ns=row[12],
         queue=row[13],
         is_standing=bool(row[14]),
-    )
-
-
-def _stored(row: Sequence[Any]) -> StoredResult:
-    return StoredResult(
-        result_id=row[0],
-        lease_id=row[1],
-        task_id=row[2],
-        agent_id=row[3],
-        kind=KINDS[row[4]],
-        outcome=row[5],
-        attempt=row[6],
-        is_final=bool(row[7]),
-        spec=row[8],
-        body=unpack(KINDS[row[4]], row[9]),
-        check_id=row[10],
-        scheduled_ns=row[11],
-        tick=row[12],
     )
 
 

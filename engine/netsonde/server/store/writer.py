@@ -50,6 +50,10 @@ class StoreWriter(Protocol):
         """Run an operation that changes nothing, on what is committed."""
         ...
 
+    async def look(self, operation: Operation[T]) -> T:
+        """Run what an operator asks as `read` does; it may take long, and holds up no `read`."""
+        ...
+
     async def close(self) -> None:
         """Finish what was given, then close the store."""
         ...
@@ -68,6 +72,10 @@ class InlineWriter:
         return run_alone(self._store, operation, self.on_full)
 
     async def read(self, operation: Operation[T]) -> T:
+        """Run an operation that changes nothing."""
+        return operation(self._store)
+
+    async def look(self, operation: Operation[T]) -> T:
         """Run an operation that changes nothing."""
         return operation(self._store)
 
@@ -91,17 +99,43 @@ class _Work:
             self.future.set_exception(self.error)
 
 
-class ThreadWriter:
-    """A thread that owns the writing connection, and another for reading."""
+class _Reader:
+    """A thread with a connection of its own that only reads."""
 
-    def __init__(self, store: Store, reader: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, operation: Operation[T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._run, operation)
+
+    def close(self) -> None:
+        """Finish what was given."""
+        self._pool.shutdown()
+        self._store.close()
+
+    def _run(self, operation: Operation[T]) -> T:
+        try:
+            return operation(self._store)
+        except Exception as error:
+            raise self._store.fault(error) or error from error
+
+
+class ThreadWriter:
+    """A thread that owns the writing connection, one that reads, one that reads for operators.
+
+    `reader` makes a connection that only reads.
+    """
+
+    def __init__(self, store: Store, reader: Callable[[], Store], clock: Clock) -> None:
         self.commits = Durations()
         self.on_full = _nothing
         self._store = store
-        self._reader = reader
         self._clock = clock
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._read_pool = ThreadPoolExecutor(1, thread_name_prefix="netsonde-store-reader")
+        self._reader = _Reader(reader(), "netsonde-store-reader")
+        self._looker = _Reader(reader(), "netsonde-store-looker")
         self._thread = threading.Thread(target=self._loop, name="netsonde-store-writer")
         self._is_closed = False
         self._switch_interval_s = sys.getswitchinterval()
@@ -110,8 +144,7 @@ class ThreadWriter:
 
     async def write(self, operation: Operation[T], items: int = 1) -> T:
         """Run operation in a shared transaction; return after its commit."""
-        if self._is_closed:
-            raise RequestError(ErrorCode.UNAVAILABLE, "the control plane is shutting down")
+        self._require_open()
         work = _Work(operation, items)
         self._inbox.put(work)
         result: T = await _settled(work.future)
@@ -119,8 +152,13 @@ class ThreadWriter:
 
     async def read(self, operation: Operation[T]) -> T:
         """Run an operation that changes nothing on the reading connection."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._read_pool, self._read, operation)
+        self._require_open()
+        return await self._reader.run(operation)
+
+    async def look(self, operation: Operation[T]) -> T:
+        """Run an operation that changes nothing on the connection that operators read on."""
+        self._require_open()
+        return await self._looker.run(operation)
 
     async def close(self) -> None:
         """Finish what was given, then close the store."""
@@ -130,15 +168,13 @@ class ThreadWriter:
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
         sys.setswitchinterval(self._switch_interval_s)
-        self._read_pool.shutdown()
-        self._reader.close()
+        await asyncio.to_thread(self._reader.close)
+        await asyncio.to_thread(self._looker.close)
         self._store.close()
 
-    def _read(self, operation: Operation[T]) -> T:
-        try:
-            return operation(self._reader)
-        except Exception as error:
-            raise self._reader.fault(error) or error from error
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise RequestError(ErrorCode.UNAVAILABLE, "the control plane is shutting down")
 
     # ── on the writer's thread ──
 

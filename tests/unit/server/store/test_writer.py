@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> CountingStore:
 
 @pytest.fixture
 async def writer(store: CountingStore) -> Any:
-    made = ThreadWriter(store, store.reader(), SystemClock())
+    made = ThreadWriter(store, store.reader, SystemClock())
     yield made
     await made.close()
 
@@ -212,7 +212,7 @@ async def test_a_time_limit_amid_the_commit_stays_one(writer: ThreadWriter) -> N
 
 
 async def test_closing_finishes_what_was_given(store: CountingStore, tmp_path: Path) -> None:
-    writer = ThreadWriter(store, store.reader(), SystemClock())
+    writer = ThreadWriter(store, store.reader, SystemClock())
     async with asyncio.TaskGroup() as group:
         for _ in range(20):
             group.create_task(writer.write(lambda store: store.count("x", 1)))
@@ -227,8 +227,27 @@ async def test_closing_finishes_what_was_given(store: CountingStore, tmp_path: P
     again.close()
 
 
+async def test_an_operator_who_asks_much_holds_up_no_other_read(writer: ThreadWriter) -> None:
+    gate = threading.Event()
+    slow = asyncio.ensure_future(writer.look(lambda _: gate.wait(30)))  # noqa: TID251
+    async with asyncio.timeout(10):
+        assert await writer.read(lambda store: store.counters()) == {}
+    assert not slow.done()
+    gate.set()
+    assert await slow
+
+
+async def test_who_reads_after_the_end_is_turned_away(writer: ThreadWriter) -> None:
+    await writer.close()
+    for verb in (writer.read, writer.look):
+        with pytest.raises(RequestError) as caught:
+            await verb(lambda store: store.counters())
+        assert caught.value.code is ErrorCode.UNAVAILABLE
+
+
 async def test_inline_runs_at_once() -> None:
     writer = InlineWriter(MemoryStore())
     await writer.write(lambda store: store.count("x", 1))
     assert await writer.read(lambda store: store.counters()) == {"x": 1}
+    assert await writer.look(lambda store: store.counters()) == {"x": 1}
     await writer.close()

@@ -65,19 +65,13 @@ DELETE FROM enrolment_token WHERE expires_ns < ?;
 INSERT INTO audit (at_ns, token_id, token_name, remote, call, object, status, error, request_id)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
--- name: audit_oldest
-SELECT audit_id, at_ns, token_id, token_name, remote, call, object, status, error, request_id
-FROM audit
-WHERE audit_id > :position AND (:token IS NULL OR token_name = :token)
-  AND (:from_ns IS NULL OR at_ns >= :from_ns) AND (:to_ns IS NULL OR at_ns < :to_ns)
-ORDER BY audit_id LIMIT :limit;
+-- name: call_before
+SELECT audit_id FROM audit INDEXED BY audit_age
+WHERE at_ns < ? ORDER BY at_ns DESC, audit_id DESC LIMIT 1;
 
--- name: audit_newest
-SELECT audit_id, at_ns, token_id, token_name, remote, call, object, status, error, request_id
-FROM audit
-WHERE audit_id < :position AND (:token IS NULL OR token_name = :token)
-  AND (:from_ns IS NULL OR at_ns >= :from_ns) AND (:to_ns IS NULL OR at_ns < :to_ns)
-ORDER BY audit_id DESC LIMIT :limit;
+-- name: call_at
+SELECT audit_id FROM audit INDEXED BY audit_age
+WHERE at_ns >= ? ORDER BY at_ns, audit_id LIMIT 1;
 
 -- name: forget_audit_before
 DELETE FROM audit WHERE audit_id IN (

@@ -18,10 +18,29 @@ INSERT INTO metric_series (series_id, agent_id, name, key, seen_ns) VALUES (?, ?
 -- name: metric_series
 SELECT json_group_array(json_array(series_id, agent_id, key))
 FROM (
-  SELECT series_id, agent_id, key FROM metric_series
-  WHERE series_id > :after AND (:name IS NULL OR name = :name)
-    AND (:agent_id IS NULL OR agent_id = :agent_id)
-  ORDER BY series_id LIMIT :limit
+  SELECT series_id, agent_id, key FROM metric_series NOT INDEXED
+  WHERE series_id > :after ORDER BY series_id LIMIT :limit
+);
+
+-- name: metric_series_named
+SELECT json_group_array(json_array(series_id, agent_id, key))
+FROM (
+  SELECT series_id, agent_id, key FROM metric_series INDEXED BY metric_series_name
+  WHERE name = :name AND series_id > :after ORDER BY series_id LIMIT :limit
+);
+
+-- name: metric_series_of
+SELECT json_group_array(json_array(series_id, agent_id, key))
+FROM (
+  SELECT series_id, agent_id, key FROM metric_series INDEXED BY metric_series_agent
+  WHERE agent_id = :agent_id AND series_id > :after ORDER BY series_id LIMIT :limit
+);
+
+-- name: metric_series_named_of
+SELECT json_group_array(json_array(series_id, agent_id, key))
+FROM (
+  SELECT series_id, agent_id, key FROM metric_series INDEXED BY metric_series_agent
+  WHERE agent_id = :agent_id AND series_id > :after AND name = :name ORDER BY series_id LIMIT :limit
 );
 
 -- name: saw_metric_series
