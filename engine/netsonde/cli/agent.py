@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from netsonde.agent import Agent, AgentConfig
-from netsonde.agent.settings import LOG_LEVELS
+from netsonde.agent.settings import CHECKS, DEFAULT_CAPACITIES, LOG_LEVELS
 from netsonde.cli.exits import Exit
 from netsonde.cli.fleet import agents
 from netsonde.cli.logs import configure
@@ -21,6 +21,22 @@ Examples:
   netsonde agent run --config /etc/netsonde/agent.toml --log-json
   netsonde agent list
   netsonde agent drain ams1
+"""
+CAPACITIES = ", ".join(f"{kind} {slots}" for kind, slots in DEFAULT_CAPACITIES.items())
+OPTIONS = (
+    "control_plane", "state_dir", "hostname", "labels", "capacities", "targets", "deny",
+    "enrolment_token_file", "ca_file", "client_cert_file", "client_key_file", "drain_timeout_s",
+    "metrics_listen", "log_level", "log_json",
+)  # fmt: skip
+RUN_EPILOG = f"""In the file and the environment only (docs/operations.md has units and defaults):
+{", ".join(name for name in CHECKS if name not in OPTIONS)}.
+
+\b
+Exit codes:
+  0    drained
+  2    a setting is wrong
+  3    the state directory or the spool is unusable, or another agent has it
+  130  a second signal
 """
 
 
@@ -37,31 +53,45 @@ for each in agents.commands.values():
     agent.add_command(each)
 
 
-@agent.command("run")
+@agent.command("run", epilog=RUN_EPILOG)
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="TOML file with its settings."
 )
 @click.option("--control-plane", metavar="URL", help="Where the control plane is.")
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Credentials and spool.")
-@click.option("--hostname", help="What to call this agent.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="Credentials and spool: /var/lib/netsonde/agent, a user's own below $XDG_STATE_HOME.",
+)
+@click.option("--hostname", help="What to call this agent (as this host is).")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label of this agent.")
 @click.option(
-    "--capacity", "capacities", multiple=True, metavar="KIND=N", help="How many of a kind at once."
+    "--capacity",
+    "capacities",
+    multiple=True,
+    metavar="KIND=N",
+    help=f"How many of a kind at once, 0 to leave it to others ({CAPACITIES}); repeatable.",
 )
 @click.option(
     "--targets",
     multiple=True,
     metavar="public|private|PREFIX",
-    help="What it may measure (public).",
+    help="What it may measure (public); repeatable.",
 )
-@click.option("--deny", multiple=True, metavar="PREFIX", help="What it may not.")
+@click.option(
+    "--deny", multiple=True, metavar="PREFIX", help="What it may not (nothing more); repeatable."
+)
 @click.option(
     "--enrolment-token-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Token to enrol with, where the control plane is not on loopback; read when needed.",
 )
 @client_options
-@click.option("--drain-timeout", type=DURATION, help="How long running probes may take at the end.")
+@click.option(
+    "--drain-timeout",
+    type=DURATION,
+    help="How long running probes may take at the end, 0 to 1h (20s).",
+)
 @click.option(
     "--metrics-listen",
     metavar="HOST:PORT",

@@ -8,7 +8,7 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import examples, json_options, operator_options
+from netsonde.cli.options import Listing, examples, json_options, operator_options
 from netsonde.cli.output import printable, write_table_or_json
 
 PAGE_MAX = 1000  # the server's own limit
@@ -19,7 +19,7 @@ EPILOG = examples(
 )
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Listing, epilog=EPILOG)
 @click.option("--token", metavar="NAME", help="Only what this token did.")
 @click.option("--from", "from_", metavar="RFC3339", help="At or after this instant.")
 @click.option("--to", metavar="RFC3339", help="Before this instant.")

@@ -13,7 +13,11 @@ from netsonde.clock import SystemClock, rfc3339
 from netsonde.server.store.copies import Copy, Watch, back_up, restore
 
 STATE_DIR = click.option(
-    "--state-dir", type=click.Path(path_type=Path), help="Where the database is kept."
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    envvar="NETSONDE_SERVER_STATE_DIR",
+    show_envvar=True,
+    help="Where the database is kept.",
 )
 
 

@@ -205,6 +205,14 @@ class Sectioned(click.Command):
                 formatter.write_dl(records)
 
 
+class Listing(click.Command):
+    """A command that lists; that it is said, as in `netsonde queues list`, changes nothing."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options."""
+        return super().parse_args(ctx, args[1:] if args[:1] == ["list"] else args)
+
+
 DURATION = Duration()
 LISTED = Listed()
 SIZE = Size()

@@ -8,7 +8,7 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import examples, json_options, operator_options
+from netsonde.cli.options import Listing, examples, json_options, operator_options
 from netsonde.cli.output import printable, write_table, write_value
 
 EPILOG = examples(
@@ -17,7 +17,7 @@ EPILOG = examples(
 )
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Listing, epilog=EPILOG)
 @operator_options
 @json_options
 def queues(server_url: str, token_file: Path | None, as_json: bool) -> int:

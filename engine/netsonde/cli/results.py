@@ -9,7 +9,7 @@ import click
 
 from netsonde.cli.exits import Exit
 from netsonde.cli.operate import operate
-from netsonde.cli.options import examples, json_options, operator_options
+from netsonde.cli.options import Listing, examples, json_options, operator_options
 from netsonde.cli.output import printable, warn, write_text, write_value
 from netsonde.cli.render import headline_text
 from netsonde.clock import SystemClock
@@ -27,7 +27,7 @@ EPILOG = examples(
 )
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Listing, epilog=EPILOG)
 @click.option("--follow", "-f", is_flag=True, help="Go on with results as they come.")
 @click.option("--check", "check_id", type=click.IntRange(min=1), help="Only this check's.")
 @click.option("--task", "task_id", type=click.IntRange(min=1), help="Only this one-off task's.")

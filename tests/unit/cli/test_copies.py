@@ -74,3 +74,12 @@ def test_refusals_are_one_sentence_and_end_with_3(state: Path, tmp_path: Path) -
 def test_usage_is_2() -> None:
     assert call("backup").exit_code == 2
     assert call("restore").exit_code == 2
+
+
+def test_the_state_directory_is_where_the_servers_variable_says(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETSONDE_SERVER_STATE_DIR", str(state))
+    assert call("backup", tmp_path / "copy.db").exit_code == 0
+    assert call("restore", tmp_path / "copy.db").exit_code == 0
+    assert (state / "server.db.replaced-1").exists()

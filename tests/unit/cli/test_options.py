@@ -1,11 +1,23 @@
 """What people type: durations, numbers, pairs, token files."""
 
+import re
 from pathlib import Path
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from netsonde.cli.options import DURATION, NUMBER, SIZE, read_token, split_pair
+from netsonde.cli.options import (
+    DURATION,
+    NUMBER,
+    SIZE,
+    Count,
+    Duration,
+    Size,
+    read_token,
+    split_pair,
+)
 from netsonde.errors import ConfigError
 
 
@@ -82,3 +94,32 @@ def test_a_token_file_that_holds_none_is_refused(tmp_path: Path, content: bytes)
 def test_a_missing_token_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_token(tmp_path / "none")
+
+
+@given(st.integers(0, 10**9 - 1))  # nine digits are read
+def test_what_is_written_of_a_bound_is_read_as_the_same(value: int) -> None:
+    assert DURATION.convert(DURATION.text(value), None, None) == value
+    assert SIZE.convert(SIZE.text(value), None, None) == value
+    assert Count().convert(Count().text(value), None, None) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "sentence"),
+    [
+        (Duration(10, 600_000), "9ms", "must be 10ms to 10m, not 9ms"),
+        (Duration(60_000, 86_400_000, is_boundless_at_0=True), "1s", "0 (no bound) or 1m to 1d"),
+        (Size(1 << 20, 1 << 30), "2GiB", "must be 1MiB to 1GiB, not 2GiB"),
+        (Count(1, 5), "0", "must be 1 to 5, not 0"),
+        (Count(1, 5), "-3", "must be 1 to 5, not -3"),
+        (Count(1, 5), "1.5", "'1.5' is not a whole number"),
+    ],
+)
+def test_bounds_are_said_with_their_units(
+    kind: Duration | Size | Count, text: str, sentence: str
+) -> None:
+    with pytest.raises(click.BadParameter, match=re.escape(sentence)):
+        kind.convert(text, None, None)
+
+
+def test_0_is_no_bound_where_that_is_said() -> None:
+    assert Duration(60_000, 86_400_000, is_boundless_at_0=True).convert("0", None, None) == 0

@@ -138,3 +138,12 @@ def test_queues_as_tables(operator: FakeOperator) -> None:
     assert lines[3] == ["expired", "7"]
     as_json = CliRunner().invoke(main, ["queues", "--json"])
     assert wire.parse(as_json.stdout.encode()) == operator.queue_answer
+
+
+@pytest.mark.parametrize("command", ["results", "result", "queues", "queue"])
+def test_the_word_list_changes_nothing(operator: FakeOperator, command: str) -> None:
+    operator.pages += [Page((), None)] * 2
+    done = [CliRunner().invoke(main, [command, *words]) for words in ([], ["list"])]
+    assert [one.exit_code for one in done] == [Exit.OK, Exit.OK], done[1].stderr
+    assert done[0].stdout == done[1].stdout
+    assert CliRunner().invoke(main, [command, "lst"]).exit_code == Exit.USAGE
