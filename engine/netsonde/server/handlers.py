@@ -259,7 +259,7 @@ class AgentApi(Api):
             items = wire.read_report_lines(fed(received, chunk))
             for start in range(0, len(items), wire.REPORT_ITEMS_MAX):
                 part = items[start : start + wire.REPORT_ITEMS_MAX]
-                self._plane.registry.check(*_credentials(request))
+                self._plane.registry.check(*credentials(request))
                 answers = await self._plane.report(agent, [item for _, item in part])
                 yield wire.acknowledgement_lines([seq for seq, _ in part], answers)
                 through = part[-1][0]
