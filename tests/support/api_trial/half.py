@@ -94,7 +94,7 @@ class Half:
         return [*command, f"--phases={phases}", f"--max-examples={examples}"]
 
 
-QUICK: Sequence[str] = ("--phases=examples,coverage,fuzzing", "--max-examples=4", "--no-shrink")
+QUICK: Sequence[str] = ("--phases=examples,coverage,fuzzing", "--max-examples=2", "--no-shrink")
 
 
 @contextmanager
