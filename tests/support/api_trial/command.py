@@ -14,11 +14,11 @@ from concurrent.futures import wait as wait_for
 from pathlib import Path
 
 from support.api_trial.exceptions import EXCEPTIONS
-from support.api_trial.half import LISTENERS, Half
+from support.api_trial.half import LISTENERS, Half, TrialError
 
 FULL_REQUESTS = 20_000
 QUICK_SEED = 20
-OK, FOUND = 0, 1
+OK, FOUND, FAILED, STOPPED = 0, 1, 2, 130
 TOLD_EVERY_S = 30.0
 SHOWN_EVERY_S = 0.5
 
@@ -47,7 +47,7 @@ def _positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the trial; return 1 when it found something."""
+    """Run the trial; return 1 when it found something, 2 when there was none."""
     chosen = parser().parse_args(arguments)
     seed = chosen.seed or (QUICK_SEED if chosen.quick else time.time_ns() % 2**31)
     listeners = [chosen.only] if chosen.only else [*LISTENERS]
@@ -58,7 +58,13 @@ def main(arguments: Sequence[str]) -> int:
         for listener in listeners:
             (own := Path(directory) / listener).mkdir()
             halves.append(Half(listener, own, seed, is_quick=chosen.quick))
-        _run(halves, wanted)
+        try:
+            _run(halves, wanted)
+        except TrialError as error:
+            print(f"dev.py api: {error}", file=sys.stderr)
+            return FAILED
+        except KeyboardInterrupt:
+            return STOPPED
         return told(halves, seed, time.monotonic() - started_s)
 
 

@@ -19,7 +19,14 @@ ROOT = Path(__file__).resolve().parents[3]
 LISTENERS = (AGENT, OPERATOR)
 FIRST_PHASES = "examples,coverage,fuzzing,stateful"
 LATER_PHASES = "fuzzing,stateful"  # the others ask the same each time
+QUICK: Sequence[str] = ("--phases=examples,coverage,fuzzing", "--max-examples=2", "--no-shrink")
+STOP_S = 30.0
+LOG_CHARS = 20_000  # of a log that is shown
 EXAMPLES_MIN, EXAMPLES_MAX = 30, 150  # of each operation in one round
+
+
+class TrialError(Exception):
+    """There is no trial: its control plane did not start, or did not stop."""
 
 
 @dataclass(slots=True)
@@ -50,9 +57,8 @@ class Half:
             agent = furnished(urls)
             while not self.findings and (self.rounds == 0 or self.requests < wanted):
                 self._round(urls[self.listener], agent, wanted - self.requests)
-        said = (self.directory / "server.log").read_text("utf-8", "replace")
-        if "Traceback" in said:
-            self.findings.append(f"the control plane's log:\n{said[-20_000:]}")
+        if "Traceback" in (said := _log(self.directory)):
+            self.findings.append(f"the control plane's log:\n{said[-LOG_CHARS:]}")
 
     def _round(self, url: str, agent: Agent, wanted: int) -> None:
         environment = os.environ | {
@@ -94,9 +100,6 @@ class Half:
         return [*command, f"--phases={phases}", f"--max-examples={examples}"]
 
 
-QUICK: Sequence[str] = ("--phases=examples,coverage,fuzzing", "--max-examples=4", "--no-shrink")
-
-
 @contextmanager
 def _server(directory: Path) -> Iterator[Mapping[str, str]]:
     """Run a control plane with a database of its own."""
@@ -109,14 +112,25 @@ def _server(directory: Path) -> Iterator[Mapping[str, str]]:
         try:
             yield _urls(process.stdout, directory)
         finally:
-            process.communicate(timeout=30)  # it stops with its stdin
+            _stop(process, directory)
+
+
+def _stop(process: subprocess.Popen[str], directory: Path) -> None:
+    try:
+        process.communicate(timeout=STOP_S)  # it stops with its stdin
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise TrialError(f"the control plane did not stop:\n{_log(directory)}") from None
+
+
+def _log(directory: Path) -> str:
+    return (directory / "server.log").read_text("utf-8", "replace")
 
 
 def _urls(said: IO[str] | None, directory: Path) -> Mapping[str, str]:
     line = said.readline() if said else ""
     if not line:
-        log = (directory / "server.log").read_text("utf-8", "replace")
-        raise RuntimeError(f"there is no control plane to try:\n{log}")
+        raise TrialError(f"there is no control plane to try:\n{_log(directory)}")
     urls: dict[str, str] = json.loads(line)
     return urls
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import schemathesis
+from schemathesis.generation.meta import TestPhase
 
 from netsonde.server.config import CLAIM_WAIT_MAX_MS as WAIT_MAX_MS
 from netsonde.server.queries import RESULT_CURSOR, encode_cursor
@@ -20,7 +21,8 @@ AGENT_ID = int(os.environ["NETSONDE_TRIAL_AGENT"])
 COUNTED = Path(os.environ["NETSONDE_TRIAL_COUNT"])
 THINGS = 8  # ids of one kind that are asked for
 DRAWN = 1_000  # an id above this was drawn, and none that a call before has answered
-CLAIM = "/v1/agents/claim"
+CLAIM, REPORT = "/v1/agents/claim", "/v1/agents/report"
+KEY = "Idempotency-Key"
 LEASES = 64  # the latest ones granted, which other calls name
 # What must have been answered before, which a schema cannot say.
 FIRST_RESULT = encode_cursor(1, RESULT_CURSOR)
@@ -39,7 +41,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         tell()
     if case.meta is not None and case.meta.generation.mode.is_positive:
         case.body = _with_integers(case.body)
-        _name_leases(case.body)
+        _name_leases(case.body, case.operation.path)
+        _name_key(case)
     if isinstance(case.body, dict):
         _name_agent(case.body)
     if case.query:
@@ -63,7 +66,7 @@ def _name_agent(body: dict[str, Any]) -> None:
         body["wait_ms"] = 0
 
 
-def _name_leases(body: Any) -> None:
+def _name_leases(body: Any, path: str) -> None:
     """Name leases that were granted, the latest first."""
     if not isinstance(body, dict) or not _granted:
         return
@@ -72,9 +75,15 @@ def _name_leases(body: Any) -> None:
     if isinstance(named, list):
         for place, lease_id in zip(range(len(named)), leases, strict=False):
             named[place] = lease_id
-    for name in ("completed", "cancelled"):
-        for item, lease_id in zip(body.get(name) or (), leases, strict=False):
+    if path == REPORT:
+        for item, lease_id in zip((*body["completed"], *body["cancelled"]), leases, strict=False):
             item["lease_id"] = lease_id
+
+
+def _name_key(case: Any) -> None:
+    """Use a key once in a sequence: what it was drawn for before may have been deleted since."""
+    if case.meta.phase.name is TestPhase.STATEFUL and KEY in (case.headers or {}):
+        case.headers[KEY] = f"{COUNTED.stem}-{_requests}"
 
 
 def _name_known(query: dict[str, Any], path: str) -> None:
