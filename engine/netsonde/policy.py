@@ -154,11 +154,6 @@ def _registry() -> _Prefixes[AddressClass]:
 _REGISTRY = _registry()
 
 
-def classify(address: IpAddress) -> AddressClass:
-    """Name the class of address itself, whatever it embeds."""
-    return _registered(address)[1]
-
-
 def embedded(address: IpAddress) -> tuple[IPv4Address, ...]:
     """Return the IPv4 addresses inside an IPv6 address; empty when it is not such a form.
 

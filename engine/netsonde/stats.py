@@ -4,7 +4,7 @@ Pure. Times are ns. Rendering in ms or us is the caller's.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -168,22 +168,6 @@ class Histogram:
             "counts": [[index, self._counts[index]] for index in sorted(self._counts)],
         }
 
-    @classmethod
-    def from_value(cls, value: Mapping[str, Any]) -> Self:
-        """Read the JSON form.
-
-        Raises:
-            ValueError: it has another bucket scheme or is not a histogram.
-        """
-        scheme = (value.get("unit_ns"), value.get("sub_buckets"))
-        if scheme != (HISTOGRAM_UNIT_NS, SUB_BUCKETS):
-            raise ValueError(f"histogram with another bucket scheme: {scheme}")
-        histogram = cls()
-        for entry in _entries(value.get("counts", ())):
-            index, count = _entry(entry)
-            histogram._counts[index] = histogram._counts.get(index, 0) + count
-        return histogram
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Histogram) and self._counts == other._counts
 
@@ -208,17 +192,3 @@ def bucket_bounds_ns(index: int) -> tuple[int, int]:
         (units << shift) * HISTOGRAM_UNIT_NS,
         ((units + 1) << shift) * HISTOGRAM_UNIT_NS - 1,
     )
-
-
-def _entries(counts: Any) -> Sequence[Any]:
-    match counts:
-        case [*entries]:
-            return entries
-    raise ValueError(f"not a histogram's counts: {counts!r}")
-
-
-def _entry(entry: Any) -> tuple[int, int]:
-    match entry:
-        case [int(index), int(count)] if 0 <= index <= INDEX_MAX and count > 0:
-            return index, count
-    raise ValueError(f"not a histogram entry: {entry!r}")

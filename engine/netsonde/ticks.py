@@ -55,11 +55,6 @@ class Grid(NamedTuple):
         """The number of the last tick; of a task without an end, one that never comes."""
         return INSTANT_MAX_NS if self.repeat.ticks is None else self.repeat.ticks - 1
 
-    @property
-    def end_ns(self) -> int | None:
-        """When the last tick can begin no more, None for never."""
-        return None if self.repeat.ticks is None else self.stale_ns(self.last)
-
     def stale_ns(self, tick: int) -> int:
         """Return the instant from which a tick that has not begun is missed."""
         next_ns = self.instant_ns(tick + 1)

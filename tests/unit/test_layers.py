@@ -135,6 +135,16 @@ def test_each_outside_thing_has_one_adapter(path: Path) -> None:
                 )
 
 
+@pytest.mark.parametrize(
+    "path",
+    [path for path in modules() if unit_of(path) != "model"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_the_contracts_types_are_taken_from_their_face(path: Path) -> None:
+    for name in imports(path):
+        assert name.count(".") <= 2 or not begins(name, "netsonde.model"), f"{name} is inside"
+
+
 def test_every_module_has_a_layer() -> None:
     assert {unit_of(path) for path in modules()} == set(LAYER)
 

@@ -52,9 +52,8 @@ def test_ticks_keep_their_order_and_are_found_by_time(
 def test_a_task_with_ticks_has_a_last_one() -> None:
     three = grid(ticks=3)
     assert three.latest(ANCHOR_NS + 50 * NS_PER_S) == 2
-    assert three.end_ns == ANCHOR_NS + 3 * NS_PER_S
+    assert three.stale_ns(three.last) == ANCHOR_NS + 3 * NS_PER_S
     assert not three.is_tick(3, rfc3339(three.instant_ns(3)))
-    assert grid().end_ns is None
 
 
 def test_a_tick_is_missed_when_the_next_is_due_or_it_is_stale() -> None:

@@ -117,11 +117,6 @@ class Body:
             for start in starts
         ]
 
-    def cells(self) -> dict[int, Cell]:
-        """Return every series' cell."""
-        rows = map(Cell._make, zip(*self.columns(), strict=True))
-        return dict(zip(self.ids, rows, strict=True))
-
 
 _ROLLED_COLUMNS: Mapping[str, int | None] = {name: at for at, name in enumerate(Cell._fields)}
 _RAW_COLUMNS: Mapping[str, int | None] = {

@@ -128,7 +128,6 @@ class Extension(Struct, frozen=True, gc=False):
 
     status: ExtendStatus
     until_ns: int | None = None
-    revives: bool = False
 
 
 class LeasingPolicy:
@@ -184,17 +183,16 @@ class LeasingPolicy:
             return Extension(ExtendStatus.FENCED)
         if held.state is TaskState.REVOKED:
             return Extension(ExtendStatus.CANCELLED)
-        revives = held.state is TaskState.READY
         if held.is_standing:  # for as long as its check wants it
             until_ns = max(held.until_ns, now_ns + min(max(by_ns, 0), self._standing_ns))
-            return Extension(ExtendStatus.EXTENDED, until_ns, revives)
+            return Extension(ExtendStatus.EXTENDED, until_ns)
         cap_ns = held.granted_ns + self._max_lease_ns
         wanted_ns = max(held.until_ns, now_ns + min(max(by_ns, 0), self._terms_ns[held.kind]))
         until_ns = max(held.until_ns, min(wanted_ns, cap_ns))
         if until_ns <= now_ns:
             return Extension(ExtendStatus.CAPPED)
         status = ExtendStatus.CAPPED if wanted_ns > cap_ns else ExtendStatus.EXTENDED
-        return Extension(status, until_ns, revives)
+        return Extension(status, until_ns)
 
     def extend_earlier(self, lease: StandingLease, by_ns: int, now_ns: int) -> Extension:
         """Decide the extension of a standing lease of this agent that has been followed by another.
