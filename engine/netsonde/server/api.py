@@ -5,7 +5,7 @@ Nothing here knows of sockets: `app` turns HTTP into `ApiRequest` and back, simu
 """
 
 import logging
-import uuid
+import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -247,7 +247,7 @@ def _refusal(error: Exception, request: ApiRequest, request_id: str) -> RequestE
 
 def new_request_id() -> str:
     """Return an id that ties an answer to the log."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def standard_headers(request_id: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The agents of a world: their processes, the way to the control plane, and their disks."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -101,7 +102,7 @@ class AgentHost:
         self.oracle.vanished(life.host)
         old = self.disk
         self._lives += 1
-        shutil.copytree(disk or old, self.disk, dirs_exist_ok=True)
+        shutil.copytree(disk or old, self.disk, dirs_exist_ok=True, copy_function=shutil.copy)
         if life.task is not None:
             life.task.cancel()
 
@@ -139,27 +140,34 @@ class AgentHost:
 
     def write(self, file: Any, group: Any, write: Callable[[Any, Any], None]) -> None:
         """Commit a group of the spool, with what can happen to it."""
-        life = self._life
-        if life is None or file.path.parent != self.disk:
+        life, disk = self._life, file.path.parent
+        if life is None or disk.name != f"{self.name}-{self._lives}":
             write(file, group)  # of a process that is dead: nobody will read it
             return
         if self.draw(Fault.AGENT_DISK_FULL):
             raise SpoolFull("no space left on device")
-        wal = self.disk / WAL
-        before = wal.stat().st_size if wal.exists() else 0
+        wal = f"{disk}/{WAL}"
+        before = _size(wal)
         write(file, group)
         if group.records and self.draw(Fault.AGENT_CRASH_AFTER_SPOOLING):
             self.kill()
             raise StorageError("killed after the commit")
-        size = wal.stat().st_size
+        size = _size(wal)
         if size > before and self.draw(Fault.AGENT_TORN_WRITE):
             torn = self._folder / f"{self.name}-torn"
             shutil.rmtree(torn, ignore_errors=True)
-            shutil.copytree(self.disk, torn)
+            shutil.copytree(disk, torn, copy_function=shutil.copy)
             with (torn / WAL).open("r+b") as cut:  # some of what is new never reached the disk
                 cut.truncate(self.rng.randrange(before, size))
             self.kill(torn)
             raise StorageError("killed in the commit")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 (a Path costs as much as all the rest)
+    except FileNotFoundError:
+        return 0
 
 
 class _Life:
@@ -365,13 +373,14 @@ def _page(status: int) -> TransportStream:
 def hook_spools(hosts: list[AgentHost]) -> Callable[[], None]:
     """Let every spool of these hosts write by way of them; return what undoes it."""
     plain = SpoolFile.write
+    by_name = {host.name: host for host in hosts}
 
     def write(file: Any, group: Any) -> None:
-        for host in hosts:
-            if file.path.parent.name.startswith(f"{host.name}-"):
-                host.write(file, group, plain)
-                return
-        plain(file, group)
+        host = by_name.get(file.path.parent.name.rpartition("-")[0])
+        if host is None:
+            plain(file, group)
+        else:
+            host.write(file, group, plain)
 
     SpoolFile.write = write  # type: ignore[method-assign, assignment]
 

@@ -1,7 +1,6 @@
 """The control plane of a world: one store that outlives its processes, and what they do to it."""
 
 import asyncio
-import json
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -16,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
+
+import orjson
 
 from netsonde import wire
 from netsonde.control_plane import TransportRequest, TransportResponse, TransportStream
@@ -98,7 +99,7 @@ class ServerHost:
         """
         answer = await self._dispatch(request, is_agents=True)
         if request.path.endswith("/report") and answer.status == 200:
-            for result in json.loads(answer.body)["results"]:
+            for result in orjson.loads(answer.body)["results"]:
                 self._oracle.answered(result["lease_id"], result["status"])
         return TransportResponse(answer.status, answer.headers, answer.body)
 
@@ -149,7 +150,7 @@ class ServerHost:
         answer = await self._dispatch(request, is_agents=False)
         if answer.status != 200:
             raise DownError(answer.body)
-        return json.loads(answer.body)
+        return orjson.loads(answer.body)
 
     def stored(self) -> list[int]:
         """Return the lease id of every result there is."""
@@ -190,9 +191,10 @@ class ServerHost:
 
     async def _of(self, plane: ControlPlane | None, work: Coroutine[Any, Any, T]) -> T:
         """Do a process's work, as long as it lives."""
-        handled = self._spawn(work)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        handled = self._spawn(work, ended)
         try:
-            await asyncio.wait((handled,))
+            await ended
         except asyncio.CancelledError:
             handled.cancel()  # who asked has hung up
             await asyncio.wait((handled,))
@@ -203,10 +205,17 @@ class ServerHost:
         result: T = handled.result()
         return result
 
-    def _spawn(self, work: Any) -> "asyncio.Task[Any]":
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Any, ended: "asyncio.Future[None] | None" = None) -> "asyncio.Task[Any]":
+        """Begin a part of the process's work; ended: what to set when it ends."""
+
+        def note(done: "asyncio.Task[Any]") -> None:
+            self._tasks.pop(done, None)
+            if ended is not None and not ended.done():
+                ended.set_result(None)
+
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        task.add_done_callback(note)
         return task
 
     # ── what commits ──
@@ -259,13 +268,13 @@ class _Sent:
     async def __anext__(self) -> bytes:
         chunk = await anext(self._lines)
         for line in chunk.splitlines():
-            item = json.loads(line)
+            item = orjson.loads(line)
             self.lease_ids[item["seq"]] = item["lease_id"]
         return chunk
 
 
 def _statuses(piece: bytes) -> list[tuple[int, str]]:
-    answers = [json.loads(line) for line in piece.splitlines()]
+    answers = [orjson.loads(line) for line in piece.splitlines()]
     return [(one["seq"], one["status"]) for one in answers if one["t"] == "a"]
 
 
@@ -324,7 +333,7 @@ class _Seen:
         granted = self._store.take(queue, kind, limit, grant)
         for task in granted:
             self._will(
-                self._oracle.granted, task.task_id, json.loads(task.spec)["host"], task.lease_id,
+                self._oracle.granted, task.task_id, orjson.loads(task.spec)["host"], task.lease_id,
                 grant.agent_id, task.attempt, task.until_ns - self._offset_ns,
             )  # fmt: skip
         return granted
@@ -366,7 +375,7 @@ class _Seen:
     def add_tasks(self, tasks: Sequence[Any]) -> range:
         ids = self._store.add_tasks(tasks)
         for task_id, task in zip(ids, tasks, strict=True):
-            self._will(self._oracle.enqueued, task_id, json.loads(task.spec)["host"])
+            self._will(self._oracle.enqueued, task_id, orjson.loads(task.spec)["host"])
         return ids
 
     def _will(self, told: Callable[..., None], *what: Any, **named: Any) -> None:

@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from unittest import mock
@@ -19,7 +20,7 @@ from support.lease_world.agents import AgentHost, hook_spools
 from support.lease_world.faults import Fault
 from support.lease_world.oracle import Oracle, WrongError, must
 from support.lease_world.server import DownError, ServerHost
-from support.lease_world.virtual_time import HostClock, VirtualLoop
+from support.lease_world.virtual_time import HostClock, VirtualLoop, uncollected
 from support.spools import InlineExecutor
 
 LEASES_MIN = 200
@@ -87,9 +88,13 @@ def simulate(seed: int) -> Summary:
     loop = VirtualLoop()
     try:
         with (
+            uncollected(),
             tempfile.TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as folder,
             mock.patch("netsonde.spool.queue.ThreadPoolExecutor", InlineExecutor),
             mock.patch("netsonde.agent.agent.quiet_collector", nullcontext),  # nobody is timed
+            mock.patch("netsonde.agent.telemetry.COLLECT_NS", 86_400 * NS_PER_S),
+            mock.patch("netsonde.agent.telemetry.rss_bytes", _nothing),  # of all agents together
+            mock.patch("netsonde.agent.telemetry.open_files", _nothing),
         ):
             asyncio.set_event_loop(loop)
             return loop.run_until_complete(_World(seed, loop, Path(folder)).run())
@@ -99,6 +104,10 @@ def simulate(seed: int) -> Summary:
         asyncio.set_event_loop(None)
         loop.close()
         logging.disable(logging.NOTSET)
+
+
+def _nothing() -> int:
+    return 0
 
 
 class _World:
@@ -155,9 +164,10 @@ class _World:
 
     def _duration_ns(self, name: str) -> int:
         """Return how long the measurement of a target takes: some outlast their first term."""
-        draw = Random(f"{self._seed} {name}")
-        longest_ns = 3 * self._term_ns if draw.random() < 0.1 else self._term_ns // 2
-        return draw.randrange(NS_PER_MS, longest_ns)
+        digest = blake2b(f"{self._seed} {name}".encode(), digest_size=8).digest()
+        drawn, tenth = divmod(int.from_bytes(digest), 10)
+        longest_ns = 3 * self._term_ns if tenth == 0 else self._term_ns // 2
+        return NS_PER_MS + drawn % (longest_ns - NS_PER_MS)
 
     async def _queue(self) -> None:
         """Queue tasks in bursts, until they make leases enough."""

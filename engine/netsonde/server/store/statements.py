@@ -5,18 +5,21 @@ sql/queries has the statements by name.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
 _MARK = "-- name: "
 
 
+@cache
 def schema() -> Mapping[int, str]:
     """Return the scripts that make an empty database ours, by version, in their order."""
     scripts = {int(file.name.partition("_")[0]): file.read_text("utf-8") for file in _in("schema")}
     return dict(sorted(scripts.items()))
 
 
+@cache
 def named_queries() -> Mapping[str, str]:
     """Return every statement by its name.
 
