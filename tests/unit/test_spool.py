@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from netsonde.clock import NS_PER_S, ManualClock
 from netsonde.errors import SpoolFull, StorageError
 from netsonde.spool import GROUP_ROWS_MAX, Spool, SpoolLimits, SpoolRecord, SpoolRecords, queue
-from netsonde.spool.file import Group, SpoolReplacedError
+from netsonde.spool.file import PAGE_BYTES, WAL_LEFT_BYTES, Group, SpoolReplacedError
 from netsonde.spool.queue import RECENT_BYTES_MAX, TOUCHED_MAX
 
 EVERYTHING = 1 << 30
@@ -424,6 +424,29 @@ async def test_an_emptied_spool_has_nothing_left(tmp_path: Path) -> None:
     database.close()
 
 
+async def test_a_file_of_other_pages_is_used_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("netsonde.spool.file.PAGE_BYTES", 4096)
+        spool = await Spool.open(tmp_path / "spool.db")
+        await fill(spool, 3)
+        await spool.close()
+    spool = await Spool.open(tmp_path / "spool.db")
+    await fill(spool, 300)
+
+    def pages() -> tuple[int, int]:
+        """Return how large they are, and after how many the journal is worked off."""
+        database = spool._file._opened()
+        names = ("page_size", "wal_autocheckpoint")
+        size, most = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return size, most
+
+    assert await spool._on_thread(pages) == (4096, WAL_LEFT_BYTES // 4096)
+    assert len(await everything(spool)) == 303
+    await spool.close()
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     steps=st.lists(
@@ -646,9 +669,9 @@ async def test_a_file_that_is_damaged_while_in_use_is_replaced(
         database.execute("PRAGMA cache_size = 0")
         database.execute("PRAGMA shrink_memory")
         with path.open("r+b") as file:
-            for page in range(2, path.stat().st_size // 4096):
-                file.seek(page * 4096)
-                file.write(b"\xff" * 4096)
+            for page in range(2, path.stat().st_size // PAGE_BYTES):
+                file.seek(page * PAGE_BYTES)
+                file.write(b"\xff" * PAGE_BYTES)
 
     await spool._on_thread(damage)
 
@@ -710,8 +733,8 @@ async def test_a_file_that_was_damaged_since_is_replaced(tmp_path: Path) -> None
         await spool.append(number, b"y" * 50_000, cancelled=False)
     await spool.close()
     with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * 4096)  # the root page of the table
+        file.seek(PAGE_BYTES)
+        file.write(b"\xff" * PAGE_BYTES)  # the root page of the table
 
     again = await Spool.open(path)
 
