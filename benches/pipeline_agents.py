@@ -102,7 +102,7 @@ async def netsonde(url: str, claims: int, folder: Path) -> None:
 
     def on_ended(ended: Ended, reason: Reason) -> None:
         if ended.state is not LeaseState.FINISHED:
-            worker.cancel(ended.lease.lease_id, reason)
+            worker.cancel(ended.lease_id, reason)
 
     def on_room() -> None:
         dispatcher.wake()

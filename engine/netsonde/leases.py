@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from netsonde._native.deadlines import DONE, FULL, KNOWN, DeadlineHeap, spread
 from netsonde.clock import NS_PER_MS, NS_PER_S
-from netsonde.model import Lease, TaskKind
+from netsonde.model import Lease
 
 LEASES_MAX = 100_000  # in flight per agent, by the contract
 BATCH_MAX = 1000  # lease ids per extend, by the contract; also how many expire at once
@@ -51,10 +51,11 @@ _ANSWERS = {DONE: Grant.GRANTED, KNOWN: Grant.DUPLICATE, FULL: Grant.FULL}
 
 
 class Ended(NamedTuple):
-    """A lease the table let go, and where it was then."""
+    """A lease the table let go, and where it was then; of a finished one nothing else is known."""
 
-    lease: Lease
+    lease_id: int
     state: LeaseState
+    lease: Lease | None
 
 
 @dataclass(slots=True)
@@ -77,7 +78,8 @@ class LeaseTable:
     Every lease has its deadline in one native heap; those queued or running, and no others, have in
     another the instant of their next extension. `rng` draws under which seed these spread within
     the contract's bounds. What is not so yet costs a lease nothing: one that neither runs nor has
-    finished is queued, one without a limit was not extended.
+    finished is queued, one without a limit was not extended. Of one that has finished only the id
+    is kept, and its deadline.
 
     A standing lease's deadline is later than its term's end by what it may be worked on without the
     control plane; when to ask for more goes by the term, and is asked past its end too.
@@ -86,7 +88,7 @@ class LeaseTable:
     def __init__(self, rng: Random, *, capacity: int = LEASES_MAX) -> None:
         self.counters = LeaseCounters()
         self._seed = rng.getrandbits(64)
-        self._held: dict[int, Lease] = {}
+        self._held: dict[int, Lease | None] = {}  # None: finished
         self._running: set[int] = set()
         self._limits_ns: dict[int, int] = {}
         self._deadlines = DeadlineHeap(capacity)
@@ -122,7 +124,7 @@ class LeaseTable:
         return self._deadlines.next_ns
 
     def lease(self, lease_id: int) -> Lease | None:
-        """Return a held lease."""
+        """Return a lease that is queued or runs."""
         return self._held.get(lease_id)
 
     def state(self, lease_id: int) -> LeaseState:
@@ -131,18 +133,11 @@ class LeaseTable:
             return LeaseState.RUNNING
         if lease_id not in self._held:
             return LeaseState.ENDED
-        return LeaseState.QUEUED if lease_id in self._asks else LeaseState.FINISHED
+        return LeaseState.FINISHED if self._held[lease_id] is None else LeaseState.QUEUED
 
     def deadline_ns(self, lease_id: int) -> int | None:
         """Return when a held lease ends."""
         return self._deadlines.deadline_of(lease_id)
-
-    def count(self, kind: TaskKind | None = None, state: LeaseState | None = None) -> int:
-        """Count the leases held of this kind and in this state, one by one; None: of any."""
-        return sum(
-            kind in (None, lease.kind) and state in (None, self.state(lease_id))
-            for lease_id, lease in self._held.items()
-        )
 
     def grant(self, lease: Lease, deadline_ns: int, now_ns: int) -> Grant:
         """Take a lease into the table, queued."""
@@ -195,6 +190,7 @@ class LeaseTable:
             return False
         self._running.discard(lease_id)
         self._asks.drop_one(lease_id)
+        self._held[lease_id] = None
         return True
 
     def pass_many(self, lease_ids: Sequence[int], now_ns: int) -> list[int]:
@@ -203,9 +199,9 @@ class LeaseTable:
         if earliest_ns is None or earliest_ns <= now_ns or not self._running.isdisjoint(lease_ids):
             return [one for one in lease_ids if self.start(one, now_ns) and self.finish(one)]
         codes = self._asks.drop(array("Q", lease_ids))
-        if codes.count(DONE) == len(codes):
-            return [*lease_ids]
-        return [one for one, code in zip(lease_ids, codes, strict=True) if code == DONE]
+        passed = _done(lease_ids, codes)
+        self._held.update(dict.fromkeys(passed))
+        return passed
 
     def release(self, lease_id: int) -> bool:
         """Let a lease go that was acknowledged or handed back; False: it had ended."""
@@ -214,9 +210,7 @@ class LeaseTable:
     def release_many(self, lease_ids: Iterable[int]) -> int:
         """Let leases go that were acknowledged or handed back; return how many were held."""
         ids = [*lease_ids]
-        leases = [self._held.pop(lease_id, None) for lease_id in ids]
-        if not all(leases):
-            ids = [*compress(ids, leases)]
+        ids = _done(ids, self._deadlines.drop(array("Q", ids)))
         self._forget(ids)
         self.counters.released += len(ids)
         return len(ids)
@@ -267,9 +261,8 @@ class LeaseTable:
         """
         ids, ends_ns, limits_ns = array("Q"), array("q"), []
         for lease_id, deadline_ns in deadlines_ns.items():
-            lease = self._held.get(lease_id)
-            if lease is not None:
-                limit_ns = self._limit_ns(lease)
+            if lease_id in self._held:
+                limit_ns = self._limit_ns(self._held[lease_id])
                 ids.append(lease_id)
                 ends_ns.append(deadline_ns if limit_ns is None else min(deadline_ns, limit_ns))
                 limits_ns.append(limit_ns)
@@ -345,13 +338,16 @@ class LeaseTable:
             asks_ns[at] = NEVER_NS
         return asks_ns
 
-    def _limit_ns(self, lease: Lease) -> int | None:
-        """Return the instant past which a lease cannot be extended, None: no limit was told.
+    def _limit_ns(self, lease: Lease | None) -> int | None:
+        """Return the instant past which a lease cannot be extended, None: there is no limit.
+
+        Nobody works any more on one that has finished: the control plane alone says how long its
+        result is waited for.
 
         The deadline that was granted less the term is the grant, early by the margin: so is the
         limit. It cuts no granted term, whatever the control plane says.
         """
-        if lease.max_lease_ms is None:
+        if lease is None or lease.max_lease_ms is None:
             return None
         known_ns = self._limits_ns.get(lease.lease_id)
         if known_ns is not None:
@@ -362,22 +358,32 @@ class LeaseTable:
 
     def _end(self, lease_ids: Iterable[int]) -> list[Ended]:
         """Let leases go, whatever their state; return those that were held."""
-        ended: dict[int, Ended] = {}
-        for lease_id in dict.fromkeys(lease_ids):  # one may be named twice
-            state = self.state(lease_id)
-            if state is not LeaseState.ENDED:
-                ended[lease_id] = Ended(self._held.pop(lease_id), state)
-        self._forget([*ended])
-        return [*ended.values()]
+        ended = [
+            Ended(lease_id, self.state(lease_id), self._held[lease_id])
+            for lease_id in dict.fromkeys(lease_ids)  # one may be named twice
+            if lease_id in self._held
+        ]
+        ids = [one.lease_id for one in ended]
+        self._deadlines.drop(array("Q", ids))
+        self._forget(ids)
+        return ended
 
     def _forget(self, lease_ids: Sequence[int]) -> None:
-        """Forget what is known of leases that are held no more."""
+        """Forget what is known of leases but for their deadlines."""
+        for lease_id in lease_ids:
+            del self._held[lease_id]
         if self._running:
             self._running.difference_update(lease_ids)
         for kept in (self._limits_ns, self._offline_ns):
             if kept:
                 for lease_id in lease_ids:
                     kept.pop(lease_id, None)
-        words = array("Q", lease_ids)
-        self._deadlines.drop(words)
-        self._asks.drop(words)
+        if len(self._asks):  # nothing is asked for those that have finished
+            self._asks.drop(array("Q", lease_ids))
+
+
+def _done(lease_ids: Sequence[int], codes: bytes) -> list[int]:
+    """Return those of a batch that a heap did what it was told with."""
+    if codes.count(DONE) == len(codes):
+        return [*lease_ids]
+    return [one for one, code in zip(lease_ids, codes, strict=True) if code == DONE]

@@ -160,10 +160,10 @@ def _extender(basis: Basis, worker: Worker, standing: StandingLeases) -> LeaseEx
     client = basis.client
 
     def on_ended(ended: Ended, reason: Reason) -> None:
-        if ended.lease.repeat is not None:
-            standing.end(ended.lease.lease_id, reason)
+        if ended.lease is not None and ended.lease.repeat is not None:
+            standing.end(ended.lease_id, reason)
         elif ended.state is not LeaseState.FINISHED:
-            worker.cancel(ended.lease.lease_id, reason)
+            worker.cancel(ended.lease_id, reason)
 
     def gap_ns() -> int:
         return client.cadence.extend_ms * NS_PER_MS

@@ -18,7 +18,8 @@ from netsonde.spool.records import INDEX_BITS, SpoolRecords
 
 ASIDE_MAX = 100  # so many broken files in one directory need a person, not another file
 APPLICATION_ID = 0x6E73_7031  # "nsp1", PRAGMA application_id: the file is ours
-WAL_LEFT_BYTES = 4 << 20  # what the journal shrinks to after a burst
+PAGE_BYTES = 16 << 10  # of a new file: a group of results is dozens of SQLite's own, and each costs
+WAL_LEFT_BYTES = 4 << 20  # the journal is worked off at this size, and shrinks to it after a burst
 
 _HEAD = struct.Struct("<QIB")  # lease id, body length, whether it was cancelled
 _SCHEMA = """
@@ -158,7 +159,11 @@ class SpoolFile:
         database = sqlite3.connect(self.path, timeout=0, isolation_level=None)
         try:
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # before there is a journal
             database.execute("PRAGMA journal_mode = WAL")
+            database.execute(
+                f"PRAGMA wal_autocheckpoint = {WAL_LEFT_BYTES // _page_bytes(database)}"
+            )
             database.execute("PRAGMA synchronous = FULL")
             database.execute(f"PRAGMA journal_size_limit = {WAL_LEFT_BYTES}")
             database.execute("BEGIN IMMEDIATE")  # takes the lock that keeps others out
@@ -221,6 +226,12 @@ class SpoolFile:
                 return StorageError(f"the spool {self.path} is in use by another process")
             case _:
                 return StorageError(f"the spool {self.path} cannot be used: {error}")
+
+
+def _page_bytes(database: sqlite3.Connection) -> int:
+    """Return the size of a file's pages, which an old one keeps."""
+    (size_bytes,) = database.execute("PRAGMA page_size").fetchone()
+    return int(size_bytes)
 
 
 def _claim_file(database: sqlite3.Connection) -> None:

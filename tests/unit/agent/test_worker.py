@@ -298,7 +298,7 @@ async def test_a_lease_that_ended_while_it_waited_never_starts(
         made.grant(make_lease(1), make_lease(2), make_lease(3))
         await made.clock.settle()
         for ended in made.leases.revoke([2]):
-            made.worker.cancel(ended.lease.lease_id, Reason.CANCELLED)
+            made.worker.cancel(ended.lease_id, Reason.CANCELLED)
         made.leases.revoke([3])  # the worker learns of it only when it starts
         prober.gate.set()
         await made.clock.settle()

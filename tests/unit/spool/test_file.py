@@ -13,7 +13,8 @@ import pytest
 
 from netsonde.errors import SpoolFull, StorageError
 from netsonde.spool import Spool, SpoolRecords
-from support.spools import everything
+from netsonde.spool.file import PAGE_BYTES, WAL_LEFT_BYTES
+from support.spools import everything, fill
 
 
 async def test_on_a_full_disk_a_result_takes_the_place_of_what_has_gone(tmp_path: Path) -> None:
@@ -172,9 +173,9 @@ async def test_a_file_that_is_damaged_while_in_use_is_replaced(
         database.execute("PRAGMA cache_size = 0")
         database.execute("PRAGMA shrink_memory")
         with path.open("r+b") as file:
-            for page in range(2, path.stat().st_size // 4096):
-                file.seek(page * 4096)
-                file.write(b"\xff" * 4096)
+            for page in range(2, path.stat().st_size // PAGE_BYTES):
+                file.seek(page * PAGE_BYTES)
+                file.write(b"\xff" * PAGE_BYTES)
 
     await spool._on_thread(damage)
 
@@ -236,8 +237,8 @@ async def test_a_file_that_was_damaged_since_is_replaced(tmp_path: Path) -> None
         await spool.append(number, b"y" * 50_000, cancelled=False)
     await spool.close()
     with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * 4096)  # the root page of the table
+        file.seek(PAGE_BYTES)
+        file.write(b"\xff" * PAGE_BYTES)  # the root page of the table
 
     again = await Spool.open(path)
 
@@ -275,3 +276,26 @@ async def test_its_files_are_the_owners_alone(tmp_path: Path) -> None:
 
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert set(modes.values()) == {0o600}
+
+
+async def test_a_file_of_other_pages_is_used_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("netsonde.spool.file.PAGE_BYTES", 4096)
+        spool = await Spool.open(tmp_path / "spool.db")
+        await fill(spool, 3)
+        await spool.close()
+    spool = await Spool.open(tmp_path / "spool.db")
+    await fill(spool, 300)
+
+    def pages() -> tuple[int, int]:
+        """Return how large they are, and after how many the journal is worked off."""
+        database = spool._file._opened()
+        names = ("page_size", "wal_autocheckpoint")
+        size, most = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return size, most
+
+    assert await spool._on_thread(pages) == (4096, WAL_LEFT_BYTES // 4096)
+    assert len(await everything(spool)) == 303
+    await spool.close()
