@@ -59,6 +59,7 @@ HEARTBEATS_MISSED = 3  # before an agent counts as late
 EXTEND_FRACTION = 0.4
 _PROVEN_CALLS = frozenset({"report", "metrics"})  # whose bodies may have 4 MiB
 ORIGINAL_SAMPLES_MAX = 500
+AGENT_ID_DIGITS_MAX = 20  # 2^64 has 20
 _TAKEN = frozenset({ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED, ReportStatus.DUPLICATE})
 
 
@@ -365,7 +366,8 @@ def _credentials(request: ApiRequest) -> tuple[int, str]:
         raise RequestError(
             ErrorCode.UNAUTHORIZED, "X-Agent-Id and X-Agent-Token (or Bearer) are needed"
         )
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:21]) <= ID_MAX:
+    is_number = text.isascii() and text.isdecimal() and len(text) <= AGENT_ID_DIGITS_MAX
+    if not is_number or not 0 < int(text) <= ID_MAX:
         raise RequestError(ErrorCode.VALIDATION, "X-Agent-Id must be a positive integer")
     return int(text), token
 
