@@ -56,6 +56,7 @@ class AgentRegistry:
         self._writer = writer
         self._agents: dict[int, AgentRow] = {}
         self._order: list[int] = []  # their ids, ascending
+        self._named: dict[str, list[int]] = {}  # their ids by hostname, ascending
         self._labels: dict[int, dict[str, str]] = {}
         self._seen: dict[int, int] = {}
         self._flushed_ns = time.now_ns()
@@ -72,8 +73,18 @@ class AgentRegistry:
             self.on_change()
         if known is None:
             insort(self._order, agent.agent_id)
+        if known is None or known.hostname != agent.hostname:
+            self._rename(known, agent)
         self._agents[agent.agent_id] = agent
         self._labels[agent.agent_id] = wire.parse(agent.labels)
+
+    def _rename(self, known: AgentRow | None, agent: AgentRow) -> None:
+        if known is not None:
+            others = self._named[known.hostname]
+            others.remove(known.agent_id)
+            if not others:
+                del self._named[known.hostname]
+        insort(self._named.setdefault(agent.hostname, []), agent.agent_id)
 
     # ── reading ──
 
@@ -103,7 +114,7 @@ class AgentRegistry:
         is_id = name.isascii() and name.isdecimal() and len(name) <= ID_DIGITS_MAX
         if is_id and int(name) in self._agents:
             return [int(name)]
-        return [agent.agent_id for agent in self.all() if agent.hostname == name]
+        return list(self._named.get(name, ()))
 
     # ── register ──
 

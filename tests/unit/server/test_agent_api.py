@@ -790,3 +790,26 @@ async def test_results_are_told_of_although_the_rest_of_a_report_failed(
     status, _, _ = await agent.call("/report", {"completed": items, "cancelled": []})
     assert (status, calls) == (507, 2)
     assert pulse.is_set()
+
+
+async def test_agents_are_found_by_the_hostname_they_have_now(caller: Caller) -> None:
+    registry = caller.plane.registry
+    first = await caller.register(hostname="a", agent_key="a" * 32)
+    second = await caller.register(hostname="b", agent_key="b" * 32)
+    third = await caller.register(hostname="a", agent_key="c" * 32)
+    assert registry.find("a") == [first.agent_id, third.agent_id]
+    await caller.register(hostname="b", agent_key="a" * 32)
+    assert (registry.find("a"), registry.find("b")) == ([3], [1, 2])
+    await caller.register(hostname="c", agent_key="c" * 32)
+    assert (registry.find("a"), registry.find("c")) == ([], [third.agent_id])
+    assert registry.find(str(second.agent_id)) == [second.agent_id]
+
+
+async def test_naming_an_agent_does_not_look_at_all_of_them(
+    memory: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand tasks of one call may each name one."""
+    agent = await memory.register(hostname="a")
+    monkeypatch.delattr("netsonde.server.registry.AgentRegistry.all")
+    await memory.tasks(3, agent="a")
+    assert len(await agent.claim()) == 3
