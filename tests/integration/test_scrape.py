@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from netsonde.agent import Agent, AgentConfig
-from netsonde.agent.scrape import metrics_page
+from netsonde.agent.scrape import CONNECTIONS_MAX, metrics_page
 from netsonde.errors import ConfigError
 from netsonde.server import ServerConfig, serve
 from support.probers import gated
@@ -94,3 +94,24 @@ async def test_a_body_that_never_comes_does_not_hold_up_the_agents_end() -> None
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+async def test_who_is_slow_or_too_many_holds_up_no_scraper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netsonde.listening.protocol.HEAD_TIMEOUT_S", 0.3)
+    async with asyncio.timeout(20), metrics_page(("127.0.0.1", 0), list) as url:
+        assert url is not None
+        address = urlsplit(url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 "), "its head does not end"
+        writer.close()
+        idle = [
+            await asyncio.open_connection(address.hostname, address.port)
+            for _ in range(CONNECTIONS_MAX + 1)
+        ]
+        assert await idle[0][0].read() == b"", "the longest idle gives way"
+        assert (await fetch(url))[0] == 200
+        for _, each in idle:
+            each.close()

@@ -15,8 +15,8 @@ import pytest
 from netsonde.control_plane.http import HttpControlPlaneTransport
 from netsonde.control_plane.transport import TransportRequest
 from netsonde.errors import TransportError
+from netsonde.listening.connections import Connections
 from netsonde.server import Server, ServerConfig, serve
-from netsonde.server.connections import Connections
 from netsonde.tls import ClientTls, ServerTls
 from support.authority import Authority
 from support.stores import TERMS_MS
@@ -121,7 +121,7 @@ def envelope(answer: bytes) -> tuple[int, str]:
 async def test_a_request_head_must_end_in_time(
     authority: Authority | None, counted: list[Connections], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netsonde.server.http_protocol.HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("netsonde.listening.protocol.HEAD_TIMEOUT_S", 0.3)
     async with running(authority, counted) as place:
         reader, writer = await place.connect()
         writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
@@ -133,10 +133,23 @@ async def test_a_request_head_must_end_in_time(
         assert await place.works()
 
 
+async def test_a_piece_of_a_head_that_came_with_the_connection_must_end_in_time(
+    counted: list[Connections], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netsonde.listening.protocol.HEAD_TIMEOUT_S", 0.3)
+    async with running(None, counted) as place:
+        with socket.create_connection(place.address) as raw:
+            raw.sendall(b"GET /livez HTTP/1.1\r\nX: ")  # before the loop accepts it
+            raw.setblocking(False)
+            async with asyncio.timeout(10):
+                said = await asyncio.get_running_loop().sock_recv(raw, 4096)
+        assert said.startswith(b"HTTP/1.1 408 ")
+
+
 async def test_a_head_in_pieces_that_ends_in_time_is_answered(
     authority: Authority | None, counted: list[Connections], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netsonde.server.http_protocol.HEAD_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("netsonde.listening.protocol.HEAD_TIMEOUT_S", 2.0)
     async with running(authority, counted) as place:
         reader, writer = await place.connect()
         for _ in range(2):
@@ -205,7 +218,7 @@ async def test_an_idle_connection_is_closed_fresh_or_used(
 async def test_an_answer_must_be_taken(
     authority: Authority | None, counted: list[Connections], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netsonde.server.http_protocol.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("netsonde.listening.protocol.ANSWER_TIMEOUT_S", 0.3)
     async with running(authority, counted) as place:
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -253,7 +266,7 @@ async def test_a_handshake_must_end_in_time(
     caplog: pytest.LogCaptureFixture,
     sent: bytes,
 ) -> None:
-    monkeypatch.setattr("netsonde.server.door.HANDSHAKE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("netsonde.listening.door.HANDSHAKE_TIMEOUT_S", 0.3)
     async with running(Authority(tmp_path), counted) as place:
         reader, writer = await asyncio.open_connection(*place.address)
         writer.write(sent)

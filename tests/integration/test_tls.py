@@ -21,10 +21,10 @@ from netsonde.control_plane.http import HttpControlPlaneTransport
 from netsonde.control_plane.operator import OperatorClient
 from netsonde.control_plane.transport import Headers, TransportRequest, TransportStream
 from netsonde.errors import TransportError
+from netsonde.listening.connections import Connection, Connections
 from netsonde.model import TaskKind
 from netsonde.server import Server, ServerConfig, serve
 from netsonde.server.certificates import Certificates
-from netsonde.server.connections import Connection, Connections
 from netsonde.tls import ClientTls, ServerTls
 from netsonde.wire import NDJSON
 from support.authority import Authority, Identity

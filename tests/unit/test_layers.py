@@ -32,6 +32,7 @@ LAYER = {
     "wire": 2,
     "control_plane": 3,
     "exposition": 3,
+    "listening": 3,
     "netinfo": 3,
     "probe": 3,
     "settings_file": 3,
@@ -54,6 +55,7 @@ ADAPTERS = {
     "aiohttp": {
         "agent/scrape.py",
         "control_plane/http.py",
+        "listening/protocol.py",
         "server/app.py",
         "server/http_protocol.py",
     },

@@ -29,10 +29,10 @@ from netsonde.cli.state import DATABASE, default_state_dir, usable_dir
 from netsonde.cli.tls import read_tls, tls_options
 from netsonde.collector import patient_collector
 from netsonde.errors import ConfigError
+from netsonde.listening.door import DESCRIPTORS_SPARE
 from netsonde.model import TaskKind
 from netsonde.server import ServerConfig, serve
 from netsonde.server.config import DEFAULT_TERMS_MS, TERM_MAX_MS, TERM_MIN_MS
-from netsonde.server.door import DESCRIPTORS_SPARE
 
 EPILOG = (
     "Example: netsonde server run --listen 0.0.0.0:8080 --state-dir /srv/netsonde --term ping=2m"

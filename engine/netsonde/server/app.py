@@ -18,13 +18,13 @@ from aiohttp import web
 from netsonde import wire
 from netsonde.clock import NS_PER_S, Clock, SystemClock
 from netsonde.errors import ConfigError, ErrorCode, RequestError, StorageError
+from netsonde.listening.connections import Connections
+from netsonde.listening.door import Door, TlsNow, connection_limit, open_door
 from netsonde.server.api import Api, ApiRequest, ApiResponse, problem
 from netsonde.server.background import roll_forever, schedule_forever, sweep_forever
 from netsonde.server.certificates import Certificates, watch_forever
 from netsonde.server.config import ServerConfig, endpoint, is_loopback
-from netsonde.server.connections import Connections
 from netsonde.server.core import ControlPlane
-from netsonde.server.door import Door, TlsNow, connection_limit, open_door
 from netsonde.server.handlers import AgentApi
 from netsonde.server.http_protocol import HttpServer, Protocol, response_of
 from netsonde.server.operator import OperatorApi

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from netsonde.clock import NS_PER_S, Clock, instant_ns, rfc3339
 from netsonde.errors import ConfigError
+from netsonde.listening.door import TlsNow
 from netsonde.probe.http.certificate import certificate_facts
 from netsonde.server.config import ServerConfig
-from netsonde.server.door import TlsNow
 from netsonde.tls import RenewableContext, ServerTls, read_certificates
 
 LOOK_EVERY_NS = 10 * NS_PER_S

@@ -228,9 +228,11 @@ class ControlPlane:
             group = ReportGroup(agent.agent_id, part, self.policy, self.lease_ids, self.time)
             await self.writer.write(group.run, len(part))
             self.changed(group.changes)
-            answers += group.answers()
-        if any(answer.status in _TAKEN for answer in answers):
-            self.results_pulse.fire()
+            decided = group.answers()
+            # Of this group by itself: the next one may fail, or its caller go away.
+            if any(answer.status in _TAKEN for answer in decided):
+                self.results_pulse.fire()
+            answers += decided
         return answers
 
     # ── heartbeat ──

@@ -57,6 +57,7 @@ from netsonde.wire.metrics import (
 EXTEND_FRACTION = 0.4
 _PROVEN_CALLS = frozenset({"report", "metrics"})  # whose bodies may have 4 MiB
 ORIGINAL_SAMPLES_MAX = 500
+AGENT_ID_DIGITS_MAX = 20  # 2^64 has 20
 _TAKEN = frozenset({ReportStatus.ACCEPTED, ReportStatus.LATE_ACCEPTED, ReportStatus.DUPLICATE})
 
 

@@ -1,18 +1,14 @@
-"""HTTP on one connection: aiohttp's protocol with our refusals, our limits and our count of it."""
+"""HTTP on one connection of a control plane: what cannot be served gets our envelope, too."""
 
-import asyncio
 import logging
-from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from netsonde.errors import ErrorCode, RequestError
+from netsonde.listening import protocol
+from netsonde.listening.door import Visitor
+from netsonde.listening.protocol import TimedProtocol, TimedServer
 from netsonde.server.api import ApiResponse, new_request_id, problem
-from netsonde.server.door import Visitor
-
-HEAD_TIMEOUT_S = 10.0  # from the first byte of a request to the end of its head
-ANSWER_TIMEOUT_S = 120.0  # for the other side to take an answer
 
 _log = logging.getLogger("netsonde.server")
 
@@ -22,7 +18,7 @@ def response_of(answer: ApiResponse) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
 
 
-class HttpServer(web.Server):
+class HttpServer(TimedServer):
     """aiohttp's server, with our protocol so that its own refusals carry our envelope."""
 
     def protocol(self, visitor: Visitor) -> "Protocol":
@@ -30,69 +26,21 @@ class HttpServer(web.Server):
         return Protocol(self, visitor, loop=self._loop, **self._kwargs)
 
 
-class Protocol(RequestHandler):
-    """aiohttp's HTTP protocol; what it refuses by itself is answered with the envelope.
+class Protocol(TimedProtocol):
+    """Our HTTP protocol; what it refuses by itself is answered with the envelope."""
 
-    It tells its visitor what it is at, and waits neither for a request head that does not end nor
-    for an answer that is not taken.
-    """
+    __slots__ = ()
 
-    __slots__ = ("_head_timer", "visitor")
-
-    def __init__(self, manager: web.Server, visitor: Visitor, **settings: Any) -> None:
-        super().__init__(manager, **settings)
-        self.visitor = visitor
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self.visitor.transport = cast("asyncio.Transport", transport)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """End."""
-        self._stop_head_timer()
-        self.visitor.leave()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes; a request head that they begin must end in time."""
-        super().data_received(data)
-        is_within_head = self._waiter is not None and not self._waiter.done()
-        if not is_within_head:
-            self._stop_head_timer()
-        elif self._head_timer is None:
-            self._head_timer = self._loop.call_later(HEAD_TIMEOUT_S, self._end_slow_head)
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _end_slow_head(self) -> None:
-        text = f"the request's head took longer than {HEAD_TIMEOUT_S:g} s"
+    def slow_head_answer(self) -> bytes:
+        """Return the envelope as it is sent."""
+        text = f"the request's head took longer than {protocol.HEAD_TIMEOUT_S:g} s"
         answer = problem(RequestError(ErrorCode.TIMEOUT, text))
         head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
-        if self.transport is not None:
-            self.transport.write(
-                f"HTTP/1.1 {answer.status} Request Timeout\r\n{head}Connection: close\r\n"
-                f"Content-Length: {len(answer.body)}\r\n\r\n".encode()
-                + answer.body
-            )
-        self.force_close()
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer; whoever does not take it is cut off."""
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await super().finish_response(request, resp, start_time)
-        except TimeoutError:
-            self.visitor.drop()
-            return resp, True
-        finally:
-            self.visitor.rest()
+        return (
+            f"HTTP/1.1 {answer.status} Request Timeout\r\n{head}Connection: close\r\n"
+            f"Content-Length: {len(answer.body)}\r\n\r\n".encode()
+            + answer.body
+        )
 
     def handle_error(
         self,

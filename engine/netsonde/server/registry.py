@@ -6,6 +6,7 @@ requests look it up without a query.
 
 import hashlib
 import hmac
+from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -54,6 +55,8 @@ class AgentRegistry:
         self._policy = policy
         self._writer = writer
         self._agents: dict[int, AgentRow] = {}
+        self._order: list[int] = []  # their ids, ascending
+        self._named: dict[str, list[int]] = {}  # their ids by hostname, ascending
         self._labels: dict[int, dict[str, str]] = {}
         self._seen: dict[int, int] = {}
         self._flushed_ns = time.now_ns()
@@ -68,8 +71,20 @@ class AgentRegistry:
         known = self._agents.get(agent.agent_id)
         if known is None or _choice(known) != _choice(agent):
             self.on_change()
+        if known is None:
+            insort(self._order, agent.agent_id)
+        if known is None or known.hostname != agent.hostname:
+            self._rename(known, agent)
         self._agents[agent.agent_id] = agent
         self._labels[agent.agent_id] = wire.parse(agent.labels)
+
+    def _rename(self, known: AgentRow | None, agent: AgentRow) -> None:
+        if known is not None:
+            others = self._named[known.hostname]
+            others.remove(known.agent_id)
+            if not others:
+                del self._named[known.hostname]
+        insort(self._named.setdefault(agent.hostname, []), agent.agent_id)
 
     # ── reading ──
 
@@ -79,7 +94,12 @@ class AgentRegistry:
 
     def all(self) -> list[AgentRow]:
         """Return every agent, by id."""
-        return [self._agents[agent_id] for agent_id in sorted(self._agents)]
+        return [self._agents[agent_id] for agent_id in self._order]
+
+    def page(self, after: int, limit: int) -> list[AgentRow]:
+        """Return agents by id, those above `after`."""
+        start = bisect_right(self._order, after)
+        return [self._agents[agent_id] for agent_id in self._order[start : start + limit]]
 
     def labels(self, agent_id: int) -> Mapping[str, str]:
         """Return an agent's labels."""
@@ -94,7 +114,7 @@ class AgentRegistry:
         is_id = name.isascii() and name.isdecimal() and len(name) <= ID_DIGITS_MAX
         if is_id and int(name) in self._agents:
             return [int(name)]
-        return [agent.agent_id for agent in self.all() if agent.hostname == name]
+        return list(self._named.get(name, ()))
 
     # ── register ──
 

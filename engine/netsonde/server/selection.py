@@ -95,7 +95,8 @@ def queues_of(carriers: Iterable[Carrier]) -> Sequence[int]:
 
 def _matching(select: Selection, carriers: Collection[Carrier]) -> list[Carrier]:
     if select.agents:
-        return [one for one in carriers if _is_named(one, select.agents)]
+        names = frozenset(select.agents)
+        return [one for one in carriers if _is_named(one, names)]
     return [one for one in carriers if matches_labels(select.labels, one.labels)]
 
 
@@ -111,7 +112,7 @@ def _pinned(carriers: Sequence[Carrier], count: int, tick: int) -> Sequence[int]
     return [pinned_queue(one.agent_id) for one in turned[:count]]
 
 
-def _is_named(carrier: Carrier, names: Collection[int | str]) -> bool:
+def _is_named(carrier: Carrier, names: frozenset[int | str]) -> bool:
     return carrier.agent_id in names or str(carrier.agent_id) in names or carrier.hostname in names
 
 

@@ -118,12 +118,12 @@ class Waiters:
 
         Who has no stream open learns it from the next heartbeat or extension.
         """
-        lost: dict[int, tuple[int, ...]] = {}
+        lost: dict[int, list[int]] = {}
         for agent_id, lease_id in leases:
-            lost[agent_id] = (*lost.get(agent_id, ()), lease_id)
+            lost.setdefault(agent_id, []).append(lease_id)
         for waiter in self._waiting if lost else ():
             if waiter.hears_revocations and waiter.agent_id in lost:
-                waiter.revoked += lost[waiter.agent_id]
+                waiter.revoked += tuple(lost[waiter.agent_id])
                 waiter.event.set()
 
     def tell_config(self) -> None:

@@ -72,9 +72,13 @@ async def test_a_listing_is_read_to_its_end() -> None:
     assert api.query(1)["cursor"] == "c2"
 
 
-async def test_an_empty_page_ends_a_listing_whatever_its_cursor() -> None:
-    api = Api({"agents": [], "cursor": "again"})
-    assert await api.client().agents() == []
+async def test_a_cursor_that_stays_ends_a_listing_and_an_empty_page_does_not() -> None:
+    api = Api(
+        {"agents": [], "cursor": "on"},
+        {"agents": [{"agent_id": 7}], "cursor": "again"},
+        {"agents": [], "cursor": "again"},
+    )
+    assert [agent["agent_id"] for agent in await api.client().agents()] == [7]
 
 
 async def test_results_ask_only_for_what_was_given() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
+from netsonde.errors import ErrorCode, RequestError
 from netsonde.server.quotas import Quotas
 from support.stores import STORES, Caller, callers, result_item, settled
 
@@ -759,3 +760,56 @@ async def test_registering_too_often_is_told_when_to_come_back(memory: Caller) -
     body = {"hostname": "probe-1", "agent_key": "k1" * 16}
     status, answer, _ = await memory.agent("POST", "/register", body)
     assert (status, answer["retry_after_ms"]) == (429, 60_000)
+
+
+@pytest.mark.parametrize("agent_id", ["0", "-1", "x", "1" * 21, "0" * 20 + "1" + "9" * 5_000])
+async def test_an_agent_id_that_is_none_is_refused(caller: Caller, agent_id: str) -> None:
+    headers = {"x_agent_id": agent_id, "x_agent_token": "t"}
+    status, answer, _ = await caller.agent("POST", "/heartbeat", {"agent_id": 1}, **headers)
+    assert (status, answer["error"]) == (400, "ERR_VALIDATION")
+
+
+async def test_results_are_told_of_although_the_rest_of_a_report_failed(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netsonde.wire.REPORT_ITEMS_MAX", 1)
+    agent = await caller.register()
+    await caller.tasks(2)
+    items = [result_item(lease["lease_id"]) for lease in await agent.claim()]
+    pulse = caller.plane.results_pulse.next()
+    write, calls = caller.plane.writer.write, 0
+
+    async def once(operation: Any, size: int = 1) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise RequestError(ErrorCode.STORAGE_FULL, "no room")
+        return await write(operation, size)
+
+    monkeypatch.setattr(caller.plane.writer, "write", once)
+    status, _, _ = await agent.call("/report", {"completed": items, "cancelled": []})
+    assert (status, calls) == (507, 2)
+    assert pulse.is_set()
+
+
+async def test_agents_are_found_by_the_hostname_they_have_now(caller: Caller) -> None:
+    registry = caller.plane.registry
+    first = await caller.register(hostname="a", agent_key="a" * 32)
+    second = await caller.register(hostname="b", agent_key="b" * 32)
+    third = await caller.register(hostname="a", agent_key="c" * 32)
+    assert registry.find("a") == [first.agent_id, third.agent_id]
+    await caller.register(hostname="b", agent_key="a" * 32)
+    assert (registry.find("a"), registry.find("b")) == ([3], [1, 2])
+    await caller.register(hostname="c", agent_key="c" * 32)
+    assert (registry.find("a"), registry.find("c")) == ([], [third.agent_id])
+    assert registry.find(str(second.agent_id)) == [second.agent_id]
+
+
+async def test_naming_an_agent_does_not_look_at_all_of_them(
+    memory: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand tasks of one call may each name one."""
+    agent = await memory.register(hostname="a")
+    monkeypatch.delattr("netsonde.server.registry.AgentRegistry.all")
+    await memory.tasks(3, agent="a")
+    assert len(await agent.claim()) == 3

@@ -491,3 +491,38 @@ async def test_queues_show_depth_age_and_flight(caller: Caller) -> None:
         "any": (1, 1, 3_000),
         'labels:{"site":"fra"}': (1, 0, 3_000),
     }
+
+
+async def test_a_page_of_large_results_is_short_and_goes_on(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netsonde.server.operator.results.PAGE_BYTES", 1)
+    agent = await caller.register()
+    await caller.tasks(2)
+    lease_ids = [lease["lease_id"] for lease in await agent.claim()]
+    await agent.report(*lease_ids)
+    _, page, _ = await caller.operator("GET", "/v1/results")
+    assert ([one["lease_id"] for one in page["results"]], page["more"]) == (lease_ids[:1], True)
+    local = LocalOperatorApi(caller).client("http://localhost")
+    assert len((await local.results({"limit": 9})).items) == 2, "who asks for more gets it"
+
+
+async def test_agents_are_listed_page_by_page(memory: Caller) -> None:
+    for place in range(5):
+        await memory.register(agent_key=f"{place}" * 32)
+    seen, cursor = [], ""
+    while True:
+        _, page, _ = await memory.operator("GET", f"/v1/agents?limit=2{cursor}")
+        seen += [one["agent_id"] for one in page["agents"]]
+        if page["cursor"] is None:
+            break
+        cursor = f"&cursor={page['cursor']}"
+    assert seen == [1, 2, 3, 4, 5]
+
+
+async def test_the_document_is_written_once(
+    memory: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await memory.operator("GET", "/openapi.json")
+    monkeypatch.delattr("netsonde.server.openapi.document")
+    assert (await memory.operator("GET", "/openapi.json"))[:2] == first[:2]

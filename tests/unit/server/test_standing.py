@@ -501,7 +501,7 @@ async def test_a_task_whose_last_tick_was_missed_ends_too(caller: Caller) -> Non
         ({"repeat": {"every_ms": 1, "ticks": 1}}, "$.repeat.every_ms"),
         ({"repeat": {"every_ms": 1_000, "ticks": 0}}, "$.repeat.ticks"),
         ({"repeat": {"every_ms": 1_000, "ticks": 1, "jitter_ms": 1_000}}, "$.repeat.jitter_ms"),
-        ({"repeat": {"every_ms": 1_000, "ticks": 1, "often": 1}}, "$.repeat"),
+        ({"repeat": {"every_ms": 1_000, "ticks": 1, "often": 1}}, "$.repeat.often"),
         ({"agent": None}, "$.repeat"),
         ({"agent": "old"}, "$.repeat"),
     ],

@@ -56,7 +56,7 @@ class AgentCalls(Calls):
         query = Query(request.query)
         limit, after = query.limit(), decode_cursor(query.take("cursor")) or 0
         query.end()
-        rows = [one for one in self._plane.registry.all() if one.agent_id > after][:limit]
+        rows = self._plane.registry.page(after, limit)
         cursor = encode_cursor(rows[-1].agent_id) if len(rows) == limit else None
         ids = [row.agent_id for row in rows]
         flights, commands = await self._plane.writer.look(

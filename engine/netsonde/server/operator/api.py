@@ -72,6 +72,7 @@ class OperatorApi(Api):
         self._plane = plane
         self._token = token
         self._strangers = _Strangers()
+        self._written = b""
         self.routes = [
             *(route for resource in RESOURCES for route in resource(plane).routes()),
             Route("GET", "/openapi.json", self._document, scope=Scope.READ, about=DOCUMENT),
@@ -105,7 +106,9 @@ class OperatorApi(Api):
 
     async def _document(self, request: ApiRequest) -> ApiResponse:
         Query(request.query).end()
-        return ApiResponse(200, openapi.text(openapi.document(self.all_routes)).encode())
+        if not self._written:  # once: it takes long, and everybody waits for it
+            self._written = openapi.text(openapi.document(self.all_routes)).encode()
+        return ApiResponse(200, self._written)
 
     def _principal(self, request: ApiRequest) -> Principal:
         token = bearer(request)

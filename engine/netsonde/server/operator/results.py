@@ -37,10 +37,11 @@ from netsonde.server.queries import (
 )
 from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
-from netsonde.server.store.results import ResultQuery, StoredResult
+from netsonde.server.store.results import ResultQuery, StoredResult, is_full
 
 CHUNK_BYTES = 64 << 10  # of lines sent at once
 LOOK_ROWS = 20_000  # of one look at a page's filters, so that it holds up nobody who reads
+PAGE_BYTES = 4 << 20  # of a page, and at most one more result: it is held and written at once
 LOOKS_MAX = 50  # of one page; then it is answered as it is
 
 FILTERS = (
@@ -120,13 +121,13 @@ class ResultCalls(Calls):
         Others read between one look and the next.
         """
         rows: list[StoredResult] = []
-        query = wanted
+        query = wanted = replace(wanted, bytes_max=PAGE_BYTES)
         for _ in range(LOOKS_MAX):
             found, end, last = await self._plane.writer.look(partial(_look, query))
             rows += found
-            is_full = len(rows) >= wanted.limit
-            if is_full or end is None:
-                return _Page(rows, rows[-1].result_id if rows else last, is_more=is_full)
+            page_is_full = is_full(wanted, rows)
+            if page_is_full or end is None:
+                return _Page(rows, rows[-1].result_id if rows else last, is_more=page_is_full)
             query = replace(query, position=end, limit=wanted.limit - len(rows))
         return _Page(rows, query.position or 0, is_more=True)
 

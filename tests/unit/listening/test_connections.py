@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from netsonde.server.connections import Connections
-from netsonde.server.door import Visitor, connection_limit
+from netsonde.listening.connections import Connections
+from netsonde.listening.door import Visitor, connection_limit
 
 
 class Guest:

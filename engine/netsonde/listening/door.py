@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from netsonde.server.connections import Connections
+from netsonde.listening.connections import Connections
 
 BACKLOG = 1024
 ACCEPT_BATCH = 64  # connections taken in a row, before the loop does other work
@@ -28,7 +28,7 @@ SAID_EVERY_S = 60.0
 DESCRIPTORS_SPARE = 64  # for the database, the logs, and connections on their way out
 LIMIT_MIN = 16
 
-_log = logging.getLogger("netsonde.server")
+_log = logging.getLogger("netsonde.listening")
 
 TlsNow = Callable[[], ssl.SSLContext]
 

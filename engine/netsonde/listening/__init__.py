@@ -1,0 +1,1 @@
+"""Listeners that neither many connections nor slow ones hold up."""
