@@ -16,6 +16,7 @@ import pytest
 from netsonde.server import leasing
 from netsonde.server.leasing import ExtendStatus, Extension, HeldTask
 from netsonde.server.store import MemoryStore, SqliteStore
+from netsonde.server.store.base import Reached
 from netsonde.spool import Spool
 from support.lease_world import FAULTS_MIN, LEASES_MIN, Fault, WrongError, simulate
 from support.lease_world.command import seeds_of
@@ -133,6 +134,16 @@ def sweeper_without_grace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(leasing.LeasingPolicy, "due_ns", lambda _self, _kind, until_ns, **_: until_ns)
 
 
+def clock_kept_by_housekeeping_alone(patch: pytest.MonkeyPatch) -> None:
+    """A commit keeps how far the lease ids are, but not the clock."""
+    for store in (MemoryStore, SqliteStore):
+
+        def follow(self: Any, reached: Reached, plain: Any = store.follow) -> None:
+            plain(self, lambda: (0, reached()[1]))
+
+        patch.setattr(store, "follow", follow)
+
+
 # Each with what the oracle says first of it.
 PLANTS: Mapping[Plant, str] = {
     acknowledgement_before_commit: "answered (accepted|late_accepted) with 0 rows",
@@ -140,6 +151,7 @@ PLANTS: Mapping[Plant, str] = {
     extension_that_shortens: "an extension shortened it",
     slot_freed_before_the_result_is_durable: "measured and never reported",
     sweeper_without_grace: "taken back .* after its end",
+    clock_kept_by_housekeeping_alone: "clock is .* behind what it wrote",
 }
 
 

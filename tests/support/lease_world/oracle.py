@@ -65,6 +65,7 @@ class Oracle:
         self._running: defaultdict[Host, Counter[TaskKind]] = defaultdict(Counter)
         self._agents: dict[int, str] = {}
         self._offset_ns: int | None = None
+        self._written_ns = 0  # by the server's clock
         self._allowed_ns: dict[tuple[str, str], int] = {}  # by host and task: until when
 
     @property
@@ -87,11 +88,17 @@ class Oracle:
         """Tasks were asked for; the control plane may have heard of them."""
         self.names.update(names)
 
-    def started(self, offset_ns: int) -> None:
-        """A process of the server began; offset_ns: of its clock to the world's.
+    def wrote(self, now_ns: int) -> None:
+        """A transaction changed something at this instant of the server's clock."""
+        self._written_ns = now_ns
 
-        One whose wall clock was set back goes on where the last one stood: all leases are longer.
+    def started(self, now_ns: int, offset_ns: int) -> None:
+        """A process of the server began, at an instant of its clock; offset_ns: to the world's.
+
+        One whose wall clock was set back goes on where the last one wrote: all leases are longer.
         """
+        late_ms = (self._written_ns - now_ns) / NS_PER_MS
+        self._must(late_ms <= 0, f"the server's clock is {late_ms:.1f} ms behind what it wrote")
         if self._offset_ns is not None and offset_ns < self._offset_ns:
             longer_ns = self._offset_ns - offset_ns
             for task in self.tasks.values():

@@ -71,7 +71,9 @@ class ServerHost:
         store: Store = self._memory or SqliteStore.open(self._folder / "server.db")
         writer = _Writer(store, self)
         self.plane = ControlPlane(self._config, self.clock, writer, store, self._rng)
-        self._oracle.started(self.plane.time.now_ns() - self.clock.boottime_ns())
+        now_ns = self.plane.time.now_ns()
+        offset_ns = now_ns - self.clock.boottime_ns()
+        self._oracle.hear(partial(self._oracle.started, now_ns, offset_ns))
         self._agents = AgentApi(self.plane)
         self._operators = OperatorApi(self.plane, None)
         for work in (sweep_forever(self.plane), schedule_forever(self.plane)):
@@ -238,6 +240,8 @@ class ServerHost:
         if seen.has_written and not is_memory and self._draw(Fault.SERVER_CRASH_BEFORE_COMMIT):
             return self.lose(store, result)
         store.commit()
+        if seen.has_written:
+            self._oracle.wrote(plane.time.now_ns())
         seen.tell()
         if seen.has_written and self._draw(Fault.SERVER_CRASH_AFTER_COMMIT):
             self.crash()
