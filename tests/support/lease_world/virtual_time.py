@@ -129,7 +129,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Collect no cycles for the duration of the block: a world's are few, and looked for often."""
+    """Collect no cycles for the duration of the block but when asked: a world has room for them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
