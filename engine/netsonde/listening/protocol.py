@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from netsonde.listening.door import Visitor
 
@@ -19,12 +19,13 @@ class TimedProtocol(RequestHandler):
     for an answer that is not taken.
     """
 
-    __slots__ = ("_head_timer", "visitor")
+    __slots__ = ("_head_timer", "_is_refused", "visitor")
 
     def __init__(self, manager: web.Server, visitor: Visitor, **settings: Any) -> None:
         super().__init__(manager, **settings)
         self.visitor = visitor
         self._head_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -39,7 +40,13 @@ class TimedProtocol(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a request head that they begin must end in time."""
+        if self._is_refused:
+            return  # each part would be parsed, refused and kept anew until the refusal has gone
         super().data_received(data)
+        last = self._messages[-1][0] if self._messages else None
+        if isinstance(last, _ErrInfo):
+            self._is_refused = True
+            last.exc.__traceback__ = None  # it holds what was parsed
         if self._waiter is None:  # at work, or not yet begun to wait for the first request
             is_within_head = self._request_count == 0
         else:

@@ -170,8 +170,12 @@ class Api:
         except RequestError:
             return False
 
-    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
-        """Refuse who may not call at all before the body is read, which may be large."""
+    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
+        """Refuse who may not call at all before the body is read, which may be large.
+
+        Return whether it is known who the sender is.
+        """
+        return False
 
     async def dispatch(self, request: ApiRequest) -> ApiResponse:
         """Answer a request; never raises but for cancellation."""

@@ -7,7 +7,7 @@ envelope as everything else.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -37,11 +37,14 @@ from netsonde.server.store import (
     StoreWriter,
     ThreadWriter,
 )
+from netsonde.server.unread import UnreadBodies
 
 KEEPALIVE_S = 75.0  # longer than a held claim, so that an idle agent keeps its connection
 SLOW_AFTER_NS = 5 * NS_PER_S  # a body may dawdle this long
 SLOW_BYTES_PER_S = 1024  # and must come at least this fast after
 CHUNK_TIMEOUT_S = 5.0
+# Of a body that is coming: one buffer that grew with it would move, and leave holes behind.
+PART_BYTES = 64 * 1024
 LINES_IDLE_S = 15.0  # between two lines of a stream, whose sender may wait for an acknowledgement
 STREAM_MAX_S = wire.STREAM_MAX_MS / 1000 + 5  # a stream, its last commit and its slow reader
 HEADERS_MAX = 64
@@ -172,6 +175,7 @@ class _Listener:
         self._api = api
         self._plane = plane
         self._connections_max = config.connections_max
+        self._unread = UnreadBodies(plane.clock)
         self._server = HttpServer(
             self._answer,
             handler_cancellation=True,
@@ -233,8 +237,9 @@ class _Listener:
         if (request.content_length or 0) > limit:
             raise _too_large(limit)
         headers = {name.lower(): _text(value) for name, value in request.headers.items()}
+        is_proven = False
         if not is_lines and request.can_read_body:
-            self._api.check_sender(request.method, path, headers)
+            is_proven = self._api.check_sender(request.method, path, headers)
         expectation = request.headers.get("Expect", "")
         if expectation.lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -253,7 +258,7 @@ class _Listener:
         if is_lines:
             chunks = _chunks(request)
         elif request.can_read_body:
-            body = await self._read_body(request, limit)
+            body = await self._whole_body(request, limit, is_proven=is_proven)
         return ApiRequest(
             method=request.method,
             path=path,
@@ -265,10 +270,26 @@ class _Listener:
             remote=request.remote or "",
         )
 
-    async def _read_body(self, request: web.BaseRequest, limit: int) -> bytes:
+    async def _whole_body(self, request: web.BaseRequest, limit: int, *, is_proven: bool) -> bytes:
+        visitor = cast("Protocol", request.protocol).visitor
+        parts = [bytearray()]
+        try:
+            with self._unread.reading(visitor, is_proven=is_proven) as grow:
+                await self._read_body(request, limit, parts, grow)
+            return b"".join(parts)
+        finally:
+            parts.clear()  # whoever still holds this frame, such as a traceback
+
+    async def _read_body(
+        self,
+        request: web.BaseRequest,
+        limit: int,
+        parts: list[bytearray],
+        grow: Callable[[int], None],
+    ) -> None:
         clock = self._plane.clock
         started_ns = clock.monotonic_ns()
-        body = bytearray()
+        size = 0
         while True:
             try:
                 async with asyncio.timeout(CHUNK_TIMEOUT_S):
@@ -276,12 +297,17 @@ class _Listener:
             except TimeoutError as error:
                 raise _too_slow() from error
             if not chunk:
-                return bytes(body)
-            body += chunk
-            if len(body) > limit:
+                return
+            if len(parts[-1]) >= PART_BYTES:
+                parts.append(bytearray())
+            parts[-1] += chunk
+            size += len(chunk)
+            grow(len(chunk))
+            del chunk  # else it stays, uncounted, while the next one is waited for
+            if size > limit:
                 raise _too_large(limit)
             elapsed_ns = clock.monotonic_ns() - started_ns
-            if elapsed_ns > SLOW_AFTER_NS and len(body) * NS_PER_S < SLOW_BYTES_PER_S * elapsed_ns:
+            if elapsed_ns > SLOW_AFTER_NS and size * NS_PER_S < SLOW_BYTES_PER_S * elapsed_ns:
                 raise _too_slow()
 
 

@@ -101,12 +101,14 @@ class AgentApi(Api):
         """Return the call, whatever its prefix."""
         return route.path.rpartition("/")[2]
 
-    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
         """Refuse who is no agent before the body is read; a register's is small, and proves it."""
-        if path.rpartition("/")[2] in _PROVEN_CALLS:
-            self._plane.registry.check(
-                *credentials(ApiRequest(method=method, path=path, headers=headers))
-            )
+        if path.rpartition("/")[2] not in _PROVEN_CALLS:
+            return False
+        self._plane.registry.check(
+            *credentials(ApiRequest(method=method, path=path, headers=headers))
+        )
+        return True
 
     async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
         """Refuse what is neither plain JSON nor a stream where one is taken."""

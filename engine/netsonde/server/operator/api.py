@@ -81,9 +81,10 @@ class OperatorApi(Api):
         super().__init__(self.all_routes)
         plane.requests[self.name] = self.requests
 
-    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+    def check_sender(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
         """Refuse who is no operator before the body is read."""
         self._principal(ApiRequest(method=method, path=path, headers=headers))
+        return True
 
     async def admit(self, request: ApiRequest, route: Route) -> ApiRequest:
         """Let operators in, by token or by being on this host, to what they may do."""
