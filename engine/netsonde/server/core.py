@@ -282,7 +282,7 @@ class ControlPlane:
         def operation(store: Store) -> int:
             now_ns = self.time.now_ns()
             store.keep_clock(now_ns, self.lease_ids.last)
-            store.forget_before(now_ns - idempotency.KEPT_NS)
+            store.forget_before(now_ns - idempotency.KEPT_NS, idempotency.FORGET_MAX)
             audit.forget(store, now_ns - self.config.audit_ms * NS_PER_MS)
             store.forget_uploads(now_ns - idempotency.KEPT_NS, uploads.FORGET_LINES)
             if is_due:

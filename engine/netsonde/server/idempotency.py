@@ -11,6 +11,7 @@ from netsonde.server.store.base import RememberedAnswer
 
 KEY_MAX_CHARS = 255
 KEPT_NS = 24 * 3600 * NS_PER_S
+FORGET_MAX = 1_000  # answers at once, so that a day's do not go in one transaction after a rest
 
 Committed = Callable[[], None]
 Operation = Callable[[Store], tuple[ApiResponse, Committed]]

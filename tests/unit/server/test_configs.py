@@ -186,10 +186,11 @@ async def test_what_is_not_there_is_not_found(memory: Caller, path: str) -> None
     assert (code, answer["error"]) == (404, "ERR_NOT_FOUND")
 
 
-async def test_listings_have_pages(memory: Caller) -> None:
+async def test_listings_have_pages(memory: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     for revision in (1, 2, 3):
         await publish(memory, revision, scope={"agents": [revision]})
-    _, first, _ = await memory.operator("GET", "/v1/configs?limit=2")
+    monkeypatch.setattr("netsonde.server.operator.configs.PAGE_MAX", 2)
+    _, first, _ = await memory.operator("GET", "/v1/configs?limit=1000")
     _, rest, _ = await memory.operator("GET", f"/v1/configs?limit=2&cursor={first['cursor']}")
     got = [one["revision"] for page in (first, rest) for one in page["configs"]]
     assert got == [3, 2, 1]

@@ -19,6 +19,8 @@ from netsonde.server.scopes import Scope
 from netsonde.server.store import Store
 from netsonde.server.store.configs import ConfigRow
 
+PAGE_MAX = 20  # configurations, each of which may have a megabyte
+
 PUBLISH = About(
     "Publish a configuration that is signed.",
     ConfigSummary,
@@ -70,11 +72,17 @@ class ConfigCalls(Calls):
 
     async def _list_configs(self, request: ApiRequest) -> ApiResponse:
         query = Query(request.query)
-        limit, before = query.limit(), decode_cursor(query.take("cursor"))
+        limit, before = min(query.limit(), PAGE_MAX), decode_cursor(query.take("cursor"))
         query.end()
-        rows = await self._plane.writer.look(lambda store: store.configs(before, limit))
-        cursor = encode_cursor(rows[-1].revision) if len(rows) == limit else None
-        return ok({"configs": [_summary(row) for row in rows], "cursor": cursor})
+
+        def look(store: Store) -> tuple[list[Mapping[str, Any]], int | None]:
+            rows = store.configs(before, limit)
+            return [_summary(row) for row in rows], rows[-1].revision if rows else None
+
+        # Where it is read: of a megabyte, a summary takes too long for the loop.
+        summaries, last = await self._plane.writer.look(look)
+        cursor = encode_cursor(last) if last is not None and len(summaries) == limit else None
+        return ok({"configs": summaries, "cursor": cursor})
 
     async def _get_config(self, request: ApiRequest) -> ApiResponse:
         Query(request.query).end()

@@ -116,6 +116,6 @@ class Store(
         """Keep a key's answer."""
         ...
 
-    def forget_before(self, instant_ns: int) -> None:
-        """Drop answers that are older."""
+    def forget_before(self, instant_ns: int, limit: int) -> None:
+        """Drop answers that are older, the oldest first, so many at most."""
         ...

@@ -140,8 +140,8 @@ class MemoryRecords:
         """Keep a key's answer."""
         self._answers[key] = (answer, now_ns)
 
-    def forget_before(self, instant_ns: int) -> None:
-        """Drop answers that are older."""
+    def forget_before(self, instant_ns: int, limit: int) -> None:
+        """Drop answers that are older, the oldest first, so many at most."""
         old = [key for key, (_, kept_ns) in self._answers.items() if kept_ns < instant_ns]
-        for key in old:
+        for key in sorted(old, key=lambda key: self._answers[key][1])[:limit]:
             del self._answers[key]

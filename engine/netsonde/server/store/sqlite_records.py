@@ -164,9 +164,9 @@ class SqliteRecords:
         """Keep a key's answer."""
         self._db.run("remember", key, answer.body_digest, answer.status, answer.body, now_ns)
 
-    def forget_before(self, instant_ns: int) -> None:
-        """Drop answers that are older."""
-        self._db.run("forget_before", instant_ns)
+    def forget_before(self, instant_ns: int, limit: int) -> None:
+        """Drop answers that are older, the oldest first, so many at most."""
+        self._db.run("forget_before", instant_ns, limit)
 
 
 def _check(row: Sequence[Any]) -> CheckRow:

@@ -355,10 +355,18 @@ def test_answers_are_remembered_for_a_while(store: Store) -> None:
     store.remember("key", answer, 100)
     assert store.recall("key") == answer
     assert store.recall("other") is None
-    store.forget_before(100)
+    store.forget_before(100, 9)
     assert store.recall("key") == answer
-    store.forget_before(101)
+    store.forget_before(101, 9)
     assert store.recall("key") is None
+
+
+def test_answers_are_forgotten_a_few_at_a_time(store: Store) -> None:
+    for at_ns in (30, 10, 20):
+        store.remember(f"k{at_ns}", RememberedAnswer(b"d", 200, b"{}"), at_ns)
+    store.forget_before(100, 2)
+    kept = [at_ns for at_ns in (10, 20, 30) if store.recall(f"k{at_ns}") is not None]
+    assert kept == [30]
 
 
 def test_the_clock_and_the_fence_only_grow(store: Store) -> None:

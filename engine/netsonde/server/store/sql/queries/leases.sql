@@ -301,4 +301,6 @@ ON CONFLICT (key) DO UPDATE SET
   kept_ns = excluded.kept_ns;
 
 -- name: forget_before
-DELETE FROM answer WHERE kept_ns < ?;
+DELETE FROM answer WHERE key IN (
+  SELECT key FROM answer INDEXED BY answer_age WHERE kept_ns < ? ORDER BY kept_ns LIMIT ?
+);
