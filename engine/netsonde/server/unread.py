@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from netsonde.clock import NS_PER_S, Clock
 from netsonde.errors import ErrorCode, RequestError
-from netsonde.server.connections import Connection
+from netsonde.listening.connections import Connection
 
 BODIES_MAX_BYTES = 512 * 1024 * 1024  # 128 of the largest reports, on slow ways
 STRANGERS_MAX_BYTES = 64 * 1024 * 1024  # of it; what is sent without a token is small
