@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import chain, compress
+from itertools import chain, compress, repeat
 from operator import not_
 from typing import Any
 
@@ -323,14 +323,14 @@ class Worker:
         for kind, batch in by_kind.items():
             parts.append(self._columns_of(kind, batch, began, env))
             self._lanes.take(kind, len(batch))
-            self._keeping.update(dict.fromkeys([lease.lease_id for lease in batch], kind))
         self.idle.clear()
         ordered = [*chain.from_iterable(by_kind.values())]
+        lease_ids = [lease.lease_id for lease in ordered]
+        kinds = chain.from_iterable(repeat(kind, len(batch)) for kind, batch in by_kind.items())
+        self._keeping.update(zip(lease_ids, kinds, strict=True))
         scheduled_at = [lease.scheduled_at for lease in ordered]
         self._keeper.add_columns(
-            [lease.lease_id for lease in ordered],
-            ResultColumns.joined(parts),
-            scheduled_at if any(scheduled_at) else (),
+            lease_ids, ResultColumns.joined(parts), scheduled_at if any(scheduled_at) else ()
         )
 
     def _columns_of(
