@@ -279,56 +279,63 @@ class Worker:
     def _measure_at_once(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Measure what has a slot, is new and need not wait; return the others."""
         began, now_ns = Moment.now(self._clock), self._clock.boottime_ns()
-        ready, others = _parted(leases, self._may_begin_at_once(leases))
+        by_kind = _by_kind(leases)
+        leases = [*chain.from_iterable(by_kind.values())]
+        lease_ids = [lease.lease_id for lease in leases]
+        ready, others = _parted(leases, self._may_begin_at_once(by_kind, leases, lease_ids))
         turns = self.bounds.take_each(ready, now_ns)
         ready, waiting = _parted(ready, turns)
-        lease_ids = [lease.lease_id for lease in ready]
+        if len(ready) < len(leases):
+            lease_ids = [lease.lease_id for lease in ready]
         begun = self._leases.pass_many(lease_ids, now_ns)
         if len(begun) < len(lease_ids):
             self.counters["unstarted"] += len(lease_ids) - len(begun)
             known = {*begun}
             ready = [lease for lease in ready if lease.lease_id in known]
         if ready:
-            self._keep_columns(ready, began)
+            chosen = by_kind if len(ready) == len(leases) else _by_kind(ready)
+            self._keep_columns(chosen, begun, began)
         return [*others, *waiting]
 
-    def _may_begin_at_once(self, leases: Sequence[Lease]) -> Sequence[bool]:
+    def _may_begin_at_once(
+        self,
+        by_kind: Mapping[TaskKind, Sequence[Lease]],
+        leases: Sequence[Lease],
+        lease_ids: Sequence[int],
+    ) -> Sequence[bool]:
         """Whether each is of a kind that answers at once and has room, and nothing of it is left.
 
         What is left of an earlier grant, a measurement or a result, has to end first.
         """
-        counts = Counter([lease.kind for lease in leases])
         kinds = {
             kind
-            for kind, count in counts.items()
-            if kind in self._instant and self._group is not None and self._lanes.room(kind) >= count
+            for kind, batch in by_kind.items()
+            if kind in self._instant
+            and self._group is not None
+            and self._lanes.room(kind) >= len(batch)
         }
-        lease_ids = [lease.lease_id for lease in leases]
         jobs, keeping = self._jobs, self._keeping
         is_new = jobs.keys().isdisjoint(lease_ids) and keeping.keys().isdisjoint(lease_ids)
-        if is_new and kinds == counts.keys():
+        if is_new and kinds == by_kind.keys():
             return [True] * len(leases)
         return [
             lease.kind in kinds and lease.lease_id not in jobs and lease.lease_id not in keeping
             for lease in leases
         ]
 
-    def _keep_columns(self, leases: Sequence[Lease], began: Moment) -> None:
-        """Measure leases and have their results kept."""
-        by_kind: defaultdict[TaskKind, list[Lease]] = defaultdict(list)
-        for lease in leases:
-            by_kind[lease.kind].append(lease)
+    def _keep_columns(
+        self, by_kind: Mapping[TaskKind, Sequence[Lease]], lease_ids: list[int], began: Moment
+    ) -> None:
+        """Measure leases, whose ids are in the order of their kinds; have their results kept."""
         env = env_of(began, self.env)
         parts = []
         for kind, batch in by_kind.items():
             parts.append(self._columns_of(kind, batch, began, env))
             self._lanes.take(kind, len(batch))
         self.idle.clear()
-        ordered = [*chain.from_iterable(by_kind.values())]
-        lease_ids = [lease.lease_id for lease in ordered]
         kinds = chain.from_iterable(repeat(kind, len(batch)) for kind, batch in by_kind.items())
         self._keeping.update(zip(lease_ids, kinds, strict=True))
-        scheduled_at = [lease.scheduled_at for lease in ordered]
+        scheduled_at = [lease.scheduled_at for batch in by_kind.values() for lease in batch]
         self._keeper.add_columns(
             lease_ids, ResultColumns.joined(parts), scheduled_at if any(scheduled_at) else ()
         )
@@ -420,6 +427,13 @@ def _note_failure(lease: Lease, measurement: Measurement) -> None:
             "kind": lease.kind.value,
         },
     )
+
+
+def _by_kind(leases: Sequence[Lease]) -> Mapping[TaskKind, list[Lease]]:
+    by_kind: defaultdict[TaskKind, list[Lease]] = defaultdict(list)
+    for lease in leases:
+        by_kind[lease.kind].append(lease)
+    return by_kind
 
 
 def _parted(
