@@ -12,7 +12,7 @@ from netsonde.clock import NS_PER_S
 RATE_MIN_PPS = 0.000_001  # one packet in 11 days
 RATE_MAX_PPS = 1_000_000_000  # more than any link carries: as good as no limit
 RATE_DENOMINATOR_MAX = 1_000_000  # a rate given as a float is read as the fraction it means
-EVICTION_LOOKS = 8  # how many of the least recently used keys are looked at for one that is full
+EVICTION_LOOKS = 8  # how many keys are looked at for one that is full; next time, others
 
 
 class TokenBucket:
@@ -127,7 +127,6 @@ class KeyedBuckets:
         """Return the bucket of key, for use at once: another key's turn may take its place."""
         bucket = self._buckets.get(key)
         if bucket is not None:
-            self._buckets.move_to_end(key)
             return bucket
         if len(self._buckets) >= self._keys_max and not self._evict(now_ns):
             return self._shared
@@ -136,17 +135,14 @@ class KeyedBuckets:
     def take_each(self, keys: Iterable[object], now_ns: int) -> list[bool]:
         """Take a token of every key's bucket that has one; return whether, key by key."""
         now, latest, token = self._shared.bounds(now_ns)
-        known, recent = self._buckets.get, self._buckets.move_to_end
+        known = self._buckets.get
         taken = []
         for key in keys:
-            bucket = known(key)
-            if bucket is None:
-                bucket = self.of(key, now_ns)
-            else:
-                recent(key)
-            has_one = bucket.full_at <= latest
+            bucket = known(key) or self.of(key, now_ns)
+            full_at = bucket.full_at
+            has_one = full_at <= latest
             if has_one:
-                bucket.full_at = (bucket.full_at if bucket.full_at > now else now) + token
+                bucket.full_at = (full_at if full_at > now else now) + token
             taken.append(has_one)
         return taken
 
@@ -155,6 +151,7 @@ class KeyedBuckets:
             if self._buckets[key].is_full(now_ns):
                 del self._buckets[key]
                 return True
+            self._buckets.move_to_end(key)
         return False
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netsonde.clock import NS_PER_MS, NS_PER_S
-from netsonde.pacing import KeyedBuckets, Pacer, TokenBucket, take_all
+from netsonde.pacing import EVICTION_LOOKS, KeyedBuckets, Pacer, TokenBucket, take_all
 
 START_NS = 5 * NS_PER_S
 
@@ -155,6 +155,18 @@ def test_a_busy_key_is_kept_while_idle_ones_go() -> None:
     buckets.of("new", later_ns)
 
     assert buckets.of("busy", later_ns) is busy
+
+
+def test_keys_that_are_busy_hide_a_full_bucket_only_once() -> None:
+    buckets = KeyedBuckets(1, 1, keys_max=EVICTION_LOOKS + 1)
+    later_ns = START_NS + NS_PER_S
+    for key in range(EVICTION_LOOKS):
+        buckets.of(key, START_NS).take(1, later_ns)
+    buckets.of("idle", START_NS)
+
+    shared = buckets.of("new", later_ns)
+    assert buckets.of("new", later_ns) is not shared
+    assert len(buckets) == EVICTION_LOOKS + 1
 
 
 def test_keyed_buckets_need_room_for_one() -> None:

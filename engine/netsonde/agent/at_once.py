@@ -1,5 +1,6 @@
 """Measuring without a task: leases whose probers answer at once, in one call for each kind."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from operator import not_
@@ -53,6 +54,14 @@ class AtOnce:
                 env=env,
                 errors=[failure.as_value()] * count,
             )
+
+
+def parted_by_kind(leases: Sequence[Lease]) -> Mapping[TaskKind, list[Lease]]:
+    """Return the leases of each kind."""
+    by_kind: defaultdict[TaskKind, list[Lease]] = defaultdict(list)
+    for lease in leases:
+        by_kind[lease.kind].append(lease)
+    return by_kind
 
 
 def parted(

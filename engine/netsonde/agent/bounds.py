@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import structs
 
-from netsonde.agent.lanes import target_of
+from netsonde.agent.lanes import target_of, targets_of
 from netsonde.model import Lease, TaskKind, TaskSpec
 from netsonde.pacing import KeyedBuckets, Pacer, TokenBucket
 
@@ -46,7 +46,7 @@ class Bounds:
     def take_each(self, leases: Sequence[Lease], now_ns: int) -> list[bool]:
         """Take the turns of those that may begin now; return whether, lease by lease."""
         if not self._kinds:
-            return self._pacer.take_each([*map(target_of, leases)], now_ns)
+            return self._pacer.take_each(targets_of(leases), now_ns)
         return [self._of(lease.kind).take((target_of(lease),), now_ns) == 0 for lease in leases]
 
     def specs(self, leases: Sequence[Lease]) -> list[TaskSpec]:

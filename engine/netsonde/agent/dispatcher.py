@@ -261,10 +261,11 @@ class Dispatcher:
 
     def _take(self, granted: ClaimGrant) -> list[RejectedLease]:
         """Take leases into the table and the lanes; return those this agent cannot work on."""
+        kinds = [lease.kind for lease in granted.leases]
         measured = {kind for kind in TaskKind if self._lanes.measures(kind)}
-        usable = granted.where([lease.kind in measured for lease in granted.leases])
-        rejected: list[RejectedLease] = []
-        if len(usable.leases) < len(granted.leases):
+        usable, rejected = granted, list[RejectedLease]()
+        if not measured.issuperset(kinds):
+            usable = granted.where([kind in measured for kind in kinds])
             rejected = [
                 _not_measured(lease) for lease in granted.leases if lease.kind not in measured
             ]
@@ -273,7 +274,9 @@ class Dispatcher:
         counts = Counter(answers)
         for answer, count in counts.items():
             self.counters[f"lease_{answer.value}"] += count
-        taken = usable.where([answer is GRANTED for answer in answers]).leases
+        taken = usable.leases
+        if counts[GRANTED] < len(taken):
+            taken = usable.where([answer is GRANTED for answer in answers]).leases
         if counts[Grant.FULL]:
             rejected += [
                 _refused(lease, "this agent holds as many leases as it can")
@@ -319,7 +322,7 @@ class _Claim:
     kinds: frozenset[TaskKind]
     begun_ns: int
     credits: dict[TaskKind, int] = field(default_factory=dict)
-    taken: dict[int, None] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
     task: asyncio.Task[None] | None = None
     is_taking: bool = False
     is_over: bool = False  # what still comes of it goes back
@@ -344,14 +347,14 @@ class _Claim:
             if left > 0:
                 self.credits[kind] = left
         lease_ids = [lease.lease_id for lease in granted.leases]
-        alone = dict.fromkeys(lease_ids)
-        if len(alone) == len(lease_ids) and self.taken.keys().isdisjoint(alone):
+        alone = set(lease_ids)
+        if len(alone) == len(lease_ids) and self.taken.isdisjoint(alone):
             self.taken |= alone
             return granted
         is_new = []
         for lease_id in lease_ids:
             is_new.append(lease_id not in self.taken)
-            self.taken[lease_id] = None
+            self.taken.add(lease_id)
         self.dispatcher.counters["lease_repeated"] += is_new.count(False)
         return granted.where(is_new)
 

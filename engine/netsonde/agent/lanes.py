@@ -1,7 +1,7 @@
 """Slots by kind: what waits for one, what has one, and how many there may be under congestion."""
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
@@ -20,7 +20,7 @@ class Waiting(Protocol):
 
 
 J = TypeVar("J", bound=Waiting)
-_TARGETS = {kind: attrgetter(f"spec.{name}") for kind, name in TARGET_FIELDS.items()}
+_TARGETS = {kind: attrgetter(name) for kind, name in TARGET_FIELDS.items()}
 
 
 @dataclass(slots=True)
@@ -150,7 +150,12 @@ class Lanes(Generic[J]):
         return min(self._lanes[kind].capacity, self.congestion.limit(kind))
 
 
+def targets_of(leases: Sequence[Lease]) -> list[str]:
+    """Return what each of a batch of leases measures."""
+    return [_TARGETS[lease.kind](lease.spec) for lease in leases]
+
+
 def target_of(lease: Lease) -> str:
     """Return what a lease measures, as it is named there."""
-    target: str = _TARGETS[lease.kind](lease)
+    target: str = _TARGETS[lease.kind](lease.spec)
     return target

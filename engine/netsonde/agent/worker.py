@@ -8,14 +8,14 @@ then is reported all the same.
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
-from netsonde.agent.at_once import AtOnce, parted
+from netsonde.agent.at_once import AtOnce, parted, parted_by_kind
 from netsonde.agent.bounds import Bounds
 from netsonde.agent.keeper import Keeper
 from netsonde.agent.lanes import Lanes
@@ -274,59 +274,62 @@ class Worker:
     def _measure_at_once(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Measure what has a slot, is new and need not wait; return the others."""
         began, now_ns = Moment.now(self._clock), self._clock.boottime_ns()
-        ready, others = parted(leases, self._may_begin_at_once(leases))
+        by_kind = parted_by_kind(leases)
+        leases = [*chain.from_iterable(by_kind.values())]
+        lease_ids = [lease.lease_id for lease in leases]
+        ready, others = parted(leases, self._may_begin_at_once(by_kind, leases, lease_ids))
         turns = self.bounds.take_each(ready, now_ns)
         ready, waiting = parted(ready, turns)
-        lease_ids = [lease.lease_id for lease in ready]
+        if len(ready) < len(leases):
+            lease_ids = [lease.lease_id for lease in ready]
         begun = self._leases.pass_many(lease_ids, now_ns)
         if len(begun) < len(lease_ids):
             self.counters["unstarted"] += len(lease_ids) - len(begun)
             known = {*begun}
             ready = [lease for lease in ready if lease.lease_id in known]
         if ready:
-            self._keep_columns(ready, began)
+            chosen = by_kind if len(ready) == len(leases) else parted_by_kind(ready)
+            self._keep_columns(chosen, begun, began)
         return [*others, *waiting]
 
-    def _may_begin_at_once(self, leases: Sequence[Lease]) -> Sequence[bool]:
+    def _may_begin_at_once(
+        self,
+        by_kind: Mapping[TaskKind, Sequence[Lease]],
+        leases: Sequence[Lease],
+        lease_ids: Sequence[int],
+    ) -> Sequence[bool]:
         """Whether each is of a kind that answers at once and has room, and nothing of it is left.
 
         What is left of an earlier grant, a measurement or a result, has to end first.
         """
-        counts = Counter([lease.kind for lease in leases])
         kinds = {
             kind
-            for kind, count in counts.items()
+            for kind, batch in by_kind.items()
             if kind in self._at_once.kinds
             and self._group is not None
-            and self._lanes.room(kind) >= count
+            and self._lanes.room(kind) >= len(batch)
         }
-        lease_ids = [lease.lease_id for lease in leases]
         jobs, keeping = self._jobs, self._keeping
         is_new = jobs.keys().isdisjoint(lease_ids) and keeping.keys().isdisjoint(lease_ids)
-        if is_new and kinds == counts.keys():
+        if is_new and kinds == by_kind.keys():
             return [True] * len(leases)
         return [
             lease.kind in kinds and lease.lease_id not in jobs and lease.lease_id not in keeping
             for lease in leases
         ]
 
-    def _keep_columns(self, leases: Sequence[Lease], began: Moment) -> None:
-        """Measure leases and have their results kept."""
-        by_kind: defaultdict[TaskKind, list[Lease]] = defaultdict(list)
-        for lease in leases:
-            by_kind[lease.kind].append(lease)
+    def _keep_columns(
+        self, by_kind: Mapping[TaskKind, Sequence[Lease]], lease_ids: list[int], began: Moment
+    ) -> None:
+        """Measure leases, whose ids are in the order of their kinds; have their results kept."""
         columns = self._at_once.measure(by_kind, began, self.env)
         for kind, batch in by_kind.items():
             self._lanes.take(kind, len(batch))
-            self._keeping.update(dict.fromkeys([lease.lease_id for lease in batch], kind))
         self.idle.clear()
-        ordered = [*chain.from_iterable(by_kind.values())]
-        scheduled_at = [lease.scheduled_at for lease in ordered]
-        self._keeper.add_columns(
-            [lease.lease_id for lease in ordered],
-            columns,
-            scheduled_at if any(scheduled_at) else (),
-        )
+        kinds = chain.from_iterable(repeat(kind, len(batch)) for kind, batch in by_kind.items())
+        self._keeping.update(zip(lease_ids, kinds, strict=True))
+        scheduled_at = [lease.scheduled_at for batch in by_kind.values() for lease in batch]
+        self._keeper.add_columns(lease_ids, columns, scheduled_at if any(scheduled_at) else ())
 
     def _note_ran(self, job: _Job) -> None:
         if job.tick is not None:

@@ -82,15 +82,22 @@ def read_claim(answer: Answer, term_ms: int) -> ClaimGrant:
 
 def granted(claimed: Claimed, answer: Answer, term_ms: int) -> ClaimGrant:
     """Find the instants at which claimed leases end here."""
-    told = [(lease.lease_until_ms, lease.granted_after_ms) for lease in claimed.leases]
-    terms = {each: _term(*each, answer, term_ms) for each in {*told}}  # most are alike
     leases: Sequence[Lease] = claimed.leases
-    if any(until_ms != each[0] for each, (until_ms, _) in terms.items()):
+    untils_ms = [lease.lease_until_ms for lease in leases]
+    afters_ms = [lease.granted_after_ms for lease in leases]
+    terms = {  # most are alike
+        told: _term(*told, answer, term_ms) for told in {*zip(untils_ms, afters_ms, strict=True)}
+    }
+    if len(terms) == 1:
+        (ends_ns,) = (ends_ns for _, ends_ns in terms.values())
+        deadlines_ns = [ends_ns] * len(leases)
+    else:
+        deadlines_ns = [terms[told][1] for told in zip(untils_ms, afters_ms, strict=True)]
+    if any(until_ms != told[0] for told, (until_ms, _) in terms.items()):
         leases = [
-            msgspec.structs.replace(lease, lease_until_ms=terms[each][0])
-            for lease, each in zip(leases, told, strict=True)
+            msgspec.structs.replace(lease, lease_until_ms=terms[told][0])
+            for lease, told in zip(leases, zip(untils_ms, afters_ms, strict=True), strict=True)
         ]
-    deadlines_ns = [terms[each][1] for each in told]
     return ClaimGrant(leases, deadlines_ns, claimed.rejected, claimed)
 
 

@@ -4,6 +4,7 @@ A duration is written exactly, in ms with one to six decimals.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from netsonde._native.reports import write_items
@@ -40,14 +41,15 @@ class ResultColumns(NamedTuple):
         """Return the results of all parts, which share one env."""
         if len(parts) == 1:
             return parts[0]
+        chained = chain.from_iterable
         errors: list[Failure | None] | None = None
         if any(part.errors for part in parts):
             errors = [one for part in parts for one in part.errors or [None] * len(part.outcomes)]
         return cls(
-            outcomes=[one for part in parts for one in part.outcomes],
-            started_at_ns=[one for part in parts for one in part.started_at_ns],
-            durations_ns=[one for part in parts for one in part.durations_ns],
-            observations=[one for part in parts for one in part.observations],
+            outcomes=[*chained(part.outcomes for part in parts)],
+            started_at_ns=[*chained(part.started_at_ns for part in parts)],
+            durations_ns=[*chained(part.durations_ns for part in parts)],
+            observations=[*chained(part.observations for part in parts)],
             env=parts[0].env,
             errors=errors,
         )

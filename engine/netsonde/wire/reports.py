@@ -225,9 +225,11 @@ def _tells_failure(observations: Collection[ObservationHead]) -> bool:
 
 def item_lease_ids(items: list[bytes]) -> list[int]:
     """Return the leases that encoded items report on, 0 for one that does not say."""
+    lease_ids = leading_ids(items)
+    if all(lease_ids):  # ours begin with it
+        return lease_ids
     return [
-        lease_id or item_lease_id(item)
-        for lease_id, item in zip(leading_ids(items), items, strict=True)
+        lease_id or item_lease_id(item) for lease_id, item in zip(lease_ids, items, strict=True)
     ]
 
 
