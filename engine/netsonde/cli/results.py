@@ -1,6 +1,7 @@
 """`netsonde results`: what was measured, now or as it comes."""
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -78,11 +79,13 @@ def results(
 
 
 async def _follow(client: OperatorClient, query: Mapping[str, Any], as_json: bool) -> None:
-    async for item in client.follow(query, clock=SystemClock(), rng=Random()):  # noqa: S311 (jitter)
-        if isinstance(item, dict):
-            write_result(item, as_json)
-        else:
-            tell_outage(item)
+    rng = Random()  # noqa: S311 (jitter)
+    async with aclosing(client.follow(query, clock=SystemClock(), rng=rng)) as items:
+        async for item in items:
+            if isinstance(item, dict):
+                write_result(item, as_json)
+            else:
+                tell_outage(item)
 
 
 def tell_outage(event: Outage | Resumed) -> None:

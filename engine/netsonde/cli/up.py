@@ -182,19 +182,20 @@ async def run_once(
 
 async def _watch(results: AsyncGenerator[Result, None], show: Show, *, is_live: bool) -> None:
     """Show results as they come: a live table on a terminal, else a line each."""
-    if not is_live:
-        async for result in results:
-            await show(result)
-        return
-    board = Board()
-    # Its own thread redraws it: a terminal that is held up (Ctrl-S) holds up nothing else.
-    with Live(
-        get_renderable=board.table,
-        refresh_per_second=REDRAWS_PER_S,
-        redirect_stderr=sys.stderr.isatty(),  # a log that goes elsewhere stays there
-    ):
-        async for result in results:
-            board.add(result)
+    async with aclosing(results):
+        if not is_live:
+            async for result in results:
+                await show(result)
+            return
+        board = Board()
+        # Its own thread redraws it: a terminal that is held up (Ctrl-S) holds up nothing else.
+        with Live(
+            get_renderable=board.table,
+            refresh_per_second=REDRAWS_PER_S,
+            redirect_stderr=sys.stderr.isatty(),  # a log that goes elsewhere stays there
+        ):
+            async for result in results:
+                board.add(result)
 
 
 async def _show(printer: Printer, as_json: bool, result: Result) -> None:
