@@ -4,8 +4,9 @@ import difflib
 import re
 import tomllib
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from netsonde.errors import ConfigError
 
@@ -32,16 +33,25 @@ def read(path: Path, names: Collection[str]) -> Found:
         yield name, where, value
 
 
-def _text(path: Path) -> str:
+def read_bytes(path: Path, most: int, opened: BinaryIO | None = None) -> bytes:
+    """Return what is in a file, or in one that is open already and goes by that name.
+
+    Raises:
+        ConfigError: it cannot be read, or has more bytes than that.
+    """
     try:
-        with path.open("rb") as file:
-            body = file.read(FILE_MAX_BYTES + 1)
+        with path.open("rb") if opened is None else nullcontext(opened) as file:
+            body = file.read(most + 1)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    if len(body) > FILE_MAX_BYTES:
-        raise ConfigError(f"{path} has more than {FILE_MAX_BYTES} bytes")
+    if len(body) > most:
+        raise ConfigError(f"{path} has more than {most} bytes")
+    return body
+
+
+def _text(path: Path) -> str:
     try:
-        return body.decode()
+        return read_bytes(path, FILE_MAX_BYTES).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
 

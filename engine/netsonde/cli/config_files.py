@@ -15,6 +15,7 @@ from netsonde.ceiling import Ceiling, read_ceiling
 from netsonde.cli.output import warn
 from netsonde.dsse import Envelope, SigningKey
 from netsonde.errors import ConfigError
+from netsonde.settings_file import read_bytes
 
 FILE_MAX_BYTES = 4 << 20  # an envelope has a quarter of it
 KEY_FILE_MAX_BYTES = 16 << 10
@@ -63,17 +64,7 @@ def private_key(path: Path) -> SigningKey:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    try:
-        if path == STDIN:
-            body = sys.stdin.buffer.read(limit + 1)
-        else:
-            with path.open("rb") as file:
-                body = file.read(limit + 1)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    if len(body) > limit:
-        raise ConfigError(f"{path} has more than {limit} bytes")
-    return body
+    return read_bytes(path, limit, sys.stdin.buffer if path == STDIN else None)
 
 
 def read_table(path: Path) -> dict[str, Any]:
