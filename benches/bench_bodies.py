@@ -17,7 +17,7 @@ from unittest import mock
 from benches.harness import OURS, Bench, Budget, Contestant, MissingRivalError, Scale
 from benches.result_bodies import bodies, scratch
 from netsonde.model import TaskKind
-from netsonde.server.store import SqliteStore, sqlite_tasks
+from netsonde.server.store import SqliteStore, sqlite_feed, sqlite_tasks
 from netsonde.server.store.bodies import pack_all, unpack
 from netsonde.server.store.results import NewResult, ResultQuery
 from netsonde.server.store.tasks import NewTask
@@ -68,7 +68,8 @@ def squeezed(level: int, dictionaries: Mapping[TaskKind, bytes]) -> Codec:
 def store_all(codec: Codec, seen: Bodies, count: int) -> Mapping[str, float]:
     """Write and read count results; return bytes and microseconds for each."""
     with (
-        mock.patch.multiple(sqlite_tasks, pack_all=codec.pack_all, unpack=codec.unpack),
+        mock.patch.object(sqlite_tasks, "pack_all", codec.pack_all),
+        mock.patch.object(sqlite_feed, "unpack", codec.unpack),
         scratch() as folder,
     ):
         store = SqliteStore.open(Path(folder) / "server.db")
