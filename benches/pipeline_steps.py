@@ -43,7 +43,7 @@ STEPS: Mapping[str, Sequence[str]] = {
         f"{AGENT}.worker:Worker._free",
     ],
     "worker: turns at targets": [f"{AGENT}.bounds:Bounds.take_each"],
-    "worker: measure nothing": [f"{AGENT}.worker:Worker._columns_of"],
+    "worker: measure nothing": [f"{AGENT}.at_once:AtOnce.measure"],
     "results: encode": [f"{AGENT}.keeper:Keeper.add_columns"],
     "spool: hand over": [
         "netsonde.spool.queue:Spool._write",
